@@ -1,0 +1,3 @@
+"""Influence functions for scikit-learn models."""
+
+__version__ = "0.1.0.dev0"
