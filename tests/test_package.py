@@ -1,0 +1,269 @@
+"""Rules that hold for the package as a whole, read from its sources."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from numpydoc.docscrape import NumpyDocString
+from numpydoc.validate import validate
+
+import skinfluence
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "skinfluence"
+
+# ---------------------------------------------------------------------------
+# Which module may import which
+# ---------------------------------------------------------------------------
+
+ESTIMATORS = {"exact", "sketched", "kfac", "head", "relative"}
+BELOW_ESTIMATORS = {"base", "models", "sketching", "curvature", "rows"}
+
+# Arrows point one way: estimators -> base -> {models, sketching, curvature} -> rows.
+# What stands beside the line (selection, metrics, inspection) imports no estimator.
+MAY_IMPORT = {
+    "rows": set(),
+    "sketching": {"rows"},
+    "curvature": {"rows"},
+    # The door and its rooms know each other, so that opening it registers them.
+    "models": {"rows", "models.linear", "models.mlp", "models.torch"},
+    "models.linear": {"rows", "models"},
+    "models.mlp": {"rows", "models"},
+    "models.torch": {"rows", "models"},
+    "metrics": set(),
+    "base": {"models", "sketching", "curvature", "rows", "metrics"},
+    **dict.fromkeys(ESTIMATORS, BELOW_ESTIMATORS),
+    "model_selection": BELOW_ESTIMATORS | {"sketched", "metrics"},
+    "selection": {"metrics"},
+    "inspection": {"metrics", "sketching"},
+    # The names that the package lifts.
+    "": ESTIMATORS | {"selection", "model_selection"},
+}
+
+# Third-party packages that only these modules may import, at any depth.
+CONFINED = {
+    "torch": {"models.torch"},
+    "skorch": {"models.torch"},
+    "matplotlib": {"inspection"},
+    "pandas": set(),
+    "polars": set(),
+    "imblearn": set(),
+}
+
+
+def module_name(path):
+    """Name below `skinfluence`; the package itself is the empty string."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported_names(name, path):
+    """Absolute dotted names of everything that a source file imports."""
+    package = ["skinfluence", *filter(None, name.split("."))]
+    if path.name != "__init__.py":
+        package.pop()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            base = [*base, *filter(None, [node.module])]
+            yield from (".".join([*base, alias.name]) for alias in node.names)
+
+
+def skinfluence_imports(name, path):
+    """Modules of the package that a source file imports."""
+    for imported in imported_names(name, path):
+        parts = imported.split(".")
+        if parts[0] != "skinfluence":
+            continue
+        # The last part may be a name inside a module.
+        while (module := ".".join(parts[1:])) not in SOURCES:
+            parts.pop()
+        if module != name:
+            yield module
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_modules_import_only_what_the_table_allows(name):
+    assert name in MAY_IMPORT, f"give skinfluence.{name} a row in MAY_IMPORT"
+    assert set(skinfluence_imports(name, SOURCES[name])) <= MAY_IMPORT[name]
+
+
+def test_the_table_has_no_cycle():
+    def whole(module):
+        return "models" if module.startswith("models.") else module
+
+    graph = {}
+    for name, allowed in MAY_IMPORT.items():
+        arrows = graph.setdefault(whole(name), set())
+        arrows |= {whole(module) for module in allowed} - {whole(name)}
+    list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("package", CONFINED)
+def test_optional_packages_are_imported_only_where_they_belong(package):
+    importers = {
+        name
+        for name, path in SOURCES.items()
+        if package in {module.split(".")[0] for module in imported_names(name, path)}
+    }
+    assert importers <= CONFINED[package]
+
+
+def test_import_leaves_optional_packages_alone():
+    modules = [
+        f"skinfluence.{name}".rstrip(".") for name in SOURCES if name != "models.torch"
+    ]
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert run.returncode == 0, run.stderr
+    assert not CONFINED.keys() & set(run.stdout.split())
+
+
+# ---------------------------------------------------------------------------
+# Docstrings
+# ---------------------------------------------------------------------------
+
+# The codes of numpydoc.validate that are errors here. Left out are rules of layout
+# (GL01-GL03), and extended summary, "See Also" and examples, which not every method
+# needs.
+NUMPYDOC_ERRORS = {
+    *("GL05", "GL06", "GL07", "GL08", "GL09", "GL10"),  # sections
+    *("SS01", "SS02", "SS03", "SS04", "SS06"),  # one line, a sentence
+    *("PR01", "PR02", "PR03", "PR04", "PR05", "PR06", "PR07", "PR08", "PR09", "PR10"),
+    *("RT01", "RT03", "RT04", "RT05"),  # Returns
+    *("YD01", "SA02", "SA03", "SA04"),
+}
+
+
+def is_ours(thing):
+    module = getattr(inspect.unwrap(thing), "__module__", None) or ""
+    return callable(thing) and module.split(".")[0] == "skinfluence"
+
+
+def public_names(namespace):
+    return [name for name in vars(namespace) if not name.startswith("_")]
+
+
+def public_objects():
+    """Dotted name and object of every public class, method and function."""
+    found = {}
+
+    def add(thing):
+        if not is_ours(thing):
+            return
+        found[f"{thing.__module__}.{thing.__qualname__}"] = thing
+        if inspect.isclass(thing):
+            for klass in filter(is_ours, thing.__mro__):
+                for name in public_names(klass):
+                    add(getattr(klass, name))
+
+    for name in getattr(skinfluence, "__all__", []):
+        add(getattr(skinfluence, name))
+    for name in ("sketching", "metrics", "inspection"):
+        if name in SOURCES:
+            module = import_module(f"skinfluence.{name}")
+            for public in getattr(module, "__all__", public_names(module)):
+                add(getattr(module, public))
+    return found
+
+
+PUBLIC = public_objects()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstrings_follow_numpydoc(name):
+    errors = [
+        f"{code}: {message}"
+        for code, message in validate(name)["errors"]
+        if code in NUMPYDOC_ERRORS
+    ]
+    assert not errors, "\n".join([name, *errors])
+
+
+def documented_parameters(docstring):
+    """Name and type of each parameter, a line `X, y : ...` taken apart."""
+    for parameter in NumpyDocString(docstring or "")["Parameters"]:
+        for name in parameter.name.split(","):
+            yield name.strip().lstrip("*"), parameter.type
+
+
+def documented_default(type_):
+    """What stands after `default=`, as an object where it is a literal."""
+    match = re.search(r"default=(.+)$", type_)
+    if match is None:
+        return inspect.Parameter.empty
+    try:
+        return ast.literal_eval(match[1])
+    except (SyntaxError, ValueError):
+        return match[1]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_documented_defaults_are_the_defaults(name):
+    parameters = inspect.signature(PUBLIC[name]).parameters
+    documented = {
+        parameter: documented_default(type_)
+        for parameter, type_ in documented_parameters(inspect.getdoc(PUBLIC[name]))
+        if parameter in parameters
+    }
+    actual = {parameter: parameters[parameter].default for parameter in documented}
+    # `True == 1` and `1 == 1.0`, but the text of a default says which it is.
+    assert {k: repr(v) for k, v in documented.items()} == {
+        k: repr(v) for k, v in actual.items()
+    }
+
+
+def test_default_of_a_docstring_is_read():
+    assert documented_default("float, default=1.0") == 1.0
+    assert documented_default("tuple of int, default=(1, 2)") == (1, 2)
+    assert documented_default('{"a", "b"}, default="a"') == "a"
+    assert documented_default("bool") is inspect.Parameter.empty
+
+
+# ---------------------------------------------------------------------------
+# The repository can be read on its own
+# ---------------------------------------------------------------------------
+
+TEXT = {".py", ".md", ".rst", ".txt", ".toml", ".cfg", ".yml", ".yaml", ".csv"}
+# What tools, not people, write.
+GENERATED = ("build", "dist", "demo")
+
+
+def text_files():
+    for path in sorted(ROOT.rglob("*")):
+        top = path.relative_to(ROOT).parts[0]
+        hidden = top.startswith(".") and top != ".ci"
+        if hidden or top in GENERATED or top.endswith(".egg-info"):
+            continue
+        if path.is_file() and (path.suffix in TEXT or not path.suffix):
+            yield path
+
+
+TEXT_FILES = {str(path.relative_to(ROOT)): path for path in text_files()}
+
+
+@pytest.mark.parametrize("name", TEXT_FILES)
+def test_files_name_no_folder_of_one_machine(name):
+    text = TEXT_FILES[name].read_text(encoding="utf-8")
+    assert not re.findall(r"(?<![\w.)\]])/(?:work|home|root|tmp|opt|Users)/\S*", text)
+
+
+@pytest.mark.parametrize("name", TEXT_FILES)
+def test_documents_that_are_mentioned_exist(name):
+    text = TEXT_FILES[name].read_text(encoding="utf-8")
+    mentioned = set(re.findall(r"[\w-]+\.(?:md|rst)\b", text))
+    existing = {path.name for path in TEXT_FILES.values()}
+    assert mentioned <= existing
