@@ -1,0 +1,67 @@
+# Needs only Python 3.11 or newer, pip and make. Everything is installed into
+# virtual environments inside this folder; a second run installs nothing.
+
+PYTHON ?= python3
+PYTHON_OLDEST ?= python3.11
+PYTEST_ARGS ?= -n 2
+VENV := .venv
+VENV_OLDEST := .venv-oldest
+
+# A bare "torch" brings gigabytes of CUDA libraries on Linux, so the tests name
+# the release, and install it before anything that could ask for another one.
+TORCH := torch==2.13.0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-oldest lint format clean
+
+help:  ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' \
+		| awk -F '|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.demo  ## Rank the harmful rows of real training data: a CSV and a picture in demo/
+	PYTHONPATH=. $(VENV)/bin/python scripts/demo.py
+
+test: $(VENV)/.test  ## Run the test suite
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.test  ## Run the tests marked slow, which `make test` leaves out
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) -m slow
+
+test-oldest: $(VENV_OLDEST)/.test  ## Run the test suite on the oldest supported versions (Python 3.11)
+	$(VENV_OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.test  ## Check style, format and spelling
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell
+
+format: $(VENV)/.test  ## Bring the sources into the common format
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:  ## Remove the virtual environments and what the tools left behind
+	rm -rf $(VENV) $(VENV_OLDEST) build dist demo *.egg-info .pytest_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV_OLDEST)/bin/python:
+	$(PYTHON_OLDEST) -m venv $(VENV_OLDEST)
+
+# Each empty file says that what its recipe installs is there. The interpreter
+# is an order-only prerequisite: pip does not make it newer.
+$(VENV)/.demo: setup.cfg | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --editable '.[plot]'
+	touch $@
+
+$(VENV)/.test: setup.cfg Makefile | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet $(TORCH)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[all,test]'
+	touch $@
+
+$(VENV_OLDEST)/.test: setup.cfg constraints-oldest.txt | $(VENV_OLDEST)/bin/python
+	$(VENV_OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
+		--editable '.[plot,imblearn,test]'
+	touch $@
