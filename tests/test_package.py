@@ -129,7 +129,8 @@ def test_import_leaves_optional_packages_alone():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
     )
     assert run.returncode == 0, run.stderr
-    assert not CONFINED.keys() & set(run.stdout.split())
+    imported = CONFINED.keys() & set(run.stdout.split())
+    assert not imported
 
 
 # ---------------------------------------------------------------------------
