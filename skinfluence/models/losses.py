@@ -1,0 +1,352 @@
+"""Per-sample losses of raw outputs, with their first and second derivatives.
+
+Conventions
+-----------
+- Raw outputs ``z`` have shape (..., n, k): leading axes stand for several models at once.
+- Targets ``y``, as made by ``encode``, have shape (n, t) and broadcast against them.
+- ``value`` is (..., n), ``residual = dl/dz`` (..., n, k); ``hessian = d2l/dz2`` is
+  (..., n, k) for a loss that is a sum over its outputs (``separable``), else (..., n, k, k).
+
+Losses are those of the objective, without weights, penalty and constant factors.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import helmert
+from scipy.special import expit, logsumexp, softmax, xlogy
+
+from skinfluence._compat import column_or_2d, encode_labels
+
+
+class Loss(ABC):
+    """A per-sample loss of raw outputs."""
+
+    separable = True
+
+    @abstractmethod
+    def encode(self, y, classes):
+        """Targets as the loss reads them, (n, t) in float64."""
+
+    @abstractmethod
+    def value(self, z, y):
+        """Loss of each sample."""
+
+    @abstractmethod
+    def residual(self, z, y):
+        """First derivative with respect to the raw outputs."""
+
+    @abstractmethod
+    def hessian(self, z, y):
+        """Second derivative with respect to the raw outputs."""
+
+    def hessian_root(self, z, y):
+        """Rows whose outer products add up to the Hessian, (n, s, k).
+
+        Raises
+        ------
+        ValueError
+            If the Hessian of a sample has a negative eigenvalue, so that no root exists.
+        """
+        hessian = self.hessian(z, y)
+        if self.separable:
+            _check_convex(hessian)
+            root = np.sqrt(np.clip(hessian, 0, None))
+            return root[..., None] * np.eye(root.shape[-1])
+        values, vectors = np.linalg.eigh(hessian)
+        _check_convex(values)
+        root = np.sqrt(np.clip(values, 0, None))
+        return root[..., None] * np.swapaxes(vectors, -1, -2)
+
+    def margin(self, z):
+        """Derivative of the prediction that is explained, (n, k).
+
+        The output itself for a regression (the sum of the outputs if there are several), the
+        distance between the scores of the predicted class and of the next for a classifier.
+        """
+        return np.ones_like(z)
+
+
+def _check_convex(values):
+    if values.min(initial=0) < -1e-10 * max(1.0, values.max(initial=0)):
+        raise ValueError(
+            "The loss of some samples has negative curvature, so its Hessian has no square "
+            "root. Use solver='direct' with curvature='hessian', or "
+            "curvature='empirical_fisher'."
+        )
+
+
+class ClassificationLoss(Loss):
+    """A loss of the scores of the classes."""
+
+    def encode(self, y, classes):
+        return encode_labels(y, classes).astype(np.float64)[:, None]
+
+    def margin(self, z):
+        if z.shape[1] == 1:
+            return np.where(z > 0, 1.0, -1.0)
+        order = np.argsort(z, axis=1, kind="stable")
+        rows = np.arange(len(z))
+        margin = np.zeros_like(z)
+        margin[rows, order[:, -1]] = 1.0
+        margin[rows, order[:, -2]] = -1.0
+        return margin
+
+
+class OneVsRest(ClassificationLoss):
+    """A sum over classes of a loss of the margin ``m = y z``, with y in {-1, 1}.
+
+    Binary problems have one output. ``positive_weight`` (n_classes,) multiplies the losses of
+    the rows that are positive for each of several classes.
+    """
+
+    positive_weight = None
+
+    def encode(self, y, classes):
+        onehot = encode_labels(y, classes)[:, None] == np.arange(len(classes))
+        columns = onehot[:, 1:] if len(classes) == 2 else onehot
+        return np.where(columns, 1.0, -1.0)
+
+    def _weight(self, y):
+        return 1.0 if self.positive_weight is None else np.where(y > 0, self.positive_weight, 1.0)
+
+    def value(self, z, y):
+        return (self._weight(y) * self.of_margin(y * z)).sum(axis=-1)
+
+    def residual(self, z, y):
+        return self._weight(y) * y * self.slope(y * z)
+
+    def hessian(self, z, y):
+        return self._weight(y) * self.bend(y * z)
+
+
+class LogisticLoss(OneVsRest):
+    """``log(1 + exp(-m))``: one logit for two classes, one for each of several."""
+
+    def of_margin(self, m):
+        return np.logaddexp(0, -m)
+
+    def slope(self, m):
+        return -expit(-m)
+
+    def bend(self, m):
+        return expit(m) * expit(-m)
+
+
+class SquaredHinge(OneVsRest):
+    """``max(0, 1 - m)^2``; its Hessian is the generalised one, 2 inside the margin."""
+
+    def of_margin(self, m):
+        return np.maximum(0, 1 - m) ** 2
+
+    def slope(self, m):
+        return -2 * np.maximum(0, 1 - m)
+
+    def bend(self, m):
+        return np.where(m < 1, 2.0, 0.0)
+
+
+class ModifiedHuber(OneVsRest):
+    """``max(0, 1 - m)^2`` where ``m >= -1``, else ``-4 m``."""
+
+    def of_margin(self, m):
+        return np.where(m >= -1, np.maximum(0, 1 - m) ** 2, -4 * m)
+
+    def slope(self, m):
+        return np.where(m >= -1, -2 * np.maximum(0, 1 - m), -4.0)
+
+    def bend(self, m):
+        return np.where((m >= -1) & (m < 1), 2.0, 0.0)
+
+
+class SignedSquares(OneVsRest):
+    """``(1 - m)^2 = (y - z)^2`` on labels -1 and 1: ridge classification."""
+
+    def of_margin(self, m):
+        return (1 - m) ** 2
+
+    def slope(self, m):
+        return -2 * (1 - m)
+
+    def bend(self, m):
+        return np.full_like(m, 2.0)
+
+
+class SoftmaxLoss(ClassificationLoss):
+    """``logsumexp(s) - s_y`` of ``n_classes`` scores, in ``n_classes - 1`` contrasts.
+
+    The loss does not change when a constant is added to all scores. With orthonormal contrasts
+    ``B`` (columns orthogonal to the constant) it is a function of ``z = B's`` alone, so the
+    direction in which the Hessian is singular does not exist in these coordinates.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes, at least 2.
+    contrasts : ndarray of shape (n_classes, k), default=None
+        Scores from the outputs, ``s = B z``; orthonormal contrasts by default.
+    """
+
+    separable = False
+
+    def __init__(self, n_classes, contrasts=None):
+        self.contrasts = helmert(n_classes).T if contrasts is None else contrasts
+
+    def encode(self, y, classes):
+        return 1.0 * (encode_labels(y, classes)[:, None] == np.arange(len(classes)))
+
+    def value(self, z, y):
+        scores = z @ self.contrasts.T
+        return logsumexp(scores, axis=-1) - (scores * y).sum(axis=-1)
+
+    def residual(self, z, y):
+        return (softmax(z @ self.contrasts.T, axis=-1) - y) @ self.contrasts
+
+    def hessian(self, z, y):
+        p = softmax(z @ self.contrasts.T, axis=-1)
+        mean = p @ self.contrasts
+        spread = np.einsum("...k,ka,kb->...ab", p, self.contrasts, self.contrasts, optimize=True)
+        return spread - mean[..., :, None] * mean[..., None, :]
+
+    def margin(self, z):
+        return super().margin(z @ self.contrasts.T) @ self.contrasts
+
+
+class RegressionLoss(Loss):
+    """A loss of real targets, one column for each output."""
+
+    def encode(self, y, classes):
+        return column_or_2d(y)
+
+    @staticmethod
+    def _total(terms):
+        return terms.sum(axis=-1)
+
+
+@dataclass
+class SquaredLoss(RegressionLoss):
+    """``factor (y - z)^2``, added over the outputs."""
+
+    factor: float = 1.0
+
+    def value(self, z, y):
+        return self._total(self.factor * (y - z) ** 2)
+
+    def residual(self, z, y):
+        return 2 * self.factor * (z - y)
+
+    def hessian(self, z, y):
+        return np.full(np.broadcast_shapes(z.shape, y.shape), 2 * self.factor)
+
+
+@dataclass
+class SquaredEpsilonInsensitive(RegressionLoss):
+    """``max(0, |y - z| - epsilon)^2``; generalised Hessian, 2 outside the tube."""
+
+    epsilon: float = 0.0
+
+    def value(self, z, y):
+        return self._total(np.maximum(0, np.abs(y - z) - self.epsilon) ** 2)
+
+    def residual(self, z, y):
+        return 2 * np.sign(z - y) * np.maximum(0, np.abs(y - z) - self.epsilon)
+
+    def hessian(self, z, y):
+        return np.where(np.abs(y - z) > self.epsilon, 2.0, 0.0)
+
+
+@dataclass
+class FixedHuber(RegressionLoss):
+    """``(y - z)^2 / 2`` up to ``epsilon``, then linear: the Huber loss of SGDRegressor."""
+
+    epsilon: float = 0.1
+
+    def value(self, z, y):
+        size = np.abs(y - z)
+        tail = self.epsilon * (size - self.epsilon / 2)
+        return self._total(np.where(size <= self.epsilon, size**2 / 2, tail))
+
+    def residual(self, z, y):
+        return np.clip(z - y, -self.epsilon, self.epsilon)
+
+    def hessian(self, z, y):
+        return np.where(np.abs(y - z) <= self.epsilon, 1.0, 0.0)
+
+
+@dataclass
+class ConcomitantHuber(RegressionLoss):
+    """``sigma + sigma rho((y - z) / sigma)`` of the two outputs ``(z, sigma)``.
+
+    ``rho(t)`` is ``t^2`` up to ``epsilon`` and ``2 epsilon |t| - epsilon^2`` beyond: the loss
+    of HuberRegressor, in which the scale is a parameter. Jointly convex.
+    """
+
+    epsilon: float = 1.35
+    separable = False
+
+    def _ratio(self, z, y):
+        t = (y[..., 0] - z[..., 0]) / z[..., 1]
+        return t, np.abs(t) <= self.epsilon
+
+    def value(self, z, y):
+        t, inside = self._ratio(z, y)
+        rho = np.where(inside, t**2, 2 * self.epsilon * np.abs(t) - self.epsilon**2)
+        return z[..., 1] * (1 + rho)
+
+    def residual(self, z, y):
+        t, _ = self._ratio(z, y)
+        clipped = np.clip(t, -self.epsilon, self.epsilon)
+        return np.stack([-2 * clipped, 1 - clipped**2], axis=-1)
+
+    def hessian(self, z, y):
+        t, inside = self._ratio(z, y)
+        direction = np.stack([np.ones_like(t), t], axis=-1)
+        factor = np.where(inside, 2 / z[..., 1], 0.0)[..., None, None]
+        return factor * direction[..., :, None] * direction[..., None, :]
+
+    def margin(self, z):
+        return np.stack([np.ones(len(z)), np.zeros(len(z))], axis=1)
+
+
+@dataclass
+class HalfTweedieLoss(RegressionLoss):
+    """Half the Tweedie deviance of the mean ``mu``, with ``mu = exp(z)`` or ``mu = z``.
+
+    Its Hessian is the observed one, for a Gamma distribution ``y / mu``.
+    """
+
+    power: float
+    log_link: bool = True
+
+    def _mean(self, z):
+        return np.exp(z) if self.log_link else z
+
+    def value(self, z, y):
+        mu, p = self._mean(z), self.power
+        if p == 0:
+            deviance = (y - mu) ** 2
+        elif p == 1:
+            deviance = 2 * (xlogy(y, y / mu) - y + mu)
+        elif p == 2:
+            deviance = 2 * (np.log(mu / y) + y / mu - 1)
+        else:
+            # y^(2 - p) is finite only for y > 0, or for p < 2; a negative y has p < 0.
+            own = np.maximum(y, 0) ** (2 - p) / ((1 - p) * (2 - p))
+            deviance = 2 * (own - y * mu ** (1 - p) / (1 - p) + mu ** (2 - p) / (2 - p))
+        return self._total(deviance / 2)
+
+    def residual(self, z, y):
+        mu, p = self._mean(z), self.power
+        slope = (mu - y) * mu ** (-p)
+        return slope * mu if self.log_link else slope
+
+    def hessian(self, z, y):
+        mu, p = self._mean(z), self.power
+        if self.log_link:
+            return (2 - p) * mu ** (2 - p) + (p - 1) * y * mu ** (1 - p)
+        return (1 - p) * mu ** (-p) + p * y * mu ** (-p - 1)
+
+    def margin(self, z):
+        # The output that a user sees is the mean.
+        return self._mean(z) if self.log_link else np.ones_like(z)
