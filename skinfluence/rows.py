@@ -250,9 +250,20 @@ class KroneckerRows(Rows):
         out = np.empty((self.n_samples, self.rows_per_sample, m))
         for batch in batches(self.n_samples, 8 * (c * m + d)):
             projected = _dot(self.activation[batch], stacked).reshape(-1, c, m)
-            np.matmul(self.residual[batch], projected, out=out[batch])
+            out[batch] = self._mix(projected, batch)
             out[batch] += self.free[batch] @ matrix[c * d :]
         return out.reshape(-1, m)
+
+    def _mix(self, cube, batch):
+        """``residual_i @ cube_i`` for every sample i of the batch."""
+        return cube if self._is_jacobian else np.matmul(self.residual[batch], cube)
+
+    @property
+    def _is_jacobian(self):
+        """Whether the residuals are one identity, repeated: the rows are a Jacobian."""
+        _, s, c = self.residual.shape
+        repeated = s == c and self.residual.strides[0] == 0 and len(self.residual) > 1
+        return repeated and np.array_equal(self.residual[0], np.eye(c))
 
     def __rmatmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
@@ -261,9 +272,10 @@ class KroneckerRows(Rows):
         cube = matrix.reshape(m, self.n_samples, self.rows_per_sample)
         out = np.zeros((m, self.n_columns))
         for batch in batches(self.n_samples, 8 * (c * m + d)):
-            # einsum mns,nsc->mcn as a product of small matrices, sample by sample.
-            mixed = np.matmul(cube[:, batch].transpose(1, 0, 2), self.residual[batch])
-            mixed = mixed.transpose(1, 2, 0).reshape(m * c, -1)
+            part = cube[:, batch]
+            if not self._is_jacobian:
+                part = np.matmul(part.transpose(1, 0, 2), self.residual[batch]).transpose(1, 0, 2)
+            mixed = part.transpose(0, 2, 1).reshape(m * c, -1)
             out[:, : c * d] += _dot_left(mixed, self.activation[batch]).reshape(m, c * d)
         out[:, c * d :] = matrix @ self.free.reshape(self.shape[0], -1)
         return out
@@ -523,7 +535,7 @@ def outer_moment(activation, inner, cross, outer):
         for k in range(c):
             for j in range(k, c):
                 blocks[k, :, j, :] += weighted_gram(u, inner[batch, k, j])
-        edge = cross[batch].reshape(-1, c * f)
+        edge = cross[batch].reshape(u.shape[0], c * f)
         total[: c * d, c * d :] += (
             _dot_left(np.ascontiguousarray(edge.T), u)
             .reshape(c, f, d)

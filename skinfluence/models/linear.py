@@ -99,6 +99,11 @@ class LinearObjective(Objective):
         z[..., self.free_outputs] += free[..., None, :]
         return z
 
+    @property
+    def strictly_convex(self):
+        n_free = len(self.free)
+        return bool((self.penalty[: len(self.penalty) - n_free] > 0).all())
+
     def pullback(self, features, vectors):
         rows = KroneckerRows(
             vectors[:, :, self.feature_outputs], features, vectors[:, :, self.free_outputs]

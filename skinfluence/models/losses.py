@@ -24,6 +24,7 @@ class Loss(ABC):
     """A per-sample loss of raw outputs."""
 
     separable = True
+    quadratic = False
 
     @abstractmethod
     def encode(self, y, classes):
@@ -163,6 +164,8 @@ class ModifiedHuber(OneVsRest):
 class SignedSquares(OneVsRest):
     """``(1 - m)^2 = (y - z)^2`` on labels -1 and 1: ridge classification."""
 
+    quadratic = True
+
     def of_margin(self, m):
         return (1 - m) ** 2
 
@@ -229,6 +232,7 @@ class SquaredLoss(RegressionLoss):
     """``factor (y - z)^2``, added over the outputs."""
 
     factor: float = 1.0
+    quadratic = True
 
     def value(self, z, y):
         return self._total(self.factor * (y - z) ** 2)

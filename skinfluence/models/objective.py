@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 
 import numpy as np
+from sklearn.utils import check_array
 
 from skinfluence.rows import SelectedRows
 
@@ -92,6 +93,24 @@ class Objective(ABC):
         """Targets of queries as the loss reads them."""
         return self.loss.encode(y, self.classes)
 
+    def encode_queries(self, y, n_queries):
+        """Targets of queries, checked against their number and the training targets.
+
+        Raises
+        ------
+        ValueError
+            If y has another length, other columns, or labels that the model does not know.
+        """
+        if y is None:
+            raise ValueError("y is None. Expected the targets of the queries.")
+        targets = self.encode(check_array(y, ensure_2d=False, dtype=None, input_name="y"))
+        if targets.shape != (n_queries, self.targets.shape[1]):
+            raise ValueError(
+                f"y must hold one target for each of the {n_queries} queries, in "
+                f"{self.targets.shape[1]} column(s). Got an array of shape {np.shape(y)} instead."
+            )
+        return targets
+
     def losses(self, features, targets):
         """Loss of every row, (n,)."""
         return self.loss.value(self.outputs(features), targets)
@@ -136,6 +155,11 @@ class Objective(ABC):
             rows = self.pullback(self.features, root)
         return rows.weighted(np.sqrt(self.weight / self.total_weight))
 
+    def curvature_product(self, curvature):
+        """Function that multiplies vectors (m, n_coordinates) with the curvature F."""
+        rows = self.curvature_rows(curvature)
+        return _RootProduct(rows)
+
     def hessian(self, curvature):
         """The curvature F of the mean loss as independent blocks.
 
@@ -150,6 +174,24 @@ class Objective(ABC):
         moment = rows.moment(np.ones(rows.n_samples))
         return np.arange(len(moment))[None], moment[None]
 
+    def output_curvature(self, curvature):
+        """What each training row adds to the curvature, at its outputs, (n, k, k)."""
+        if curvature == "empirical_fisher":
+            residual = self.loss.residual(self.training_outputs, self.targets)
+            return residual[:, :, None] * residual[:, None, :]
+        second = self.loss.hessian(self.training_outputs, self.targets)
+        return second[:, :, None] * np.eye(second.shape[1]) if self.loss.separable else second
+
+    def mean_eigenvalue(self, curvature):
+        """Mean eigenvalue of the curvature F."""
+        rows = self.curvature_rows(curvature)
+        return float(rows.squared_norms().sum() / rows.n_columns)
+
+    @property
+    def strictly_convex(self):
+        """Whether the model's own penalty makes the objective strictly convex."""
+        return False
+
     @property
     def l2_penalty(self):
         """Penalty of the mean objective on every coordinate, (n_coordinates,)."""
@@ -163,6 +205,16 @@ class Objective(ABC):
         gradient += self.penalty * self.theta + self.slope
         size = self.weight @ np.sqrt(rows.squared_norms())
         return float(np.linalg.norm(gradient) / max(size, np.finfo(float).tiny))
+
+
+class _RootProduct:
+    """``V -> V C'C`` for root rows C."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __call__(self, vectors):
+        return self.rows.dotted_by(vectors) @ self.rows
 
 
 def select(rows, active):

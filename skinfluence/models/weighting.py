@@ -86,10 +86,14 @@ class Weighting:
         factor : ndarray of shape (n_subsets,)
             What the penalty is multiplied by.
         """
+        class_weight, factor = self.class_weight_of(kept)
+        return kept * self.sample_weight * class_weight[:, self.codes], factor
+
+    def class_weight_of(self, kept):
+        """Class weights (n_subsets, n_groups) and penalty factors of subsets."""
         weight = kept * self.sample_weight
-        class_weights = self._class_weights(kept @ self._totals)
         factor = self._penalty_factor(weight.sum(axis=1), kept.sum(axis=1))
-        return weight * class_weights[:, self.codes], factor
+        return self._class_weights(kept @ self._totals), factor
 
     def without_each(self):
         """Class weights and penalty factors when one row is dropped, for every row.
