@@ -36,13 +36,12 @@ def require_shape(values, name, shape, meaning):
         )
 
 
-def require_positive(values, name):
+def require_positive(values, name, advice=""):
     """Raise a ValueError that names the first row that is not positive."""
     if np.any(values <= 0):
         row = np.argmax(values <= 0)
         raise ValueError(
-            f"{name} must be positive, got {values[row]:.3g} in row {row}. A row "
-            "without gradient has no influence to compare: leave it out."
+            f"{name} must be positive, got {values[row]:.3g} in row {row}. {advice}"
         )
 
 

@@ -125,5 +125,6 @@ def _scale(values, name, length, meaning):
     """One-dimensional array of `length` positive floats."""
     values = vector(values, name)
     require_shape(values, name, (length,), meaning)
-    require_positive(values, name)
+    advice = "A row without gradient has no influence to compare: leave it out."
+    require_positive(values, name, advice)
     return values
