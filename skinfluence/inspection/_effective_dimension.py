@@ -107,15 +107,9 @@ class EffectiveDimensionDisplay:
         self.ax_ = make_axes(ax)
         self.figure_ = self.ax_.figure
         if spectrum:
-            above = np.sum(self.eigenvalues > self.dampings[:, None], axis=1)
-            # Zero is not on a logarithmic axis.
-            above = np.where(above > 0, above, np.nan)
-            self.ax_.step(
-                self.dampings,
-                above,
-                color=NEUTRAL,
-                label="eigenvalues above the damping",
-            )
+            label = "eigenvalues above the damping"
+            above = _count_above(self.eigenvalues, self.dampings)
+            self.ax_.step(self.dampings, above, color=NEUTRAL, label=label)
         dimensions = _effective_dimension(self.eigenvalues, self.dampings)
         self.effective_dimensions_ = dimensions
         self.ax_.loglog(
@@ -135,6 +129,12 @@ class EffectiveDimensionDisplay:
 def _effective_dimension(eigenvalues, damping):
     """Effective dimension at a damping, or at each of several."""
     return np.sum(eigenvalues / (eigenvalues + np.expand_dims(damping, -1)), axis=-1)
+
+
+def _count_above(eigenvalues, dampings):
+    """Number of eigenvalues above each damping, nothing where a logarithm has none."""
+    count = np.sum(eigenvalues > dampings[:, None], axis=1)
+    return np.where(count > 0, count, np.nan)
 
 
 def _wide_range(eigenvalues, damping):

@@ -4,8 +4,8 @@ from numbers import Integral
 
 import numpy as np
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from skinfluence._compat import Interval, StrOptions, validate_params
 from skinfluence.inspection._axes import HARMFUL, HELPFUL, make_axes, short_ticks
 from skinfluence.metrics._arrays import require_shape, vector
 

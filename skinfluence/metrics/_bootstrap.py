@@ -1,19 +1,19 @@
 """How sure a mean over queries is."""
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from scipy.stats import bootstrap
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils._param_validation import Interval, RealNotInt, validate_params
 
+from skinfluence._compat import Interval, validate_params
 from skinfluence.metrics._arrays import vector
 
 
 @validate_params(
     {
         "values": ["array-like"],
-        "confidence_level": [Interval(RealNotInt, 0, 1, closed="neither")],
+        "confidence_level": [Interval(Real, 0, 1, closed="neither")],
         "n_resamples": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
     },
@@ -38,6 +38,8 @@ def bootstrap_interval(
     Returns
     -------
     result : :class:`~sklearn.utils.Bunch`
+        Dictionary-like object with these entries.
+
         mean : float
             Mean of the values.
         low, high : float

@@ -5,8 +5,8 @@ from numbers import Real
 import numpy as np
 from scipy.stats import rankdata
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, validate_params
 
+from skinfluence._compat import Interval, validate_params
 from skinfluence.metrics._arrays import (
     correlation,
     matrix,
@@ -66,6 +66,8 @@ def faithfulness(
     Returns
     -------
     result : :class:`~sklearn.utils.Bunch`
+        Dictionary-like object with these entries.
+
         error_quantile : float
             The quantile of :math:`|\tilde B - B| / \sqrt{\phi \phi'}` over all pairs.
         self_influence_ratio : float

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.stats import rankdata
 from sklearn.utils import Bunch, column_or_1d
-from sklearn.utils._param_validation import validate_params
 
+from skinfluence._compat import validate_params
 from skinfluence.metrics._arrays import booleans, matrix, require_shape, vector
 
 
@@ -162,6 +162,8 @@ def almost_positive(inverse_hessian, gradients, *, query_gradients=None):
     Returns
     -------
     result : :class:`~sklearn.utils.Bunch`
+        Dictionary-like object with these entries.
+
         negative_share : float
             Share of the elements that are negative.
         negative_mass : float

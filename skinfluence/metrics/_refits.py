@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.stats import rankdata
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import validate_params
 
+from skinfluence._compat import validate_params
 from skinfluence.metrics._arrays import (
     booleans,
     correlation,
@@ -128,6 +128,8 @@ def leave_one_out_correlation(predicted, actual):
     Returns
     -------
     result : :class:`~sklearn.utils.Bunch`
+        Dictionary-like object with these entries.
+
         pearson : ndarray of shape (n_queries,)
             Correlation of each query, in [-1, 1].
         slope : ndarray of shape (n_queries,)
