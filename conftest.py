@@ -18,8 +18,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     n_threads = max(1, (os.cpu_count() or 1) // n_workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
 
-# torch is optional, so where it is missing the doctests of this module are too.
-collect_ignore = [] if find_spec("torch") else ["skinfluence/models/torch.py"]
+# Where an optional package is missing, the doctests that need it are too.
+OPTIONAL = {
+    "torch": "skinfluence/models/torch.py",
+    "matplotlib": "skinfluence/inspection",
+}
+collect_ignore = [path for package, path in OPTIONAL.items() if not find_spec(package)]
 
 
 @pytest.fixture

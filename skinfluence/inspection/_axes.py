@@ -1,0 +1,24 @@
+"""What the displays share: axes, and colours that the colour-blind can tell apart."""
+
+HARMFUL = "#d55e00"
+HELPFUL = "#0072b2"
+NEUTRAL = "0.55"
+COLOURS = [HELPFUL, HARMFUL, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "0.2"]
+
+
+def make_axes(ax=None):
+    """The given axes, or those of a new figure."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            "Drawing needs matplotlib. Install it with `pip install "
+            "'skinfluence[plot]'`."
+        ) from error
+    return plt.subplots(layout="constrained")[1] if ax is None else ax
+
+
+def short_ticks(ax, axis):
+    """Few tick labels, and a common power of ten for small and large numbers."""
+    ax.locator_params(axis=axis, nbins=6)
+    ax.ticklabel_format(axis=axis, scilimits=(-2, 3))

@@ -1,0 +1,169 @@
+"""The training rows that matter most for queries."""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.utils import check_array
+
+from skinfluence._compat import Interval, StrOptions, validate_params
+from skinfluence.inspection._axes import HARMFUL, HELPFUL, make_axes, short_ticks
+from skinfluence.metrics._arrays import require_shape, vector
+
+_SELECTION = {
+    "k": [Interval(Integral, 1, None, closed="left")],
+    "by": [StrOptions({"both", "harmful", "helpful", "absolute"})],
+}
+
+
+class InfluenceDisplay:
+    """Bars of the most harmful and the most helpful training rows.
+
+    A bar to the right is a harmful row: more weight on it raises the loss. A bar to the
+    left is a helpful one.
+
+    Parameters
+    ----------
+    influence : array-like of shape (n_train,)
+        Influence of each training row on the loss of a query, or on the mean loss of
+        several; positive is harmful. Several other libraries use the opposite sign.
+    row_labels : array-like of shape (n_train,), default=None
+        Names of the training rows. None means their numbers.
+
+    Attributes
+    ----------
+    indices_ : ndarray of shape (n_bars,)
+        Training rows of the bars, the most harmful first.
+    bars_ : matplotlib BarContainer
+        The bars.
+    ax_ : matplotlib Axes
+        Axes with the picture.
+    figure_ : matplotlib Figure
+        Figure with the axes.
+
+    See Also
+    --------
+    MemorizationDisplay : Rows that matter most for themselves.
+
+    Examples
+    --------
+    >>> from skinfluence.inspection import InfluenceDisplay
+    >>> display = InfluenceDisplay([0.5, -2.0, 3.0, -0.1]).plot(k=1)
+    >>> display.indices_
+    array([2, 1])
+    """
+
+    def __init__(self, influence, *, row_labels=None):
+        self.influence = vector(influence, "influence")
+        if row_labels is not None:
+            row_labels = vector(row_labels, "row_labels", dtype=None)
+            require_shape(row_labels, "row_labels", self.influence.shape, "(n_train,)")
+        self.row_labels = row_labels
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, X, y=None, *, k=5, by="both", row_labels=None, ax=None
+    ):
+        """Draw the mean influence of the training rows on queries.
+
+        Parameters
+        ----------
+        estimator : influence estimator
+            Fitted; its ``influence(X, y, reduce="mean")`` is called.
+        X : array-like of shape (n_queries, n_features)
+            A query, or a validation set.
+        y : array-like of shape (n_queries,), default=None
+            Targets of the queries. None means the influence on the predictions.
+        k : int, default=5
+            Number of rows to draw, at each end for ``by="both"``.
+        by : {"both", "harmful", "helpful", "absolute"}, default="both"
+            Which rows to draw, as for ``most_influential``; "both" are the most harmful
+            and the most helpful.
+        row_labels : array-like of shape (n_train,), default=None
+            Names of the training rows. None means their numbers.
+        ax : matplotlib Axes, default=None
+            Axes to draw on. None means a new figure.
+
+        Returns
+        -------
+        display : InfluenceDisplay
+            The display, drawn.
+        """
+        influence = estimator.influence(X, y, reduce="mean")
+        return cls(influence, row_labels=row_labels).plot(ax, k=k, by=by)
+
+    @classmethod
+    def from_predictions(cls, influence, *, k=5, by="both", row_labels=None, ax=None):
+        """Draw the mean over queries of influences that are there already.
+
+        Parameters
+        ----------
+        influence : array-like of shape (n_queries, n_train)
+            Influence of each training row on the loss of each query.
+        k : int, default=5
+            Number of rows to draw, at each end for ``by="both"``.
+        by : {"both", "harmful", "helpful", "absolute"}, default="both"
+            Which rows to draw.
+        row_labels : array-like of shape (n_train,), default=None
+            Names of the training rows. None means their numbers.
+        ax : matplotlib Axes, default=None
+            Axes to draw on. None means a new figure.
+
+        Returns
+        -------
+        display : InfluenceDisplay
+            The display, drawn.
+        """
+        influence = check_array(influence, input_name="influence").mean(axis=0)
+        return cls(influence, row_labels=row_labels).plot(ax, k=k, by=by)
+
+    @validate_params(_SELECTION, prefer_skip_nested_validation=True)
+    def plot(self, ax=None, *, k=5, by="both"):
+        """Draw the bars.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw on. None means a new figure.
+        k : int, default=5
+            Number of rows to draw, at each end for ``by="both"``.
+        by : {"both", "harmful", "helpful", "absolute"}, default="both"
+            Which rows to draw.
+
+        Returns
+        -------
+        display : InfluenceDisplay
+            The display itself.
+        """
+        self.ax_ = make_axes(ax)
+        self.figure_ = self.ax_.figure
+        self.indices_ = _selected(self.influence, k, by)
+        values = self.influence[self.indices_]
+        position = np.arange(len(values), dtype=float)
+        if by == "both" and len(values) < len(self.influence):
+            # A gap stands for the rows between the two ends.
+            position[k:] += 0.7
+        colours = np.where(values > 0, HARMFUL, HELPFUL)
+        self.bars_ = self.ax_.barh(position, values, color=colours)
+        names = (
+            self.indices_ if self.row_labels is None else self.row_labels[self.indices_]
+        )
+        self.ax_.set_yticks(position, [str(name) for name in names])
+        self.ax_.invert_yaxis()
+        self.ax_.axvline(0, color="0.2", linewidth=0.8)
+        short_ticks(self.ax_, "x")
+        self.ax_.set_xlabel("Influence on the loss (harmful > 0)")
+        self.ax_.set_ylabel("Training row")
+        return self
+
+
+def _selected(influence, k, by):
+    """Rows to draw, in descending order of their influence."""
+    descending = np.argsort(-influence, kind="stable")
+    n_train = len(influence)
+    keep = {
+        "harmful": np.arange(n_train) < k,
+        "helpful": np.arange(n_train) >= n_train - k,
+        "absolute": np.argsort(np.argsort(-np.abs(influence[descending]))) < k,
+    }
+    keep["both"] = keep["harmful"] | keep["helpful"]
+    return descending[keep[by]]

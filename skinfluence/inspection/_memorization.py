@@ -1,0 +1,101 @@
+"""The rows that a model memorizes."""
+
+import numpy as np
+
+from skinfluence.inspection._axes import HARMFUL, HELPFUL, make_axes
+from skinfluence.metrics._arrays import vector
+
+
+class MemorizationDisplay:
+    """Memorization of the training rows in descending order, with its threshold.
+
+    Rows above the threshold are memorizable, the others generalizable. A steep head
+    holds isolated rows, often mislabelled ones.
+
+    Parameters
+    ----------
+    memorization : array-like of shape (n_train,)
+        Memorization or self-influence of each training row.
+    threshold : float, default=None
+        Rows above it are marked. None marks none.
+    name : str, default="Memorization"
+        What was measured, for the vertical axis.
+
+    Attributes
+    ----------
+    indices_ : ndarray of shape (n_memorizable,)
+        Training rows above the threshold, the largest value first.
+    ax_ : matplotlib Axes
+        Axes with the picture.
+    figure_ : matplotlib Figure
+        Figure with the axes.
+
+    Examples
+    --------
+    >>> from skinfluence.inspection import MemorizationDisplay
+    >>> display = MemorizationDisplay([0.2, 5.0, 0.1, 7.0], threshold=1.0).plot()
+    >>> display.indices_
+    array([3, 1])
+    """
+
+    def __init__(self, memorization, *, threshold=None, name="Memorization"):
+        self.memorization = vector(memorization, "memorization")
+        self.threshold = threshold
+        self.name = name
+
+    @classmethod
+    def from_estimator(cls, estimator, *, threshold=None, ax=None):
+        """Draw the memorization of a selector, or the self-influence of an estimator.
+
+        Parameters
+        ----------
+        estimator : MemorizationSelector or influence estimator
+            Fitted, with ``memorization_`` and ``threshold_``, or else with
+            ``self_influence()``.
+        threshold : float, default=None
+            Rows above it are marked. None means ``threshold_`` of a selector, and no
+            threshold for an influence estimator.
+        ax : matplotlib Axes, default=None
+            Axes to draw on. None means a new figure.
+
+        Returns
+        -------
+        display : MemorizationDisplay
+            The display, drawn.
+        """
+        if hasattr(estimator, "memorization_"):
+            threshold = estimator.threshold_ if threshold is None else threshold
+            return cls(estimator.memorization_, threshold=threshold).plot(ax)
+        values = estimator.self_influence()
+        return cls(values, threshold=threshold, name="Self-influence").plot(ax)
+
+    def plot(self, ax=None):
+        """Draw the sorted values.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw on. None means a new figure.
+
+        Returns
+        -------
+        display : MemorizationDisplay
+            The display itself.
+        """
+        self.ax_ = make_axes(ax)
+        self.figure_ = self.ax_.figure
+        order = np.argsort(-self.memorization, kind="stable")
+        values, rank = self.memorization[order], np.arange(1, len(order) + 1)
+        limit = np.inf if self.threshold is None else self.threshold
+        above = values > limit
+        self.indices_ = order[above]
+        self.ax_.plot(rank[~above], values[~above], ".", color=HELPFUL)
+        if self.threshold is not None:
+            label = f"memorizable: {above.sum()} of {len(order)} rows"
+            self.ax_.plot(rank[above], values[above], ".", color=HARMFUL, label=label)
+            self.ax_.axhline(
+                limit, color="0.2", linestyle="--", label=f"threshold {limit:.3g}"
+            )
+            self.ax_.legend()
+        self.ax_.set(xlabel="Training rows in descending order", ylabel=self.name)
+        return self

@@ -1,0 +1,35 @@
+r"""Measures of the quality of influences: arrays in, floats or arrays out.
+
+Conventions
+-----------
+- ``influence[t, p]`` is :math:`I_{loss}(z_t, z_p) = -g_t^\top H^{-1} g_p`: positive
+  when more weight on training row ``p`` raises the loss of query ``t`` (harmful),
+  negative when it lowers it (helpful). Several other libraries return the opposite
+  sign.
+- A measure that has one value per query returns all of them, of shape (n_queries,):
+  their mean is the usual figure and :func:`bootstrap_interval` says how sure it is.
+- A score that is not defined (constant losses, one subset, one class of flags) is an
+  error that names the reason, never NaN.
+"""
+
+from skinfluence.metrics._bootstrap import bootstrap_interval
+from skinfluence.metrics._faithfulness import faithfulness
+from skinfluence.metrics._labels import (
+    almost_positive,
+    label_sign_agreement,
+    mislabel_detection_auc,
+)
+from skinfluence.metrics._refits import (
+    leave_one_out_correlation,
+    linear_datamodeling_score,
+)
+
+__all__ = [
+    "almost_positive",
+    "bootstrap_interval",
+    "faithfulness",
+    "label_sign_agreement",
+    "leave_one_out_correlation",
+    "linear_datamodeling_score",
+    "mislabel_detection_auc",
+]

@@ -1,0 +1,330 @@
+"""The displays: what they draw, on which axes, and what they ask of an estimator."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import linregress
+
+from skinfluence.inspection import (
+    EffectiveDimensionDisplay,
+    InfluenceDisplay,
+    MemorizationDisplay,
+    RetrainingDisplay,
+    SketchErrorDisplay,
+)
+
+plt = pytest.importorskip("matplotlib.pyplot")
+
+INFLUENCE = np.array([0.5, -2.0, 3.0, -0.1, 1.0, -0.7])
+
+# Each case draws a display, given the axes.
+DISPLAYS = {
+    "influence": lambda ax: InfluenceDisplay(INFLUENCE).plot(ax),
+    "memorization": lambda ax: MemorizationDisplay(np.abs(INFLUENCE)).plot(ax),
+    "effective dimension": lambda ax: EffectiveDimensionDisplay([1.0, 2.0]).plot(ax),
+    "sketch error": lambda ax: SketchErrorDisplay([1, 2], {"a": [2, 1]}, 1).plot(ax),
+    "retraining": lambda ax: RetrainingDisplay([[1, 2]], [[1, 3]]).plot(ax),
+}
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+def legend(display):
+    return [text.get_text() for text in display.ax_.get_legend().get_texts()]
+
+
+def line(display, label):
+    return next(each for each in display.ax_.lines if each.get_label() == label)
+
+
+# ---------------------------------------------------------------------------
+# All displays
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DISPLAYS)
+def test_display_draws_on_a_new_figure_or_on_given_axes(name):
+    display = DISPLAYS[name](None)
+    assert display.ax_.figure is display.figure_
+    assert display.ax_.get_xlabel() and display.ax_.get_ylabel()
+    display.figure_.canvas.draw()
+
+    n_figures = len(plt.get_fignums())
+    ax = plt.figure().subplots()
+    assert DISPLAYS[name](ax).ax_ is ax
+    assert len(plt.get_fignums()) == n_figures + 1
+
+
+@pytest.mark.parametrize("name", DISPLAYS)
+def test_plot_returns_the_display_and_can_be_repeated(name):
+    display = DISPLAYS[name](None)
+    first = display.ax_
+    assert display.plot() is display
+    assert display.ax_ is not first
+
+
+@pytest.mark.parametrize("name", DISPLAYS)
+def test_missing_matplotlib_is_named(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"pip install 'skinfluence\[plot\]'"):
+        DISPLAYS[name](None)
+
+
+# ---------------------------------------------------------------------------
+# Influence
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("by", "k", "expected"),
+    [
+        ("both", 2, [2, 4, 5, 1]),
+        ("both", 3, [2, 4, 0, 3, 5, 1]),
+        ("both", 99, [2, 4, 0, 3, 5, 1]),
+        ("harmful", 2, [2, 4]),
+        ("helpful", 2, [5, 1]),
+        ("absolute", 3, [2, 4, 1]),
+    ],
+)
+def test_influence_bars_are_the_rows_with_the_most_harmful_on_top(by, k, expected):
+    display = InfluenceDisplay(INFLUENCE).plot(k=k, by=by)
+    assert_array_equal(display.indices_, expected)
+    assert_allclose([bar.get_width() for bar in display.bars_], INFLUENCE[expected])
+    names = [label.get_text() for label in display.ax_.get_yticklabels()]
+    assert names == [str(row) for row in expected]
+    bottom, top = display.ax_.get_ylim()
+    assert bottom > top
+    assert np.all(np.diff(display.ax_.get_yticks()) > 0)
+
+
+def test_influence_colours_tell_harmful_from_helpful():
+    display = InfluenceDisplay(INFLUENCE).plot()
+    red, _, blue, _ = np.transpose([bar.get_facecolor() for bar in display.bars_])
+    assert_array_equal(red > blue, INFLUENCE[display.indices_] > 0)
+
+
+def test_influence_bars_may_be_named():
+    names = np.array(list("abcdef"))
+    display = InfluenceDisplay(INFLUENCE, row_labels=names).plot(k=1)
+    assert [label.get_text() for label in display.ax_.get_yticklabels()] == ["c", "b"]
+
+
+def test_influence_from_estimator_asks_for_the_mean():
+    asked = []
+
+    def influence(X, y, *, reduce):
+        asked.append((X, y, reduce))
+        return INFLUENCE
+
+    display = InfluenceDisplay.from_estimator(
+        SimpleNamespace(influence=influence), "X", "y", k=1, by="helpful"
+    )
+    assert asked == [("X", "y", "mean")]
+    assert_array_equal(display.indices_, [1])
+
+
+def test_influence_from_predictions_is_the_mean_over_queries():
+    display = InfluenceDisplay.from_predictions([INFLUENCE, 3 * INFLUENCE], k=1)
+    assert_allclose(display.influence, 2 * INFLUENCE)
+    assert_array_equal(display.indices_, [2, 1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "drawing", "message"),
+    [
+        ({"row_labels": ["a"]}, {}, r"row_labels must have.*= \(6,\), got \(1,\)"),
+        ({}, {"k": 0}, "The 'k' parameter of InfluenceDisplay.plot must be an int"),
+        ({}, {"by": "largest"}, "The 'by' parameter of InfluenceDisplay.plot must be"),
+    ],
+)
+def test_influence_says_what_is_wrong(arguments, drawing, message):
+    with pytest.raises(ValueError, match=message):
+        InfluenceDisplay(INFLUENCE, **arguments).plot(**drawing)
+
+
+def test_influence_takes_one_value_per_training_row():
+    with pytest.raises(ValueError, match="Input influence contains NaN"):
+        InfluenceDisplay([1.0, np.nan])
+    with pytest.raises(ValueError, match="should be a 1d array"):
+        InfluenceDisplay(np.ones((2, 3)))
+
+
+# ---------------------------------------------------------------------------
+# Memorization
+# ---------------------------------------------------------------------------
+
+
+def test_memorization_flags_the_rows_above_the_threshold():
+    display = MemorizationDisplay([0.2, 5.0, 1.0, 7.0], threshold=1.0).plot()
+    assert_array_equal(display.indices_, [3, 1])
+    assert legend(display) == ["memorizable: 2 of 4 rows", "threshold 1"]
+    generalizable, memorizable = display.ax_.lines[:2]
+    assert_allclose(memorizable.get_xydata(), [[1, 7], [2, 5]])
+    assert_allclose(generalizable.get_xydata(), [[3, 1], [4, 0.2]])
+
+
+def test_memorization_without_threshold_flags_nothing():
+    display = MemorizationDisplay([0.2, 5.0]).plot()
+    assert display.indices_.size == 0
+    assert display.ax_.get_legend() is None
+
+
+def test_memorization_from_selector_takes_its_threshold():
+    selector = SimpleNamespace(memorization_=[1.0, 3.0, 2.0], threshold_=1.5)
+    display = MemorizationDisplay.from_estimator(selector)
+    assert_array_equal(display.indices_, [1, 2])
+    assert display.ax_.get_ylabel() == "Memorization"
+    stricter = MemorizationDisplay.from_estimator(selector, threshold=2.5)
+    assert_array_equal(stricter.indices_, [1])
+
+
+def test_memorization_from_influence_estimator_is_its_self_influence():
+    estimator = SimpleNamespace(self_influence=lambda: [1.0, 3.0, 2.0])
+    display = MemorizationDisplay.from_estimator(estimator, threshold=2)
+    assert_array_equal(display.indices_, [1])
+    assert display.ax_.get_ylabel() == "Self-influence"
+
+
+# ---------------------------------------------------------------------------
+# Effective dimension
+# ---------------------------------------------------------------------------
+
+
+def test_effective_dimension_is_the_trace_of_its_formula():
+    rows = np.random.default_rng(0).normal(size=(20, 5))
+    curvature = rows.T @ rows
+    display = EffectiveDimensionDisplay(
+        np.linalg.eigvalsh(curvature), dampings=[0.1, 1.0, 10.0], damping=3.0
+    ).plot()
+    expected = [
+        np.trace(curvature @ np.linalg.inv(curvature + damping * np.eye(5)))
+        for damping in (0.1, 1.0, 10.0, 3.0)
+    ]
+    assert_allclose(display.effective_dimensions_, expected[:3])
+    assert_allclose(display.ax_.lines[-1].get_xydata(), [[3.0, expected[3]]])
+    assert legend(display)[-1] == f"{expected[3]:.3g} at damping 3"
+    assert display.ax_.get_xscale() == display.ax_.get_yscale() == "log"
+
+
+def test_spectrum_counts_the_eigenvalues_above_a_damping():
+    eigenvalues = [1.0, 2.0, 2.0, 5.0]
+    display = EffectiveDimensionDisplay(eigenvalues, dampings=[0.5, 1.5, 3, 9]).plot()
+    counts = line(display, "eigenvalues above the damping").get_ydata()
+    assert_array_equal(counts, [4, 3, 1, np.nan])
+    without = display.plot(spectrum=False)
+    assert legend(without) == ["effective dimension"]
+
+
+def test_dampings_span_the_eigenvalues_and_the_mark():
+    dampings = EffectiveDimensionDisplay([-1e-17, 1e-18, 0.1, 2.0]).dampings
+    assert_allclose(dampings[[0, -1]], [0.01, 20])
+    dampings = EffectiveDimensionDisplay([0.1, 2.0], damping=1e-6).dampings
+    assert_allclose(dampings[[0, -1]], [1e-7, 20])
+
+
+@pytest.mark.parametrize("damping", [None, 0])
+def test_no_damping_is_not_marked(damping):
+    display = EffectiveDimensionDisplay([1.0, 2.0], damping=damping).plot()
+    assert len(legend(display)) == 2
+
+
+def test_effective_dimension_from_estimator_marks_its_damping():
+    estimator = SimpleNamespace(eigenvalues_=np.array([2.0, 2.0]), damping_=2.0)
+    display = EffectiveDimensionDisplay.from_estimator(estimator)
+    assert legend(display)[-1] == "1 at damping 2"
+    with pytest.raises(TypeError, match="object has no attribute eigenvalues_. Pass"):
+        EffectiveDimensionDisplay.from_estimator(object())
+
+
+def test_effective_dimension_says_what_is_wrong():
+    with pytest.raises(ValueError, match="eigenvalues must have a positive one, got n"):
+        EffectiveDimensionDisplay([0.0, -1e-17])
+    with pytest.raises(ValueError, match="dampings must be positive, got 0 in row 0"):
+        EffectiveDimensionDisplay([1.0], dampings=[0.0, 1.0])
+
+
+# ---------------------------------------------------------------------------
+# Sketch error
+# ---------------------------------------------------------------------------
+
+
+def test_sketch_errors_are_medians_against_the_ratio():
+    errors = {"sjlt": [[4, 2, 1], [8, 4, 2], [9, 9, 9]], "gaussian": [3, 2, 1]}
+    display = SketchErrorDisplay([10, 20, 40], errors, 10).plot()
+    assert_allclose(line(display, "sjlt").get_xydata(), [[1, 8], [2, 4], [4, 2]])
+    assert_allclose(line(display, "gaussian").get_ydata(), [3, 2, 1])
+    assert display.ax_.get_xscale() == display.ax_.get_yscale() == "log"
+
+
+def test_line_of_slope_one_half_lies_on_such_errors():
+    sizes = np.array([1, 5, 10, 40, 90])
+    # Flat below the effective dimension, where the line has nothing to say.
+    error = 0.6 * np.minimum(1, (sizes / 10) ** -0.5)
+    display = SketchErrorDisplay(sizes, {"sjlt": error}, 10).plot()
+    ends = line(display, "slope -1/2").get_xydata()
+    assert_allclose(ends, [[1, 0.6], [9, 0.2]])
+
+
+def test_sketches_below_the_effective_dimension_can_be_drawn():
+    SketchErrorDisplay([1, 2], {"sjlt": [0.9, 0.8]}, 10).plot()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, 2], {"a": [1.0]}, 1), r"errors\['a'\] must have the shape.*= \(1, 2\)"),
+        (([1, 2], {"a": [1.0, 0.0]}, 1), r"errors\['a'\] must be positive, got 0 in"),
+        (([0, 2], {"a": [1.0, 1.0]}, 1), "sketch_sizes must be positive, got 0 in"),
+        (([1, 2], {"a": [1.0, 1.0]}, 0), "effective_dimension must be positive, got 0"),
+        (([1, 2], {}, 1), "errors must name at least one kind of sketch, got none"),
+    ],
+)
+def test_sketch_error_says_what_is_wrong(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SketchErrorDisplay(*arguments)
+
+
+# ---------------------------------------------------------------------------
+# Retraining
+# ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def changes():
+    rng = np.random.default_rng(0)
+    predicted = rng.normal(size=(3, 20))
+    return predicted, 2 * predicted + rng.normal(size=(3, 20))
+
+
+def test_retraining_pools_the_queries(changes):
+    display = RetrainingDisplay.from_predictions(*changes)
+    fit = linregress(changes[0].ravel(), changes[1].ravel())
+    assert legend(display)[0] == f"slope {fit.slope:.2f}, Pearson {fit.rvalue:.3f}"
+    points = display.ax_.collections[0].get_offsets()
+    assert_allclose(points, np.transpose([changes[0].ravel(), changes[1].ravel()]))
+
+
+def test_retraining_from_estimator_draws_the_rows_left_out(changes):
+    predicted, actual = changes
+    estimator = SimpleNamespace(leave_one_out_effect=lambda X, y: predicted)
+    display = RetrainingDisplay.from_estimator(estimator, None, None, actual)
+    assert_allclose(display.predicted, predicted)
+    rows = [4, 2, 7]
+    display = RetrainingDisplay.from_estimator(
+        estimator, None, None, actual[:, rows], indices=rows
+    )
+    assert_allclose(display.predicted, predicted[:, rows])
+
+
+def test_retraining_says_what_is_wrong(changes):
+    with pytest.raises(ValueError, match=r"actual must have.*= \(3, 20\), got \(3, 2"):
+        RetrainingDisplay(changes[0], changes[1][:, :2])
+    with pytest.raises(ValueError, match="actual changes of query 0 are constant"):
+        RetrainingDisplay(changes[0], np.zeros((3, 20))).plot()
