@@ -145,9 +145,7 @@ def flip_labels(y, share, random_state=None):
     rng = check_random_state(random_state)
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(
-            f"y must have at least two classes. Got {len(classes)} instead."
-        )
+        raise ValueError(f"y must have at least two classes. Got {len(classes)} instead.")
     indices = rng.choice(len(codes), size=round(share * len(codes)), replace=False)
     # A step of 1 to n_classes - 1 around the circle of classes never returns.
     codes[indices] += rng.randint(1, len(classes), size=len(indices))

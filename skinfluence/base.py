@@ -27,7 +27,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._batching import batches
-from skinfluence._compat import Interval, Options, StrOptions, _fit_context
+from skinfluence._compat import Interval, StrOptions, _fit_context
 from skinfluence._validation import (
     check_indices,
     check_model_features,
@@ -267,9 +267,7 @@ class BaseInfluence(
         """
         check_is_fitted(self)
         if by not in ("harmful", "helpful", "absolute"):
-            raise ValueError(
-                f"by must be 'harmful', 'helpful' or 'absolute'. Got {by!r} instead."
-            )
+            raise ValueError(f"by must be 'harmful', 'helpful' or 'absolute'. Got {by!r} instead.")
         if not isinstance(k, Integral) or not 1 <= k <= self.n_samples_:
             raise ValueError(
                 f"k must be an integer from 1 to the number of training rows, "

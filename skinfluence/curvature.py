@@ -250,10 +250,10 @@ class GramCurvature(Curvature):
         return solution
 
     def whiten(self, rows, damping):
-        # H^{-1} = S S' with S the symmetric square root, written out once.
-        values, vectors = eigh(self.solve(DenseRows(np.eye(rows.n_columns)), damping).toarray())
-        root = vectors * np.sqrt(np.clip(values, 0, None))
-        return rows @ root
+        # The embedding has as many columns as H, so H may as well be written out.
+        moment = self.rows.moment(np.ones(self.rows.n_samples))
+        dense = DenseCurvature(np.arange(len(moment))[None], moment[None], self.penalty)
+        return dense.whiten(rows, damping)
 
     def effective_dimension(self, damping):
         # tr(F H^-1) is the sum of the leverages of the root rows.

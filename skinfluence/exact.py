@@ -1,7 +1,5 @@
 """Influence by the full curvature, solved exactly or to a tolerance."""
 
-import numpy as np
-
 from skinfluence._compat import StrOptions
 from skinfluence.base import BaseInfluence
 from skinfluence.curvature import DenseCurvature, GramCurvature, MatrixFreeCurvature

@@ -125,7 +125,9 @@ def _refine(influence, removal, chosen, dropped):
     if _is_exact(influence, removal) or not len(chosen):
         return replace(removal, refined=np.arange(0), delta=None)
     jacobian = influence._project(objective.jacobian_rows(objective.features))
-    refit = Refit(objective, jacobian, influence.curvature_, influence._penalty, influence.damping_)
+    refit = Refit(
+        objective, jacobian, influence.curvature_, influence._penalty, influence.damping_
+    )
     delta = np.empty((len(chosen), jacobian.n_columns))
     n_samples, k = objective.training_outputs.shape
     for batch in batches(len(chosen), 8 * n_samples * (2 * k * k + 8 * k)):

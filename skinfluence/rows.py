@@ -237,9 +237,7 @@ class KroneckerRows(Rows):
         activation = _dense(self.activation)
         outer = self.residual[:, :, :, None] * activation[:, None, None, :]
         n_rows = self.n_samples * self.rows_per_sample
-        return np.concatenate(
-            [outer.reshape(n_rows, -1), self.free.reshape(n_rows, -1)], axis=1
-        )
+        return np.concatenate([outer.reshape(n_rows, -1), self.free.reshape(n_rows, -1)], axis=1)
 
     def __matmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):

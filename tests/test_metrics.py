@@ -95,9 +95,7 @@ def test_lds_ignores_unit_and_loss_offset(rng):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, int])
 def test_lds_finds_sums_constant_up_to_rounding(dtype):
     # Each subset has the same number of rows of equal influence.
-    subsets = np.random.default_rng(0).permuted(
-        np.tile(np.arange(1001) < 500, (40, 1)), axis=1
-    )
+    subsets = np.random.default_rng(0).permuted(np.tile(np.arange(1001) < 500, (40, 1)), axis=1)
     influence = np.full((1, 1001), 0.1 if dtype is not int else 7, dtype=dtype)
     with pytest.raises(ValueError, match="the predicted sums of query 0 are constant"):
         linear_datamodeling_score(influence, subsets, np.arange(40.0)[None])
@@ -305,8 +303,7 @@ def test_label_sign_agreement_counts_the_pairs(rng, names):
     actual = label_sign_agreement(influence, names[y_query], names[y_train])
     for t in range(N_QUERIES):
         obeys = [
-            i < 0 if y == y_query[t] else i > 0
-            for i, y in zip(influence[t], y_train, strict=True)
+            i < 0 if y == y_query[t] else i > 0 for i, y in zip(influence[t], y_train, strict=True)
         ]
         assert_allclose(actual[t], np.mean(obeys))
 

@@ -12,8 +12,7 @@ def make_axes(ax=None):
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
-            "Drawing needs matplotlib. Install it with `pip install "
-            "'skinfluence[plot]'`."
+            "Drawing needs matplotlib. Install it with `pip install 'skinfluence[plot]'`."
         ) from error
     return plt.subplots(layout="constrained")[1] if ax is None else ax
 

@@ -112,16 +112,12 @@ class EffectiveDimensionDisplay:
             self.ax_.step(self.dampings, above, color=NEUTRAL, label=label)
         dimensions = _effective_dimension(self.eigenvalues, self.dampings)
         self.effective_dimensions_ = dimensions
-        self.ax_.loglog(
-            self.dampings, dimensions, color=HELPFUL, label="effective dimension"
-        )
+        self.ax_.loglog(self.dampings, dimensions, color=HELPFUL, label="effective dimension")
         if self.damping:
             marked = _effective_dimension(self.eigenvalues, self.damping)
             label = f"{marked:.3g} at damping {self.damping:.3g}"
             self.ax_.plot(self.damping, marked, "o", color=HARMFUL, label=label)
-        self.ax_.set(
-            xlabel=r"Damping $\lambda$", ylabel=r"Effective dimension $d_\lambda$"
-        )
+        self.ax_.set(xlabel=r"Damping $\lambda$", ylabel=r"Effective dimension $d_\lambda$")
         self.ax_.legend()
         return self
 

@@ -60,9 +60,7 @@ class InfluenceDisplay:
         self.row_labels = row_labels
 
     @classmethod
-    def from_estimator(
-        cls, estimator, X, y=None, *, k=5, by="both", row_labels=None, ax=None
-    ):
+    def from_estimator(cls, estimator, X, y=None, *, k=5, by="both", row_labels=None, ax=None):
         """Draw the mean influence of the training rows on queries.
 
         Parameters
@@ -144,9 +142,7 @@ class InfluenceDisplay:
             position[k:] += 0.7
         colours = np.where(values > 0, HARMFUL, HELPFUL)
         self.bars_ = self.ax_.barh(position, values, color=colours)
-        names = (
-            self.indices_ if self.row_labels is None else self.row_labels[self.indices_]
-        )
+        names = self.indices_ if self.row_labels is None else self.row_labels[self.indices_]
         self.ax_.set_yticks(position, [str(name) for name in names])
         self.ax_.invert_yaxis()
         self.ax_.axvline(0, color="0.2", linewidth=0.8)

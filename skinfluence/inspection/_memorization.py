@@ -93,9 +93,7 @@ class MemorizationDisplay:
         if self.threshold is not None:
             label = f"memorizable: {above.sum()} of {len(order)} rows"
             self.ax_.plot(rank[above], values[above], ".", color=HARMFUL, label=label)
-            self.ax_.axhline(
-                limit, color="0.2", linestyle="--", label=f"threshold {limit:.3g}"
-            )
+            self.ax_.axhline(limit, color="0.2", linestyle="--", label=f"threshold {limit:.3g}")
             self.ax_.legend()
         self.ax_.set(xlabel="Training rows in descending order", ylabel=self.name)
         return self

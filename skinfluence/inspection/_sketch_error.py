@@ -52,9 +52,7 @@ class SketchErrorDisplay:
         if not errors:
             raise ValueError("errors must name at least one kind of sketch, got none.")
         if not effective_dimension > 0:
-            raise ValueError(
-                f"effective_dimension must be positive, got {effective_dimension}."
-            )
+            raise ValueError(f"effective_dimension must be positive, got {effective_dimension}.")
         self.effective_dimension = effective_dimension
 
     def _checked(self, name, error):
@@ -84,9 +82,7 @@ class SketchErrorDisplay:
         self.ax_.set(xscale="log", yscale="log")
         for index, (name, error) in enumerate(self.errors.items()):
             colour = COLOURS[index % len(COLOURS)]
-            self.ax_.plot(
-                ratio, np.median(error, axis=0), "o-", color=colour, label=name
-            )
+            self.ax_.plot(ratio, np.median(error, axis=0), "o-", color=colour, label=name)
             self.ax_.fill_between(
                 ratio, error.min(axis=0), error.max(axis=0), color=colour, alpha=0.15
             )

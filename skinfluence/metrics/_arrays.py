@@ -40,9 +40,7 @@ def require_positive(values, name, advice=""):
     """Raise a ValueError that names the first row that is not positive."""
     if np.any(values <= 0):
         row = np.argmax(values <= 0)
-        raise ValueError(
-            f"{name} must be positive, got {values[row]:.3g} in row {row}. {advice}"
-        )
+        raise ValueError(f"{name} must be positive, got {values[row]:.3g} in row {row}. {advice}")
 
 
 def require_spread(values, name, magnitude=None):

@@ -19,9 +19,7 @@ from skinfluence.metrics._arrays import vector
     },
     prefer_skip_nested_validation=True,
 )
-def bootstrap_interval(
-    values, *, confidence_level=0.95, n_resamples=9999, random_state=None
-):
+def bootstrap_interval(values, *, confidence_level=0.95, n_resamples=9999, random_state=None):
     """Mean and its confidence interval, by resampling the queries.
 
     Parameters

@@ -11,7 +11,7 @@ from sklearn.utils.fixes import parse_version
 
 from skinfluence._compat import encode_labels
 from skinfluence.models import losses
-from skinfluence.models.objective import Objective, select
+from skinfluence.models.objectives import Objective, select
 from skinfluence.models.registry import objective
 from skinfluence.models.weighting import Weighting
 from skinfluence.rows import KroneckerRows, outer_moment
@@ -238,10 +238,12 @@ def _(model, X, y, sample_weight):
     else:
         loss = losses.SoftmaxLoss(len(classes))
         strength = strength[:1]
-    weighting = _one_vs_rest_weighting(
-        model, y, classes, sample_weight, loss, by_counts=not _WEIGHTED_BALANCE
-    ) if one_vs_rest else _class_weighting(
-        model, y, classes, sample_weight, by_counts=not _WEIGHTED_BALANCE
+    weighting = (
+        _one_vs_rest_weighting(
+            model, y, classes, sample_weight, loss, by_counts=not _WEIGHTED_BALANCE
+        )
+        if one_vs_rest
+        else _class_weighting(model, y, classes, sample_weight, by_counts=not _WEIGHTED_BALANCE)
     )
     penalised_intercept = model.solver == "liblinear"
     return _linear(
@@ -289,8 +291,10 @@ def _(model, X, y, sample_weight):
     power = {linear_model.PoissonRegressor: 1, linear_model.GammaRegressor: 2}.get(
         type(model), getattr(model, "power", None)
     )
-    log_link = power > 0 if getattr(model, "link", "log") == "auto" else (
-        getattr(model, "link", "log") == "log"
+    log_link = (
+        power > 0
+        if getattr(model, "link", "log") == "auto"
+        else (getattr(model, "link", "log") == "log")
     )
     loss = losses.HalfTweedieLoss(power, log_link)
     # The objective is a mean: its penalty has the weight of all rows together.
@@ -334,7 +338,13 @@ def _(model, X, y, sample_weight):
     )
     free_ridge = 1 / (model.C * model.intercept_scaling**2)
     return _linear(
-        model, X, y, loss, weighting, classes=model.classes_, ridge=1 / model.C,
+        model,
+        X,
+        y,
+        loss,
+        weighting,
+        classes=model.classes_,
+        ridge=1 / model.C,
         free_ridge=free_ridge,
     )
 
@@ -374,8 +384,9 @@ def _(model, X, y, sample_weight):
         "squared_hinge": losses.SquaredHinge,
         "modified_huber": losses.ModifiedHuber,
     }
-    _refuse_unless(model, model.loss in smooth, "loss in 'log_loss', 'squared_hinge', "
-                   "'modified_huber'")
+    _refuse_unless(
+        model, model.loss in smooth, "loss in 'log_loss', 'squared_hinge', 'modified_huber'"
+    )
     loss = smooth[model.loss]()
     weighting = _one_vs_rest_weighting(
         model, y, model.classes_, sample_weight, loss, by_counts=True, kind="count"
@@ -390,8 +401,11 @@ def _(model, X, y, sample_weight):
         "huber": lambda: losses.FixedHuber(model.epsilon),
         "squared_epsilon_insensitive": lambda: losses.SquaredEpsilonInsensitive(model.epsilon),
     }
-    _refuse_unless(model, model.loss in smooth, "loss in 'squared_error', 'huber', "
-                   "'squared_epsilon_insensitive'")
+    _refuse_unless(
+        model,
+        model.loss in smooth,
+        "loss in 'squared_error', 'huber', 'squared_epsilon_insensitive'",
+    )
     return _sgd(model, X, y, smooth[model.loss](), Weighting(sample_weight, kind="count"))
 
 

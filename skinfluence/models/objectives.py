@@ -201,7 +201,7 @@ class Objective(ABC):
     def stationarity(self):
         """Norm of the gradient of the objective over the sum of the norms of its terms."""
         rows = self.training_gradient_rows()
-        gradient = (self.weight[None] @ rows)[0] 
+        gradient = (self.weight[None] @ rows)[0]
         gradient += self.penalty * self.theta + self.slope
         size = self.weight @ np.sqrt(rows.squared_norms())
         return float(np.linalg.norm(gradient) / max(size, np.finfo(float).tiny))
