@@ -157,7 +157,9 @@ class _SpectralFactor:
 def _factor(block, ridge, damping):
     matrix = block + np.diag(ridge)
     try:
-        lower = cholesky(matrix, lower=True)
+        # NumPy's, like the products around it: two BLAS libraries that take turns wait for
+        # each other's threads.
+        lower = np.linalg.cholesky(matrix)
     except LinAlgError:
         lower = None
     tolerance = len(matrix) * np.finfo(np.float64).eps

@@ -94,8 +94,8 @@ def removal_of_set(influence, indices):
     size, k = residual.shape
     pull = _drift_at(influence, rows, drift, np.repeat(coefficients, size, axis=0))
     leverage = influence._solve(rows).inner(rows) / objective.total_weight
-    bent = np.einsum("n,nab,nbm->nam", weight, bend, leverage.reshape(size, k, -1))
-    shrink = np.eye(size * k) - bent.reshape(size * k, -1)
+    bent = np.einsum("n,nab,nbm->nam", weight, bend, leverage.reshape(size, k, size * k))
+    shrink = np.eye(size * k) - bent.reshape(size * k, size * k)
     _warn_of_leverage(shrink[None])
     right = weight[:, None] * (residual - np.einsum("nab,nb->na", bend, pull))
     moved = np.linalg.solve(shrink, right.ravel()).reshape(size, k)
@@ -132,12 +132,13 @@ def _refine(influence, removal, chosen, dropped):
     n_samples, k = objective.training_outputs.shape
     for batch in batches(len(chosen), 8 * n_samples * (2 * k * k + 8 * k)):
         weight, factor = objective.weighting.of_subsets(~dropped[batch])
-        start = _first_steps(influence, removal, chosen[batch])
+        start = first_steps(influence, removal, chosen[batch])
         delta[batch], _ = refit.minimise(weight, factor, start, tol=1e-10, max_iter=20)
     return replace(removal, refined=chosen, delta=delta)
 
 
-def _first_steps(influence, removal, chosen):
+def first_steps(influence, removal, chosen):
+    """Newton steps ``theta_without - theta`` of the chosen removals, before refinement."""
     rows = removal.rows
     moved = rows.toarray().sum(axis=0)[None] if removal.together else rows[chosen].toarray()
     right = moved - removal.coefficients[chosen] @ removal.drift
@@ -218,7 +219,7 @@ def _jacobian_and_drift(influence, indices, coefficients):
 def _drift_at(influence, rows, drift, coefficients):
     """``J_p H^{-1} d_p / N`` for every dropped row, (n, k)."""
     solved = influence._solve(drift)
-    pulls = solved.inner(rows).reshape(len(drift), rows.n_samples, -1)
+    pulls = solved.inner(rows).reshape(len(drift), rows.n_samples, rows.rows_per_sample)
     total = influence.objective_.total_weight
     return np.einsum("ng,gnk->nk", coefficients, pulls) / total
 
@@ -236,7 +237,7 @@ def _moved_rows(influence, indices, moved):
 
 def _warn_of_leverage(shrink):
     """Warn where ``I - w h M`` is close to singular, so that the step is large and unsure."""
-    gap = np.abs(np.linalg.eigvals(shrink)).min(axis=-1)
+    gap = np.abs(np.linalg.eigvals(shrink)).min(axis=-1, initial=1.0)
     near = gap < 1 - NEAR_ONE
     if near.any():
         warnings.warn(

@@ -15,6 +15,10 @@ import scipy.sparse as sp
 
 from skinfluence._batching import batches
 
+# Slices of this many bytes and rows keep a product busy while they stay in the cache.
+CACHE_BYTES = 2**23
+MIN_ROWS = 256
+
 
 class Rows(ABC):
     """A matrix with ``n_samples * rows_per_sample`` rows, used through its products.
@@ -59,9 +63,18 @@ class Rows(ABC):
     def __len__(self):
         return self.n_samples
 
-    def batches(self, batch_size=None):
-        """Slices of samples that fit into the working memory once written out."""
-        return batches(self.n_samples, 8 * self.rows_per_sample * self.n_columns, batch_size)
+    def batches(self, batch_size=None, *, cached=False):
+        """Slices of samples that fit into the working memory once written out.
+
+        ``cached`` asks for slices that also stay near the processor: faster where every slice
+        is used once, by one product.
+        """
+        row_bytes = 8 * self.rows_per_sample * self.n_columns
+        if cached:
+            fitting = batches(self.n_samples, row_bytes)
+            near = max(MIN_ROWS, CACHE_BYTES // max(1, row_bytes))
+            batch_size = min(near, fitting[0].stop) if fitting else None
+        return batches(self.n_samples, row_bytes, batch_size)
 
     def _row_slice(self, samples):
         return slice(samples.start * self.rows_per_sample, samples.stop * self.rows_per_sample)
@@ -93,7 +106,7 @@ class Rows(ABC):
     def dotted_by(self, vectors, out=None):
         """``vectors @ self'`` for an array (m, n_columns), shape (m, n_rows)."""
         out = np.empty((len(vectors), self.shape[0])) if out is None else out
-        for batch in self.batches():
+        for batch in self.batches(cached=True):
             np.matmul(vectors, self[batch].toarray().T, out=out[:, self._row_slice(batch)])
         return out
 
@@ -234,10 +247,13 @@ class KroneckerRows(Rows):
         return KroneckerRows(self.residual[samples], self.activation[samples], self.free[samples])
 
     def toarray(self):
-        activation = _dense(self.activation)
-        outer = self.residual[:, :, :, None] * activation[:, None, None, :]
-        n_rows = self.n_samples * self.rows_per_sample
-        return np.concatenate([outer.reshape(n_rows, -1), self.free.reshape(n_rows, -1)], axis=1)
+        activation, (c, d) = _dense(self.activation), self.layer_shape
+        out = np.empty((self.n_samples, self.rows_per_sample, self.n_columns))
+        for k in range(c):
+            outer = self.residual[:, :, k, None], activation[:, None, :]
+            np.multiply(*outer, out=out[:, :, k * d : (k + 1) * d])
+        out[:, :, c * d :] = self.free
+        return out.reshape(-1, self.n_columns)
 
     def __matmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
@@ -440,8 +456,9 @@ class SelectedRows(Rows):
     def __getitem__(self, samples):
         return SelectedRows(self.rows[samples], self.selected)
 
-    def batches(self, batch_size=None):
-        return self.rows.batches(batch_size)
+    def batches(self, batch_size=None, *, cached=False):
+        # All columns are written out before some are chosen.
+        return self.rows.batches(batch_size, cached=cached)
 
     def toarray(self):
         return self.rows.toarray()[:, self.selected]

@@ -147,6 +147,8 @@ class LinearObjective(Objective):
         c, d = self.weights.shape
         weights = coordinates[:, : c * d].reshape(-1, c, d)
         parameters = np.matmul(self.expand, weights).reshape(len(coordinates), -1)
+        if not len(self.free):
+            return parameters
         return np.hstack([parameters, coordinates[:, c * d :] @ self.expand.T])
 
 
