@@ -144,8 +144,10 @@ class BaseInfluence(
                 f"{type(unwrap(self.estimator_)[1]).__name__} has not converged on these rows: "
                 f"the gradient of its objective is {self.stationarity_:.2e} of the sum of its "
                 f"terms (expected at most {STATIONARITY_TOLERANCE:.0e}). Influence is that of a "
-                "model which is not at its minimum; fit it longer or with a smaller tol, or "
-                "check that a frozen model was fitted on these rows.",
+                "model which is not at its minimum. Fit it longer or with a smaller tol; if a "
+                "frozen model, check that it was fitted on these rows; if the classes are "
+                "perfectly separable, there is no minimum without a penalty: give the model one, "
+                "or raise damping.",
                 ConvergenceWarning,
                 stacklevel=4,
             )

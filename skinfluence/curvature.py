@@ -34,9 +34,13 @@ class Curvature(ABC):
     def effective_dimension(self, damping):
         """``tr(F H^{-1})``."""
 
+    def precondition(self, vectors, damping):
+        """About ``H^{-1} v`` for vectors (m, n_coordinates), cheaply and symmetrically."""
+        return self.solve(DenseRows(vectors), damping).toarray()
+
     def whiten(self, rows, damping):
         """Array (n_rows, c) with ``w.w' = v' H^{-1} v'`` for rows ``v, v'``."""
-        raise NotImplementedError(
+        raise ValueError(
             f"{type(self).__name__} holds no square root of the curvature, so it has no "
             "embedding. Use solver='direct', or a sketch."
         )
@@ -306,7 +310,7 @@ class MatrixFreeCurvature(Curvature):
         _, singular, self._basis = np.linalg.svd(factor, full_matrices=False)
         self._values = np.maximum(0, singular**2 - shift)
 
-    def _precondition(self, vectors, damping):
+    def precondition(self, vectors, damping):
         floor = np.median(self.penalty) + damping
         # All of the spectrum that the basis misses lies below its last eigenvalue.
         complete = len(self._values) == len(self.penalty)
@@ -338,7 +342,7 @@ class MatrixFreeCurvature(Curvature):
         solution = np.zeros_like(right)
         residual = right.copy()
         scale = np.maximum(np.linalg.norm(right, axis=1), np.finfo(float).tiny)
-        direction = preconditioned = self._precondition(residual, damping)
+        direction = preconditioned = self.precondition(residual, damping)
         energy = np.einsum("mp,mp->m", residual, preconditioned)
         for _ in range(self.max_iter):
             size = np.linalg.norm(residual, axis=1) / scale
@@ -350,7 +354,7 @@ class MatrixFreeCurvature(Curvature):
             step = np.where(running, energy / np.where(bend > 0, bend, np.inf), 0.0)[:, None]
             solution = solution + step * direction
             residual = residual - step * image
-            preconditioned = self._precondition(residual, damping)
+            preconditioned = self.precondition(residual, damping)
             before, energy = energy, np.einsum("mp,mp->m", residual, preconditioned)
             ratio = energy / np.where(before > 0, before, np.inf)
             direction = preconditioned + ratio[:, None] * direction
@@ -363,7 +367,7 @@ class MatrixFreeCurvature(Curvature):
         residual = right
         scale = np.maximum(np.linalg.norm(right, axis=1), np.finfo(float).tiny)
         for _ in range(self.max_iter):
-            solution = solution + step * self._precondition(residual, damping)
+            solution = solution + step * self.precondition(residual, damping)
             residual = right - self._apply(solution, damping)
             if (np.linalg.norm(residual, axis=1) <= self.tol * scale).all():
                 break
@@ -374,7 +378,7 @@ class MatrixFreeCurvature(Curvature):
         vector = np.ones((1, len(self.penalty)))
         for _ in range(20):
             vector /= np.linalg.norm(vector)
-            vector = self._precondition(self._apply(vector, damping), damping)
+            vector = self.precondition(self._apply(vector, damping), damping)
         return 1.1 * float(np.linalg.norm(vector))
 
     def effective_dimension(self, damping):

@@ -84,6 +84,11 @@ def removal_of_each(influence):
 def removal_of_set(influence, indices):
     """The step for a set of training rows that are dropped at once."""
     objective, weighting = influence.objective_, influence.objective_.weighting
+    if not np.delete(weighting.sample_weight, indices).any():
+        raise ValueError(
+            "indices names every training row that has a weight, so nothing is left to fit. "
+            "Leave some rows out of indices."
+        )
     dropped = np.zeros((1, influence.n_samples_), dtype=bool)
     dropped[0, indices] = True
     class_weight, factor = weighting.class_weight_of(~dropped)

@@ -14,8 +14,6 @@ objective is at its minimum. For linear models this is the refitted model itself
 
 import numpy as np
 
-from skinfluence.rows import DenseRows
-
 CG_STEPS = 50
 HALVINGS = 8
 
@@ -161,8 +159,8 @@ class _Copies:
 
     def _precondition(self, vectors):
         refit = self.refit
-        solved = refit.curvature.solve(DenseRows(vectors), refit.damping)
-        return solved.toarray() / refit.objective.total_weight
+        solved = refit.curvature.precondition(vectors, refit.damping)
+        return solved / refit.objective.total_weight
 
     def search(self, delta, outputs, step):
         """Points along the steps, halved until the objective falls."""

@@ -265,11 +265,7 @@ def _(model, X, y, sample_weight):
 @objective.register(linear_model.Ridge)
 @objective.register(linear_model.RidgeCV)
 def _(model, X, y, sample_weight):
-    if getattr(model, "positive", False):
-        raise TypeError(
-            f"{type(model).__name__}(positive=True) is not smooth at its bounds. Supported: "
-            "positive=False."
-        )
+    _refuse_unless(model, not getattr(model, "positive", False), "positive=False")
     alpha = getattr(model, "alpha_", getattr(model, "alpha", 0.0))
     return _linear(
         model, X, y, losses.SquaredLoss(), Weighting(sample_weight), ridge=2 * np.asarray(alpha)
@@ -307,8 +303,9 @@ def _(model, X, y, sample_weight):
 @objective.register(linear_model.ElasticNet)
 @objective.register(linear_model.ElasticNetCV)
 def _(model, X, y, sample_weight):
-    if getattr(model, "positive", False):
-        raise TypeError(f"{type(model).__name__}(positive=True) is not supported.")
+    grouped = isinstance(model, linear_model.MultiTaskElasticNet)
+    _refuse_unless(model, not grouped, "one ElasticNet or Ridge for each target")
+    _refuse_unless(model, not model.positive, "positive=False")
     alpha = getattr(model, "alpha_", getattr(model, "alpha", None))
     ratio = getattr(model, "l1_ratio_", getattr(model, "l1_ratio", 1.0))
     total = sample_weight.sum()
@@ -319,14 +316,6 @@ def _(model, X, y, sample_weight):
 
 
 objective.register(linear_model.LassoCV, objective.dispatch(linear_model.ElasticNetCV))
-
-
-@objective.register(linear_model.MultiTaskElasticNet)
-def _(model, X, y, sample_weight):
-    raise TypeError(
-        f"{type(model).__name__} has a penalty on groups of weights, which is not supported. "
-        "Fit one ElasticNet or Ridge for each target."
-    )
 
 
 @objective.register(svm.LinearSVC)

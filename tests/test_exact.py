@@ -1,0 +1,609 @@
+"""ExactInfluence as a scikit-learn estimator: laws, containers, solvers and bad input."""
+
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import sklearn
+from sklearn import linear_model as lm
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import SVC, LinearSVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skinfluence import ExactInfluence
+from skinfluence.exceptions import NumericalWarning
+
+NC = {"solver": "newton-cholesky", "tol": 1e-12}
+LR = lm.LogisticRegression
+
+
+@parametrize_with_checks(
+    [
+        ExactInfluence(LR()),
+        ExactInfluence(lm.Ridge()),
+        ExactInfluence(LR(), curvature="empirical_fisher", damping=0.1),
+    ]
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+def breast_cancer():
+    X, y = load_breast_cancer(return_X_y=True)
+    return StandardScaler().fit_transform(X), y
+
+
+def digits():
+    X, y = load_digits(n_class=4, return_X_y=True)
+    return X[:140, 10:] / 16, y[:140]
+
+
+MODELS = {
+    "binary": (breast_cancer, LR(**NC)),
+    "multinomial": (digits, LR(**NC)),
+    "balanced": (digits, LR(class_weight="balanced", **NC)),
+    "ridge": (lambda: load_diabetes(return_X_y=True), lm.Ridge(0.1)),
+    "svc": (breast_cancer, LinearSVC(tol=1e-9, max_iter=100_000)),
+}
+
+
+@pytest.fixture(params=MODELS)
+def problem(request):
+    load, model = MODELS[request.param]
+    X, y = load()
+    return X[:-20], y[:-20], X[-20:], y[-20:], model
+
+
+def everything(influence, X, y):
+    """All public results, by name."""
+    return {
+        "influence": influence.influence(X, y),
+        "prediction": influence.influence(X),
+        "mean": influence.influence(X, y, reduce="mean"),
+        "leave_one_out": influence.leave_one_out_effect(X, y),
+        "removal": influence.removal_effect([0, 3, 5], X, y),
+        "self": influence.self_influence(),
+        "parameters": influence.parameter_influence([0, 3]),
+        "most": influence.most_influential(X, y, k=3)[1],
+    }
+
+
+def assert_same(found, expected, rtol=1e-9):
+    for name, value in expected.items():
+        atol = rtol * np.abs(value).max()
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=atol, err_msg=name)
+
+
+# ---------------------------------------------------------------------------
+# Laws
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 7}, {"n_jobs": 2, "batch_size": 5}])
+def test_results_do_not_depend_on_batches_or_jobs(problem, settings):
+    X, y, Xq, yq, model = problem
+    expected = everything(ExactInfluence(model).fit(X, y), Xq, yq)
+    assert_same(everything(ExactInfluence(model, **settings).fit(X, y), Xq, yq), expected)
+
+
+def test_results_do_not_depend_on_the_working_memory(problem):
+    X, y, Xq, yq, model = problem
+    influence = ExactInfluence(model).fit(X, y)
+    expected = everything(influence, Xq, yq)
+    with sklearn.config_context(working_memory=0.1):
+        assert_same(everything(ExactInfluence(model).fit(X, y), Xq, yq), expected)
+
+
+def test_results_follow_the_order_of_the_rows(problem):
+    X, y, Xq, yq, model = problem
+    order = np.random.default_rng(0).permutation(len(y))
+    expected = ExactInfluence(model).fit(X, y)
+    found = ExactInfluence(model).fit(X[order], y[order])
+    for method in ("influence", "leave_one_out_effect"):
+        value = getattr(expected, method)(Xq, yq)[:, order]
+        atol = 1e-6 * np.abs(value).max()
+        np.testing.assert_allclose(getattr(found, method)(Xq, yq), value, rtol=0, atol=atol)
+
+
+def test_an_integer_weight_is_as_many_copies(problem):
+    X, y, Xq, yq, model = problem
+    copies = np.random.default_rng(0).integers(1, 4, len(y))
+    weighted = ExactInfluence(model).fit(X, y, sample_weight=copies)
+    rows = np.repeat(np.arange(len(y)), copies)
+    copied = ExactInfluence(model).fit(X[rows], y[rows])
+    first = np.searchsorted(rows, np.arange(len(y)))
+    expected = copied.influence(Xq, yq)[:, first]
+    found = weighted.influence(Xq, yq)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+    # Leaving a row of weight k out is leaving its k copies out.
+    dropped = np.flatnonzero(rows == 5)
+    expected = copied.removal_effect(dropped, Xq, yq)
+    found = weighted.leave_one_out_effect(Xq, yq)[:, 5]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_weight_zero_is_absence(problem):
+    X, y, Xq, yq, model = problem
+    present = np.random.default_rng(0).random(len(y)) < 0.8
+    weighted = ExactInfluence(model).fit(X, y, sample_weight=present.astype(float))
+    absent = ExactInfluence(model).fit(X[present], y[present])
+    expected = absent.influence(Xq, yq)
+    found = weighted.influence(Xq, yq)[:, present]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+    assert not weighted.leave_one_out_effect(Xq, yq)[:, ~present].any()
+
+
+@pytest.mark.parametrize("solver", ["gram", "cg", "lissa"])
+@pytest.mark.parametrize("curvature", ["hessian", "empirical_fisher"])
+def test_solvers_agree(problem, solver, curvature):
+    X, y, Xq, yq, model = problem
+    settings = {"damping": 0.01, "curvature": curvature}
+    direct = ExactInfluence(model, solver="direct", **settings).fit(X, y)
+    other = ExactInfluence(model, solver=solver, random_state=0, **settings).fit(X, y)
+    assert (direct.solver_, other.solver_) == ("direct", solver)
+    expected = {"": direct.influence(Xq, yq), "parameters": direct.parameter_influence([0, 3])}
+    found = {"": other.influence(Xq, yq), "parameters": other.parameter_influence([0, 3])}
+    assert_same(found, expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["binary", "ridge"])
+@pytest.mark.parametrize("solver", ["gram", "cg"])
+def test_solvers_agree_in_everything(name, solver):
+    load, model = MODELS[name]
+    X, y = load()
+    direct = ExactInfluence(model, solver="direct").fit(X, y)
+    other = ExactInfluence(model, solver=solver, random_state=0).fit(X, y)
+    assert direct.damping_ == other.damping_ == 0
+    assert_same(everything(other, X[:9], y[:9]), everything(direct, X[:9], y[:9]), rtol=1e-6)
+    tolerance = 1e-8 if solver == "gram" else 0.2
+    assert other.effective_dimension_ == pytest.approx(direct.effective_dimension_, tolerance)
+
+
+def test_fewer_rows_than_parameters_go_by_inner_products():
+    X, y = digits()
+    influence = ExactInfluence(lm.Ridge()).fit(X[:30], y[:30].astype(float))
+    assert influence.solver_ == "gram"
+    direct = ExactInfluence(lm.Ridge(), solver="direct").fit(X[:30], y[:30].astype(float))
+    assert_same(everything(influence, X[50:], y[50:]), everything(direct, X[50:], y[50:]))
+    np.testing.assert_allclose(influence.transform(X[:5]), direct.transform(X[:5]), atol=1e-8)
+
+
+def test_damping_is_added_to_the_eigenvalues():
+    X, y = load_diabetes(return_X_y=True)
+    model = lm.Ridge(1.0, fit_intercept=False)
+    influence = ExactInfluence(model, damping=0.3).fit(X, y)
+    H = 2 * X.T @ X / len(y) + (2 / len(y) + 0.3) * np.eye(X.shape[1])
+    G = 2 * (X @ influence.estimator_.coef_ - y)[:, None] * X
+    np.testing.assert_allclose(influence.influence(X, y), -G @ np.linalg.solve(H, G.T))
+    mu = np.linalg.eigvalsh(2 * X.T @ X / len(y))
+    expected = (mu / (mu + 2 / len(y) + 0.3)).sum()
+    assert influence.effective_dimension_ == pytest.approx(expected, 1e-10)
+
+
+def test_damping_auto_is_a_tenth_of_the_mean_eigenvalue_without_a_penalty():
+    X, y = load_diabetes(return_X_y=True)
+    influence = ExactInfluence(lm.LinearRegression(fit_intercept=False)).fit(X, y)
+    mean = np.linalg.eigvalsh(2 * X.T @ X / len(y)).mean()
+    assert influence.damping_ == pytest.approx(0.1 * mean, 1e-10)
+    assert ExactInfluence(lm.Ridge()).fit(X, y).damping_ == 0
+
+
+def test_dot_products_of_embeddings_are_minus_the_influence(problem):
+    X, y, Xq, yq, model = problem
+    influence = ExactInfluence(model).fit(X, y)
+    train = influence.transform(X, y)
+    for targets in (yq, None):
+        expected = -influence.influence(Xq, targets)
+        found = influence.transform(Xq, targets) @ train.T
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
+    np.testing.assert_allclose(influence.self_influence(), (train**2).sum(axis=1), rtol=1e-8)
+    assert influence.n_components_ == train.shape[1]
+    assert (influence.self_influence() >= 0).all()
+
+
+def test_influence_on_the_prediction_is_that_of_its_margin():
+    X, y = digits()
+    influence = ExactInfluence(LR(**NC)).fit(X[:-5], y[:-5])
+    found = influence.influence(X[-5:])
+    model = influence.estimator_
+    scores = model.decision_function(X[-5:])
+    best, second = np.argsort(-scores, axis=1)[:, :2].T
+    parameters = influence.parameter_influence()
+    W = parameters[:, : model.coef_.size].reshape(-1, *model.coef_.shape)
+    b = parameters[:, model.coef_.size :]
+    moved = np.einsum("nkd,qd->qnk", W, X[-5:]) + b
+    q = np.arange(5)
+    np.testing.assert_allclose(found, moved[q, :, best] - moved[q, :, second], atol=1e-8)
+
+
+def test_most_influential_finds_the_extremes(problem):
+    X, y, Xq, yq, model = problem
+    influence = ExactInfluence(model).fit(X, y)
+    scores = influence.influence(Xq, yq)
+    keys = {"harmful": -scores, "helpful": scores, "absolute": -np.abs(scores)}
+    for by, key in keys.items():
+        indices, values = influence.most_influential(Xq, yq, k=4, by=by)
+        expected = np.take_along_axis(scores, np.argsort(key, axis=1, kind="stable")[:, :4], 1)
+        np.testing.assert_allclose(values, expected, rtol=1e-10)
+        np.testing.assert_allclose(values, np.take_along_axis(scores, indices, 1), rtol=1e-10)
+
+
+def test_a_planted_error_is_the_most_harmful_row():
+    X, y = breast_cancer()
+    # A typical row: one of those that the model is least in doubt about.
+    clear = LR(C=0.1, **NC).fit(X[:400], y[:400]).decision_function(X[:400]).argmax()
+    y = y.copy()
+    y[clear] = 1 - y[clear]
+    influence = ExactInfluence(LR(C=0.1, **NC)).fit(X[:400], y[:400])
+    assert influence.influence(X[400:], y[400:], reduce="mean").argmax() == clear
+    assert influence.leave_one_out_effect(X[400:], y[400:], reduce="mean").argmin() == clear
+
+
+def test_labels_are_only_names():
+    X, y = breast_cancer()
+    expected = ExactInfluence(LR(**NC)).fit(X, y).influence(X[:9], y[:9])
+    for names in (np.array([-1, 1]), np.array(["ham", "spam"]), np.array([3, 8])):
+        influence = ExactInfluence(LR(**NC)).fit(X, names[y])
+        assert_same({"": influence.influence(X[:9], names[y[:9]])}, {"": expected})
+        assert influence.classes_.tolist() == names.tolist()
+
+
+# ---------------------------------------------------------------------------
+# Containers and wrappers
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["binary", "multinomial", "ridge"])
+@pytest.mark.parametrize("kind", ["csr_matrix", "csr_array", "memmap", "float32", "fortran"])
+def test_containers_make_no_difference(name, kind, tmp_path):
+    load, model = MODELS[name]
+    if name == "ridge" and kind.startswith("csr"):
+        model = clone(model).set_params(solver="sag", tol=1e-12, max_iter=100_000)
+    X, y = load()
+    X = np.where(np.abs(X) > 0.5 * X.std(), X, 0).astype(np.float32).astype(np.float64)
+    model = FrozenEstimator(clone(model).fit(X, y))
+    expected = everything(ExactInfluence(model).fit(X, y), X[:9], y[:9])
+    if kind == "memmap":
+        np.save(tmp_path / "X.npy", X)
+        other = np.load(tmp_path / "X.npy", mmap_mode="r")
+    elif kind == "float32":
+        other = X.astype(np.float32)
+    elif kind == "fortran":
+        other = np.asfortranarray(X)
+    else:
+        other = getattr(sp, kind)(X)
+    influence = ExactInfluence(model).fit(other, y)
+    assert_same(everything(influence, other[:9], y[:9]), expected, rtol=1e-8)
+
+
+def test_data_frames_keep_their_names(df_module):
+    X, y = load_iris(return_X_y=True)
+    names = ["a", "b", "c", "d"]
+    frame = df_module.DataFrame({name: X[:, i] for i, name in enumerate(names)})
+    target = df_module.Series(y)
+    model = make_pipeline(StandardScaler(), LR(**NC))
+    influence = ExactInfluence(model).fit(frame, target)
+    expected = ExactInfluence(model).fit(X, y)
+    assert influence.feature_names_in_.tolist() == names
+    np.testing.assert_allclose(influence.influence(frame[:5], target[:5]),
+                               expected.influence(X[:5], y[:5]))  # fmt: skip
+    library = df_module.__name__
+    table = clone(influence).set_output(transform=library).fit(frame, target).transform(frame)
+    assert isinstance(table, df_module.DataFrame)
+    assert list(table.columns) == list(influence.get_feature_names_out())
+    assert influence.get_feature_names_out()[0] == "exactinfluence0"
+
+
+def test_a_pipeline_is_influence_on_its_features():
+    X, y = load_breast_cancer(return_X_y=True)
+    whole = ExactInfluence(make_pipeline(StandardScaler(), LR(**NC))).fit(X[:-9], y[:-9])
+    scaler = StandardScaler().fit(X[:-9])
+    features = ExactInfluence(LR(**NC)).fit(scaler.transform(X[:-9]), y[:-9])
+    found = everything(whole, X[-9:], y[-9:])
+    assert_same(found, everything(features, scaler.transform(X[-9:]), y[-9:]))
+
+
+def test_a_pipeline_may_read_strings_and_categories():
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame({"colour": rng.choice(["red", "blue"], 60), "size": rng.random(60)})
+    y = (frame["size"] + (frame["colour"] == "red") > 1).astype(int).to_numpy()
+    columns = ColumnTransformer(
+        [("c", OneHotEncoder(), ["colour"]), ("s", "passthrough", ["size"])]
+    )
+    influence = ExactInfluence(make_pipeline(columns, LR(**NC))).fit(frame, y)
+    assert influence.influence(frame[:3], y[:3]).shape == (3, 60)
+    assert influence.feature_names_in_.tolist() == ["colour", "size"]
+
+
+@pytest.mark.parametrize("wrap", [
+    FrozenEstimator,
+    lambda m: GridSearchCV(m, {"C": [1.0]}, cv=3),
+    lambda m: make_pipeline("passthrough", make_pipeline(FrozenEstimator(m))),
+], ids=["frozen", "search", "nested"])  # fmt: skip
+def test_wrappers_are_unwrapped(wrap):
+    X, y = breast_cancer()
+    model = LR(**NC).fit(X, y)
+    before = model.coef_.copy()
+    found = ExactInfluence(wrap(model)).fit(X, y)
+    expected = ExactInfluence(LR(**NC)).fit(X, y)
+    assert_same(everything(found, X[:5], y[:5]), everything(expected, X[:5], y[:5]), rtol=1e-6)
+    np.testing.assert_array_equal(model.coef_, before)
+
+
+def test_weights_reach_the_model_inside_wrappers():
+    X, y = breast_cancer()
+    weight = np.random.default_rng(0).uniform(0.5, 2, len(y))
+    expected = ExactInfluence(LR(**NC)).fit(X, y, sample_weight=weight).influence(X[:5], y[:5])
+    for wrapped in (
+        make_pipeline("passthrough", LR(**NC)),
+        GridSearchCV(make_pipeline("passthrough", LR(**NC)), {"memory": [None]}, cv=3),
+    ):
+        found = ExactInfluence(wrapped).fit(X, y, sample_weight=weight).influence(X[:5], y[:5])
+        np.testing.assert_allclose(found, expected, atol=1e-8 * np.abs(expected).max())
+
+
+def test_nothing_that_is_given_is_changed():
+    X, y = breast_cancer()
+    weight = np.ones(len(y))
+    model = LR(**NC)
+    given = [X.copy(), y.copy(), weight.copy(), repr(model.get_params())]
+    influence = ExactInfluence(model).fit(X, y, sample_weight=weight)
+    everything(influence, X[:20], y[:20])
+    for before, after in zip(given, [X, y, weight, repr(model.get_params())], strict=True):
+        assert np.array_equal(before, after)
+    assert not hasattr(model, "coef_")
+
+
+def test_a_fitted_estimator_survives_pickling():
+    X, y = breast_cancer()
+    influence = ExactInfluence(LR(**NC)).fit(X, y)
+    copy = pickle.loads(pickle.dumps(influence))
+    np.testing.assert_array_equal(copy.influence(X[:3], y[:3]), influence.influence(X[:3], y[:3]))
+
+
+def test_memory_is_the_result_and_the_working_memory():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((6000, 60)), rng.integers(0, 2, 6000)
+    model = FrozenEstimator(LR(**NC).fit(X, y))
+    with sklearn.config_context(working_memory=4):
+        tracemalloc.start()
+        influence = ExactInfluence(model).fit(X, y)
+        fitted = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        held = tracemalloc.get_traced_memory()[0]
+        result = influence.influence(X[:500], y[:500])
+        peak = tracemalloc.get_traced_memory()[1] - held
+        tracemalloc.stop()
+    assert result.nbytes == 24_000_000
+    assert peak <= result.nbytes + 3 * 4 * 2**20
+    assert fitted <= 3 * 4 * 2**20
+
+
+def test_most_influential_never_holds_all_scores():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((6000, 20)), rng.integers(0, 2, 6000)
+    influence = ExactInfluence(FrozenEstimator(LR(**NC).fit(X, y))).fit(X, y)
+    with sklearn.config_context(working_memory=4):
+        tracemalloc.start()
+        influence.most_influential(X, y, k=2)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 6000 * 6000 * 8 / 10
+
+
+# ---------------------------------------------------------------------------
+# Bad input
+# ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def iris():
+    X, y = load_iris(return_X_y=True)
+    return X[y < 2], y[y < 2]
+
+
+@pytest.fixture(scope="module")
+def fitted(iris):
+    return ExactInfluence(LR(**NC)).fit(*iris)
+
+
+@pytest.mark.parametrize(
+    "value, message", [(np.nan, "contains NaN"), (np.inf, "contains infinity")]
+)
+def test_values_that_are_not_finite(iris, fitted, value, message):
+    X, y = iris[0].copy(), iris[1]
+    X[3, 2] = value
+    with pytest.raises(ValueError, match=message):
+        ExactInfluence(LR()).fit(X, y)
+    with pytest.raises(ValueError, match=message):
+        fitted.influence(X, y)
+    with pytest.raises(ValueError, match="y contains NaN"):
+        ExactInfluence(lm.Ridge()).fit(iris[0], y / 1.0).influence(iris[0], np.full(100, np.nan))
+
+
+def test_one_class(iris):
+    with pytest.raises(ValueError, match="only one class"):
+        ExactInfluence(LR()).fit(iris[0], np.zeros(100))
+
+
+@pytest.mark.parametrize(
+    "weight, message",
+    [
+        (np.zeros(100), "(?i)zero"),
+        (-np.ones(100), "Negative values in data passed to `sample_weight`"),
+        (np.ones(3), r"sample_weight.shape == \(3,\), expected \(100,\)"),
+    ],
+    ids=["zero", "negative", "length"],
+)
+def test_bad_weights(iris, weight, message):
+    with pytest.raises(ValueError, match=message):
+        ExactInfluence(LR()).fit(*iris, sample_weight=weight)
+
+
+def test_mismatched_lengths(iris, fitted):
+    X, y = iris
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        ExactInfluence(LR()).fit(X, y[:50])
+    with pytest.raises(ValueError, match="one target for each of the 100 queries"):
+        fitted.influence(X, y[:50])
+    with pytest.raises(ValueError, match="expecting 4 features"):
+        fitted.influence(X[:, :2], y)
+    with pytest.raises(ValueError, match=r"Found array with 0 sample\(s\)"):
+        fitted.influence(X[:0])
+
+
+def test_labels_that_the_model_does_not_know(iris, fitted):
+    with pytest.raises(ValueError, match=r"not fitted on: \[7\].*among \[0, 1\]"):
+        fitted.influence(iris[0], np.full(100, 7))
+    with pytest.raises(ValueError, match="y is None"):
+        fitted.leave_one_out_effect(iris[0], None)
+
+
+def test_use_before_fit(iris):
+    unfitted = ExactInfluence(LR())
+    for use in (
+        lambda: unfitted.influence(*iris),
+        lambda: unfitted.leave_one_out_effect(*iris),
+        lambda: unfitted.removal_effect([0], *iris),
+        lambda: unfitted.most_influential(*iris),
+        lambda: unfitted.parameter_influence(),
+        lambda: unfitted.self_influence(),
+        lambda: unfitted.transform(iris[0]),
+        lambda: unfitted.effective_dimension_,
+    ):
+        with pytest.raises(NotFittedError, match="Call 'fit'"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda e, X, y: e.most_influential(X, y, k=101), "k must be .* 100. Got 101"),
+        (lambda e, X, y: e.most_influential(X, y, k=0), "k must be an integer from 1"),
+        (lambda e, X, y: e.most_influential(X, y, by="worst"), "by must be 'harmful'"),
+        (lambda e, X, y: e.influence(X, y, reduce="max"), "reduce must be None, 'mean' or 'sum'"),
+        (lambda e, X, y: e.leave_one_out_effect(X, y, reduce="max"), "reduce must be None"),
+        (lambda e, X, y: e.removal_effect([100], X, y), "indices must lie between 0 and 99"),
+        (lambda e, X, y: e.removal_effect([1, 1], X, y), "names a training row twice"),
+        (lambda e, X, y: e.removal_effect([0.5], X, y), "1-d array of positions"),
+        (lambda e, X, y: e.removal_effect(np.arange(100), X, y), "nothing is left to fit"),
+    ],
+)
+def test_arguments_that_make_no_sense(iris, fitted, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(fitted, *iris)
+
+
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({"damping": -1.0}, "The 'damping' parameter"),
+        ({"solver": "newton"}, "The 'solver' parameter"),
+        ({"curvature": "fisher"}, "The 'curvature' parameter"),
+        ({"batch_size": 0}, "The 'batch_size' parameter"),
+    ],
+)
+def test_parameters_are_checked(iris, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        ExactInfluence(LR(), **parameters).fit(*iris)
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (SVC(), "SVC is not known.*Supported: .*LogisticRegression.*objective.register"),
+        (RandomForestClassifier(n_estimators=2), "RandomForestClassifier is not known"),
+        (LinearSVC(loss="hinge"), "not smooth.*loss='squared_hinge'"),
+        (LinearSVC(penalty="l1", dual=False), "not smooth.*penalty='l2'"),
+        (lm.SGDClassifier("hinge"), "not smooth.*'log_loss'"),
+        (lm.Ridge(positive=True), "positive=False"),
+        (lm.Lasso(positive=True), "positive=False"),
+    ],
+)
+def test_models_that_are_not_smooth_or_not_known(iris, model, message):
+    with pytest.raises(TypeError, match=message):
+        ExactInfluence(model).fit(*iris)
+
+
+def test_a_model_that_has_not_converged_is_told_once(iris):
+    X, y = breast_cancer()
+    model = LR(C=100.0, max_iter=3, solver="saga", random_state=0)
+    with pytest.warns(ConvergenceWarning) as caught:
+        influence = ExactInfluence(model).fit(X, y)
+    own = [str(w.message) for w in caught if "gradient of its objective" in str(w.message)]
+    assert len(own) == 1
+    assert f"{influence.stationarity_:.2e}" in own[0]
+    assert ExactInfluence(LR(**NC)).fit(X, y).stationarity_ < 1e-10
+
+
+def test_a_frozen_model_of_other_rows_is_noticed(iris):
+    X, y = iris
+    model = FrozenEstimator(LR(**NC).fit(X, y))
+    with pytest.warns(ConvergenceWarning, match="frozen model, check"):
+        ExactInfluence(model).fit(X[::-1], y)
+
+
+@pytest.mark.parametrize("damping", ["auto", 0.0])
+def test_separable_data_without_a_penalty(iris, damping):
+    X, y = iris
+    with pytest.warns(ConvergenceWarning, match="perfectly separable.*damping"):
+        influence = ExactInfluence(LR(C=np.inf, max_iter=1000), damping=damping).fit(X, y)
+    assert np.isfinite(influence.influence(X, y)).all()
+
+
+def test_constant_features_without_a_penalty():
+    X, y = load_diabetes(return_X_y=True)
+    constant = np.column_stack([X, np.ones(len(y))])
+    with pytest.warns(NumericalWarning, match="singular at damping=0: rank 11 of 12"):
+        influence = ExactInfluence(lm.LinearRegression(), damping=0).fit(constant, y)
+        found = influence.influence(constant[:5], y[:5])
+    # The pseudo-inverse is exact: predictions do not see the direction that is singular.
+    expected = ExactInfluence(lm.LinearRegression(), damping=0).fit(X, y).influence(X[:5], y[:5])
+    np.testing.assert_allclose(found, expected, rtol=1e-7)
+    assert np.isfinite(ExactInfluence(LR()).fit(constant, y > 150).self_influence()).all()
+
+
+def test_iteration_that_stops_short_tells_its_residual():
+    X, y = load_diabetes(return_X_y=True)
+    influence = ExactInfluence(lm.Ridge(1e-8), solver="lissa", damping=0).fit(X, y)
+    influence.curvature_.max_iter = 1
+    with pytest.warns(ConvergenceWarning, match="lissa stopped after 1 iterations.*residual of"):
+        influence.influence(X[:2], y[:2])
+
+
+def test_matrix_free_solvers_have_no_embedding():
+    X, y = load_diabetes(return_X_y=True)
+    influence = ExactInfluence(lm.Ridge(), solver="cg").fit(X, y)
+    with pytest.raises(ValueError, match="no embedding. Use solver='direct'"):
+        influence.transform(X)
+
+
+def test_an_l1_penalty_is_told():
+    X, y = load_diabetes(return_X_y=True)
+    with pytest.warns(UserWarning, match="active set, the 7 of 10 weights"):
+        influence = ExactInfluence(lm.Lasso(0.1)).fit(X, y)
+    assert influence.n_components_ == 8
+    assert influence.parameter_influence([0]).shape == (1, 11)
+
+
+def test_a_model_without_sample_weights_says_so():
+    X, y = load_diabetes(return_X_y=True)
+
+    class Plain(lm.Ridge):
+        def fit(self, X, y):
+            return super().fit(X, y)
+
+    assert ExactInfluence(Plain()).fit(X, y).n_samples_ == len(y)
+    with pytest.raises(TypeError, match="Plain.fit takes no sample_weight"):
+        ExactInfluence(Plain()).fit(X, y, sample_weight=np.ones(len(y)))
