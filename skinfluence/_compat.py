@@ -5,10 +5,12 @@ A rename in scikit-learn breaks this file and no other.
 
 import numpy as np
 from sklearn.base import _fit_context
+from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_params
 from sklearn.utils.validation import _check_feature_names, _check_n_features, column_or_1d
 
 __all__ = [
+    "BaseSearchCV",
     "Interval",
     "Options",
     "StrOptions",

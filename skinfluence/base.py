@@ -182,7 +182,9 @@ class BaseInfluence(
 
     def _parallel(self, function, tasks):
         # BLAS and NumPy release the lock, and threads can write into one result.
-        run = Parallel(n_jobs=self.n_jobs, prefer="threads", require="sharedmem")
+        run = Parallel(
+            n_jobs=self.n_jobs, prefer="threads", require="sharedmem", verbose=self.verbose
+        )
         return run(delayed(function)(task) for task in tasks)
 
     def _query_batches(self, queries):

@@ -31,7 +31,7 @@ class ExactInfluence(BaseInfluence):
     random_state : int, RandomState or None, default=None
         Draws the preconditioner of "cg" and "lissa".
     verbose : int, default=0
-        Whether to report progress.
+        How much joblib reports of the batches.
 
     Attributes
     ----------

@@ -22,6 +22,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import ExactInfluence
 from skinfluence.exceptions import NumericalWarning
+from skinfluence.models import linear_objective, objective
+from skinfluence.models.losses import SquaredLoss
+from skinfluence.models.weighting import Weighting
 
 NC = {"solver": "newton-cholesky", "tol": 1e-12}
 LR = lm.LogisticRegression
@@ -534,6 +537,23 @@ def test_parameters_are_checked(iris, parameters, message):
 def test_models_that_are_not_smooth_or_not_known(iris, model, message):
     with pytest.raises(TypeError, match=message):
         ExactInfluence(model).fit(*iris)
+
+
+def test_another_model_is_registered_by_one_function():
+    class Halved(lm.Ridge):
+        """Ridge on half the targets: a class that singledispatch can tell from Ridge."""
+
+        def fit(self, X, y, sample_weight=None):
+            return super().fit(X, y / 2, sample_weight)
+
+    @objective.register(Halved)
+    def _(model, X, y, sample_weight):
+        weighting = Weighting(sample_weight)
+        return linear_objective(model, X, y / 2, SquaredLoss(), weighting, ridge=2 * model.alpha)
+
+    X, y = load_diabetes(return_X_y=True)
+    found = ExactInfluence(Halved()).fit(X, y).self_influence()
+    np.testing.assert_allclose(found, ExactInfluence(lm.Ridge()).fit(X, y / 2).self_influence())
 
 
 def test_a_model_that_has_not_converged_is_told_once(iris):

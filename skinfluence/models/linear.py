@@ -152,10 +152,31 @@ class LinearObjective(Objective):
         return np.hstack([parameters, coordinates[:, c * d :] @ self.expand.T])
 
 
-def _linear(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=None, **penalties):
-    """Objective of a model with ``coef_`` and ``intercept_``.
+def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=None, **penalties):
+    """Objective of a fitted model with ``coef_`` and ``intercept_``.
 
-    ``ridge`` and ``lasso`` are its L2 and L1 penalties relative to the sum of its losses.
+    Parameters
+    ----------
+    model : estimator
+        The fitted model.
+    X : {array, CSR matrix} of shape (n_samples, n_features)
+        Training rows.
+    y : array of shape (n_samples,) or (n_samples, n_targets)
+        Targets.
+    loss : Loss
+        Loss of one row, from `skinfluence.models.losses` or of one's own.
+    weighting : Weighting
+        Weights of the rows.
+    ridge, lasso : float or ndarray of shape (n_outputs,)
+        The objective is ``sum_i w_i loss_i + ridge / 2 ||W||^2 + lasso ||W||_1``.
+    classes : ndarray, default=None
+        Labels of a classifier.
+    **penalties
+        ``free_ridge``, the L2 penalty of the intercepts, if they have one.
+
+    Returns
+    -------
+    LinearObjective
     """
     weights = model.coef_.toarray() if issparse(model.coef_) else np.atleast_2d(model.coef_)
     weights = weights.astype(np.float64)
@@ -248,7 +269,7 @@ def _(model, X, y, sample_weight):
         else _class_weighting(model, y, classes, sample_weight, by_counts=not _WEIGHTED_BALANCE)
     )
     penalised_intercept = model.solver == "liblinear"
-    return _linear(
+    return linear_objective(
         model,
         X,
         y,
@@ -267,7 +288,7 @@ def _(model, X, y, sample_weight):
 def _(model, X, y, sample_weight):
     _refuse_unless(model, not getattr(model, "positive", False), "positive=False")
     alpha = getattr(model, "alpha_", getattr(model, "alpha", 0.0))
-    return _linear(
+    return linear_objective(
         model, X, y, losses.SquaredLoss(), Weighting(sample_weight), ridge=2 * np.asarray(alpha)
     )
 
@@ -277,7 +298,7 @@ def _(model, X, y, sample_weight):
 def _(model, X, y, sample_weight):
     alpha = np.asarray(getattr(model, "alpha_", getattr(model, "alpha", 0.0)))
     weighting = _class_weighting(model, y, model.classes_, sample_weight)
-    return _linear(
+    return linear_objective(
         model, X, y, losses.SignedSquares(), weighting, classes=model.classes_, ridge=2 * alpha
     )
 
@@ -297,7 +318,7 @@ def _(model, X, y, sample_weight):
     loss = losses.HalfTweedieLoss(power, log_link)
     # The objective is a mean: its penalty has the weight of all rows together.
     ridge = model.alpha * sample_weight.sum()
-    return _linear(model, X, y, loss, Weighting(sample_weight, kind="mean"), ridge=ridge)
+    return linear_objective(model, X, y, loss, Weighting(sample_weight, kind="mean"), ridge=ridge)
 
 
 @objective.register(linear_model.ElasticNet)
@@ -312,7 +333,7 @@ def _(model, X, y, sample_weight):
     loss = losses.SquaredLoss(factor=0.5)
     weighting = Weighting(sample_weight, kind="mean")
     ridge, lasso = alpha * (1 - ratio) * total, alpha * ratio * total
-    return _linear(model, X, y, loss, weighting, ridge=ridge, lasso=lasso)
+    return linear_objective(model, X, y, loss, weighting, ridge=ridge, lasso=lasso)
 
 
 objective.register(linear_model.LassoCV, objective.dispatch(linear_model.ElasticNetCV))
@@ -328,7 +349,7 @@ def _(model, X, y, sample_weight):
         model, y, model.classes_, sample_weight, loss, by_counts=not _WEIGHTED_BALANCE
     )
     free_ridge = 1 / (model.C * model.intercept_scaling**2)
-    return _linear(
+    return linear_objective(
         model,
         X,
         y,
@@ -346,7 +367,7 @@ def _(model, X, y, sample_weight):
     _refuse_unless(model, smooth, "loss='squared_epsilon_insensitive'")
     loss = losses.SquaredEpsilonInsensitive(model.epsilon)
     free_ridge = 1 / (model.C * model.intercept_scaling**2)
-    return _linear(
+    return linear_objective(
         model, X, y, loss, Weighting(sample_weight), ridge=1 / model.C, free_ridge=free_ridge
     )
 
@@ -404,7 +425,9 @@ def _sgd(model, X, y, loss, weighting, **more):
     l2, l1 = _penalties(model)
     # The objective divides by the number of rows, whatever their weights.
     total = model.alpha * X.shape[0]
-    return _linear(model, X, y, loss, weighting, ridge=l2 * total, lasso=l1 * total, **more)
+    return linear_objective(
+        model, X, y, loss, weighting, ridge=l2 * total, lasso=l1 * total, **more
+    )
 
 
 def _refuse_unless(model, condition, supported):

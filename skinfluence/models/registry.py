@@ -4,9 +4,10 @@ from functools import singledispatch
 from importlib import import_module
 
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
+
+from skinfluence._compat import BaseSearchCV
 
 
 @singledispatch
