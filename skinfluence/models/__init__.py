@@ -1,7 +1,7 @@
 """One door from a fitted model to the rows and the curvature of the objective it minimised."""
 
-from skinfluence.models import linear
+from skinfluence.models import linear, mlp
 from skinfluence.models.objectives import Objective
 from skinfluence.models.registry import fit_arguments, objective, supported, unwrap
 
-__all__ = ["Objective", "fit_arguments", "linear", "objective", "supported", "unwrap"]
+__all__ = ["Objective", "fit_arguments", "linear", "mlp", "objective", "supported", "unwrap"]
