@@ -26,7 +26,7 @@ ESTIMATORS = {"exact", "sketched", "kfac", "head", "relative"}
 # Small helpers that import nothing of the package and may be used anywhere.
 HELPERS = {"_batching", "_compat", "exceptions"}
 BELOW_ESTIMATORS = HELPERS | {
-    *("base", "models", "sketching", "curvature", "rows", "network_rows", "refit")
+    *("base", "models", "sketching", "curvature", "kronecker", "rows", "network_rows", "refit")
 }
 MODELS = {"models.losses", "models.objectives", "models.registry", "models.weighting"}
 
@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "network_rows": HELPERS | {"rows"},
     "sketching": HELPERS | {"rows"},
     "curvature": HELPERS | {"rows"},
+    "kronecker": HELPERS | {"rows", "network_rows", "curvature"},
     # The door and its rooms know each other, so that opening it registers them.
     "models": MODELS | {"rows", "models.linear", "models.mlp", "models.torch"},
     **dict.fromkeys(MODELS, HELPERS | MODELS | {"models", "rows"}),

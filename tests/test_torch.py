@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from torch import nn
 from torch.func import functional_call
 
-from skinfluence import ExactInfluence
+from skinfluence import ExactInfluence, KFACInfluence
 from skinfluence.models import objective
 from skinfluence.models.torch import TorchModel
 from skinfluence.network_rows import SharedRows
@@ -335,6 +335,26 @@ def test_results_do_not_depend_on_batches(monkeypatch, device):
     monkeypatch.setattr("skinfluence.models.torch._network.CHUNK", 5)
     with config_context(working_memory=5e-3), pytest.warns(match="has not converged"):
         assert_allclose(scores(batch_size=2), expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("shared", ["expand", "reduce"])
+@pytest.mark.parametrize("name", ["convolutions", "norms", "tokens", "recurrent"])
+def test_kfac_of_all_kinds_of_layers(name, shared, device):
+    module, X, y, _ = problem(name, device, dtype=torch.float32)
+    model = FrozenEstimator(TorchModel(module).fit(X, y))
+    with pytest.warns(match="has not converged"):
+        influence = KFACInfluence(model, shared=shared, damping=0.01).fit(X, y)
+    scores = influence.influence(X, y)
+    assert (np.diag(scores) < 0).all()
+    assert_allclose(scores, scores.T, atol=1e-5 * np.abs(scores).max())
+    assert [layer.name for layer in influence.layers_] == influence.objective_.layers
+    # Corrected eigenvalues have the trace of the exact curvature.
+    values = sum(basis.values.sum() for basis in influence.curvature_.bases)
+    roots = influence.objective_.curvature_rows("ggn")
+    assert_allclose(values, roots.squared_norms().sum(), rtol=1e-5)
+    with pytest.warns(match="has not converged"):
+        sketched = KFACInfluence(model, shared=shared, damping=0.01, sketch_size=(3, 2))
+        assert sketched.fit(X, y).influence(X[:2], y[:2]).shape == (2, N)
 
 
 def test_memory_is_bounded_by_the_working_memory():
