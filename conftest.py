@@ -18,12 +18,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     n_threads = max(1, (os.cpu_count() or 1) // n_workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
 
-# Where an optional package is missing, the doctests that need it are too.
+# Where an optional package is missing, the tests and doctests that need it are too.
 OPTIONAL = {
-    "torch": "skinfluence/models/torch.py",
-    "matplotlib": "skinfluence/inspection",
+    "torch": ["skinfluence/models/torch", "tests/test_torch.py"],
+    "skorch": ["skinfluence/models/torch/_skorch.py", "tests/test_skorch.py"],
+    "matplotlib": ["skinfluence/inspection"],
 }
-collect_ignore = [path for package, path in OPTIONAL.items() if not find_spec(package)]
+collect_ignore = [
+    path for package, paths in OPTIONAL.items() if not find_spec(package) for path in paths
+]
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from skinfluence._compat import _check_feature_names, _check_n_features
 
 # Rows are read as they are, and cast to float64 one batch at a time.
-_ARRAY = {"accept_sparse": "csr", "dtype": [np.float64, np.float32]}
+# Networks read samples of more than one axis; models that do not say so in their fit.
+_ARRAY = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "allow_nd": True}
 
 
 def check_training_data(estimator, X, y, *, classifier):
@@ -19,6 +20,11 @@ def check_training_data(estimator, X, y, *, classifier):
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the "
             "target y is None."
+        )
+    if isinstance(X, dict):
+        raise TypeError(
+            f"X is a dict of {', '.join(map(repr, X))}. Expected one array: stack the inputs "
+            "along an axis and take them apart in the module's forward."
         )
     if reads_raw_data(estimator):
         check_consistent_length(X, y)

@@ -612,4 +612,4 @@ def _squared_norms(activation):
 
 
 def _flat(cube):
-    return cube.reshape(-1, cube.shape[2])
+    return cube.reshape(cube.shape[0] * cube.shape[1], cube.shape[2])

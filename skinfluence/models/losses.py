@@ -135,6 +135,17 @@ class LogisticLoss(OneVsRest):
         return expit(m) * expit(-m)
 
 
+class MultilabelLogisticLoss(LogisticLoss):
+    """The logistic loss of each of several labels, added up; targets are their indicators."""
+
+    def encode(self, y, classes):
+        return np.where(column_or_2d(y) > 0, 1.0, -1.0)
+
+    def margin(self, z):
+        # Every label is predicted by the sign of its logit.
+        return np.where(z > 0, 1.0, -1.0)
+
+
 class SquaredHinge(OneVsRest):
     """``max(0, 1 - m)^2``; its Hessian is the generalised one, 2 inside the margin."""
 
@@ -214,6 +225,25 @@ class SoftmaxLoss(ClassificationLoss):
 
     def margin(self, z):
         return super().margin(z @ self.contrasts.T) @ self.contrasts
+
+
+class SoftmaxScores(SoftmaxLoss):
+    """``logsumexp(z) - z_y`` of one output for each class, as networks have them.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes, at least 2.
+    """
+
+    def __init__(self, n_classes):
+        super().__init__(n_classes, contrasts=np.eye(n_classes))
+        self._reduced = SoftmaxLoss(n_classes)
+
+    def hessian_root(self, z, y):
+        # The Hessian is 0 along the constant: n_classes - 1 rows are enough.
+        basis = self._reduced.contrasts
+        return self._reduced.hessian_root(z @ basis, y) @ basis.T
 
 
 class RegressionLoss(Loss):

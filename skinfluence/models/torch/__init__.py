@@ -1,0 +1,19 @@
+"""Models of torch: modules in TorchModel, and skorch nets as they are.
+
+Everything in this folder may import torch; nothing outside of it does.
+"""
+
+from importlib.util import find_spec
+
+if find_spec("torch") is None:
+    raise ImportError(
+        "Models of torch need torch, which is not installed. Install it with: "
+        "pip install 'skinfluence[torch]'"
+    )
+
+from skinfluence.models.torch._model import TorchModel
+
+if find_spec("skorch") is not None:
+    from skinfluence.models.torch import _skorch as _skorch  # registers the nets
+
+__all__ = ["TorchModel"]

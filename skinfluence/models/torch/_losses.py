@@ -1,0 +1,68 @@
+"""Losses that are written in torch."""
+
+import numpy as np
+import torch
+
+from skinfluence.models.losses import Loss
+
+
+class CallableLoss(Loss):
+    """A per-sample loss ``function(outputs, targets) -> (n,)``, differentiated by torch.
+
+    Parameters
+    ----------
+    function : callable
+        Loss of outputs (n, k) and targets (n,) or (n, t), both tensors.
+    dtype : dtype
+        Type of the targets: integers reach the function as int64.
+    ndim : int
+        Number of dimensions of the targets.
+    """
+
+    separable = False
+
+    def __init__(self, function, dtype, ndim):
+        self.function = function
+        self.dtype = torch.int64 if np.dtype(dtype).kind in "iub" else torch.float64
+        self.ndim = ndim
+
+    def encode(self, y, classes):
+        y = np.asarray(y, dtype=np.float64)
+        return y.reshape(len(y), -1)
+
+    def _losses(self, z, y):
+        y = torch.as_tensor(y).to(self.dtype)
+        losses = self.function(z, y[:, 0] if self.ndim == 1 else y)
+        if not isinstance(losses, torch.Tensor) or losses.shape != (len(z),):
+            shape = tuple(getattr(losses, "shape", ()))
+            raise ValueError(
+                f"The loss must return one value for each sample, of shape ({len(z)},). Got the "
+                f"shape {shape} instead: does it take the mean over the batch? Use "
+                "reduction='none'."
+            )
+        return losses
+
+    def value(self, z, y):
+        flat = torch.as_tensor(np.reshape(z, (-1, z.shape[-1])))
+        y = np.tile(y, (len(flat) // len(y), 1))
+        return self._losses(flat, y).detach().numpy().reshape(z.shape[:-1])
+
+    def _gradient(self, z, y):
+        z = torch.as_tensor(z).clone().requires_grad_()
+        total = self._losses(z, y).sum()
+        return z, torch.autograd.grad(total, z, create_graph=True)[0]
+
+    def residual(self, z, y):
+        return self._gradient(z, y)[1].detach().numpy()
+
+    def hessian(self, z, y):
+        z, gradient = self._gradient(z, y)
+        if not gradient.requires_grad:
+            return np.zeros((*z.shape, z.shape[1]))
+        columns = [
+            torch.autograd.grad(
+                gradient[:, a].sum(), z, retain_graph=True, materialize_grads=True
+            )[0]
+            for a in range(z.shape[1])
+        ]
+        return torch.stack(columns, dim=1).numpy()

@@ -1,0 +1,336 @@
+"""A copy of a module in eval mode, and the rows that it gives."""
+
+import copy
+import warnings
+from fnmatch import fnmatch
+
+import numpy as np
+import torch
+from scipy.sparse import issparse
+from sklearn.utils import gen_batches
+from torch import nn
+from torch.func import functional_call, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from skinfluence.models.torch._layers import Layer, Tape, is_factored
+from skinfluence.rows import DenseRows
+
+# Samples that pass through the module at once.
+CHUNK = 256
+
+# Samples on which rows are compared with a loop of autograd before they are used.
+N_PROBES = 3
+
+
+class Network:
+    """A module as a function of the parameters that are explained.
+
+    The module is copied, put into eval mode and never changed; the copy stays on its device
+    and in its dtype.
+
+    Parameters
+    ----------
+    module : Module
+        A trained module.
+    parameters : str or list of str, default=None
+        Patterns of parameter names, as in file names; by default all parameters that
+        require a gradient.
+    transform : callable, default=None
+        Applied to the module's outputs.
+    """
+
+    def __init__(self, module, parameters=None, transform=None):
+        self.module = copy.deepcopy(module).eval()
+        self.transform = transform or (lambda outputs: outputs)
+        self._choose(parameters)
+        self.layers, self.others = _split(self.module, self.selected)
+        self.one_by_one = []
+
+    def _choose(self, patterns):
+        named = dict(self.module.named_parameters())
+        _check_finite(named)
+        if patterns is None:
+            chosen = [name for name, value in named.items() if value.requires_grad]
+        else:
+            patterns = [patterns] if isinstance(patterns, str) else patterns
+            chosen = [n for n in named if any(fnmatch(n, pattern) for pattern in patterns)]
+        if not chosen:
+            raise ValueError(
+                f"parameters={patterns!r} selects no parameter of this "
+                f"{type(self.module).__name__}. Expected a pattern that matches some of: "
+                f"{', '.join(named) or 'none (the module has no parameters)'}."
+            )
+        for name, value in named.items():
+            value.requires_grad_(name in chosen)
+        self.selected = {name: named[name] for name in chosen}
+
+    @property
+    def dtype(self):
+        """Type of the parameters."""
+        return next(iter(self.selected.values())).dtype
+
+    @property
+    def device(self):
+        """Where the module lives."""
+        return next(iter(self.selected.values())).device
+
+    def tensor(self, array, dtype=None):
+        """An array on the module's device, in its dtype by default."""
+        array = array.toarray() if issparse(array) else np.ascontiguousarray(array)
+        return torch.as_tensor(array).to(device=self.device, dtype=dtype or self.dtype)
+
+    def inputs(self, features):
+        """Features as the module reads them: tokens for an Embedding, else its dtype."""
+        tokens = any(isinstance(m, nn.Embedding) for m in self.module.modules())
+        return self.tensor(features, torch.long if tokens else None)
+
+    def __call__(self, x, parameters=None):
+        # The fused kernels of attention have no second derivatives, nor rules for vmap.
+        with sdpa_kernel(SDPBackend.MATH):
+            outputs = functional_call(self.module, parameters or {}, (x,))
+        return _two_dimensional(self.transform(outputs))
+
+    def outputs(self, features):
+        """Raw outputs (n, k) in float64."""
+        with torch.no_grad():
+            chunks = [_array(self(self.inputs(part))) for part in _chunks(features)]
+        return np.concatenate(chunks).astype(np.float64)
+
+    # Rows.
+
+    def rows(self, features, vectors):
+        """Blocks of rows ``J_i' v_ij`` for vectors (n, s, k), in the order of `names`."""
+        parts = map(self._chunk_factors, _chunks(features), _chunks(vectors))
+        blocks = []
+        for i, chunks in enumerate(zip(*parts, strict=True)):
+            arrays = [np.concatenate(pieces) for pieces in zip(*chunks, strict=True)]
+            blocks.append(self._block(i, *arrays))
+        return blocks
+
+    def _block(self, i, *arrays):
+        if i < len(self.layers):
+            return self.layers[i].rows(*arrays)
+        (gradients,) = arrays
+        n_samples, s, size = gradients.shape
+        return DenseRows(gradients.reshape(n_samples * s, size), s)
+
+    def _chunk_factors(self, features, vectors):
+        x, vectors = self.inputs(features), self.tensor(vectors)
+        factors = self._layer_factors(x, vectors) if self.layers else []
+        return factors + self._dense_gradients(x, vectors)
+
+    def _layer_factors(self, x, vectors):
+        with Tape(self.layers) as tape:
+            outputs = self(x)
+        residuals = tape.residuals(outputs, vectors)
+        inputs = [torch.cat([u for u, _ in calls], dim=1) for calls in tape.calls]
+        return [(_array(u), _array(r)) for u, r in zip(inputs, residuals, strict=True)]
+
+    def _dense_gradients(self, x, vectors):
+        fast = [name for name in self.others if name not in self.one_by_one]
+        gradients = self._by_vmap(fast, x, vectors) if fast else {}
+        if self.one_by_one:
+            gradients |= self.by_loop(self.one_by_one, x, vectors)
+        return [(_array(gradients[name].flatten(2)),) for name in self.others]
+
+    def _by_vmap(self, names, x, vectors):
+        """Gradients (n, s, *shape) of parameters by torch.func."""
+        chosen = {name: self.selected[name].detach() for name in names}
+
+        def of_sample(sample, cotangents):
+            def forward(parameters):
+                return self(sample[None], parameters)[0]
+
+            _, pull = vjp(forward, chosen)
+            return vmap(lambda v: pull(v)[0])(cotangents)
+
+        return vmap(of_sample)(x, vectors)
+
+    def by_loop(self, names, x, vectors):
+        """The same by a loop of autograd: slow, and right for every layer."""
+        chosen = [self.selected[name] for name in names]
+        samples = []
+        for sample, cotangents in zip(x, vectors, strict=True):
+            output = self(sample[None])
+            rows = [
+                torch.autograd.grad(
+                    output, chosen, v[None], retain_graph=True, materialize_grads=True
+                )
+                for v in cotangents
+            ]
+            samples.append([torch.stack(column) for column in zip(*rows, strict=True)])
+        columns = zip(*samples, strict=True)
+        return {name: torch.stack(c) for name, c in zip(names, columns, strict=True)}
+
+    # Layout.
+
+    @property
+    def names(self):
+        """Names of the blocks."""
+        return [layer.name for layer in self.layers] + self.others
+
+    @property
+    def order(self):
+        """Coordinate of each selected parameter, in the module's own order."""
+        place, start = {}, 0
+        for layer in self.layers:
+            weight, bias = layer.coordinates
+            place[layer.weight] = start + weight
+            place[layer.bias] = start + bias
+            start += len(weight) + len(bias)
+        for name in self.others:
+            place[name] = start + np.arange(self.selected[name].numel())
+            start += len(place[name])
+        return np.concatenate([place[name] for name in self.selected])
+
+    @property
+    def theta(self):
+        """Selected parameters in the module's own order, in float64."""
+        flat = [_array(value).ravel() for value in self.selected.values()]
+        return np.concatenate(flat).astype(np.float64)
+
+    def in_double(self):
+        """The same network in float64, itself where the device has no float64."""
+        if self.dtype == torch.float64 or self.device.type == "mps":
+            return self
+        twin = copy.copy(self)
+        twin.module = copy.deepcopy(self.module).double()
+        named = dict(twin.module.named_parameters())
+        twin.selected = {name: named[name] for name in self.selected}
+        return twin
+
+    # Checks.
+
+    def probe(self, features):
+        """Compare everything with a loop of autograd on a few samples.
+
+        Layers whose factors do not give their gradient (a weight that is used elsewhere too,
+        or on transposed positions) are moved to the dense parameters, and parameters that
+        torch.func cannot follow to the loop.
+
+        Raises
+        ------
+        ValueError
+            If outputs are not finite, or those of a sample depend on others in its batch.
+        """
+        x = self.inputs(features[:N_PROBES])
+        self._check_outputs(x)
+        generator = np.random.default_rng(0)
+        k = self(x[:1]).shape[1]
+        vectors = self.tensor(generator.standard_normal((len(x), 2, k)))
+        expected = self.by_loop(list(self.selected), x, vectors)
+        self._keep_right_layers(x, vectors, expected)
+        self._keep_what_vmaps(x, vectors, expected)
+        arrays = [
+            a for part in self._chunk_factors(features[:1], np.ones((1, 1, k))) for a in part
+        ]
+        self.sample_bytes = sum(array.nbytes for array in arrays)
+        return self
+
+    def _check_outputs(self, x):
+        with torch.no_grad():
+            together = self(x)
+            other = self(x[[0] * len(x)])
+        if not torch.isfinite(together).all():
+            raise ValueError("The module's outputs are not finite on the first training rows.")
+        if not _close(together[0], other[0]):
+            raise ValueError(
+                "The outputs of a sample depend on the others in its batch, even in eval mode, "
+                "so it has no gradient of its own. Use layers that treat samples one by one, "
+                "such as BatchNorm with track_running_stats=True."
+            )
+
+    def _keep_right_layers(self, x, vectors, expected):
+        with Tape(self.layers) as tape, torch.no_grad():
+            self(x)
+        called = [bool(calls) for calls in tape.calls]
+        dropped = [layer for layer, was in zip(self.layers, called, strict=True) if not was]
+        self._make_dense(dropped)
+        if not self.layers:
+            return
+        factors = self._layer_factors(x, vectors)
+        wrong = []
+        for layer, (inputs, residual) in zip(self.layers, factors, strict=True):
+            rows = layer.rows(inputs, residual).toarray() if len(inputs) == len(x) else None
+            if rows is None or not _agree(rows, layer, expected):
+                wrong.append(layer)
+        self._make_dense(wrong)
+
+    def _make_dense(self, layers):
+        self.layers = [layer for layer in self.layers if layer not in layers]
+        moved = {name for layer in layers for name in (layer.weight, layer.bias) if name}
+        others = moved | set(self.others)
+        self.others = [name for name in self.selected if name in others]
+
+    def _keep_what_vmaps(self, x, vectors, expected):
+        try:
+            got = self._by_vmap(self.others, x, vectors) if self.others else {}
+        except (RuntimeError, NotImplementedError):
+            got = {}
+        self.one_by_one = [
+            n for n in self.others if n not in got or not _close(got[n], expected[n])
+        ]
+        if self.one_by_one:
+            warnings.warn(
+                f"torch.func cannot follow {', '.join(self.one_by_one)}: their gradients are "
+                "taken one sample at a time, which is slow. Leave them out with parameters=.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
+def _split(module, selected):
+    """Layers whose rows have factors, and names of all other parameters."""
+    names = {id(value): name for name, value in selected.items()}
+    layers = []
+    for name, layer in module.named_modules():
+        if is_factored(layer) and id(layer.weight) in names:
+            bias = getattr(layer, "bias", None)
+            bias_name = names.get(id(bias)) if bias is not None else None
+            layers.append(Layer(name or "module", layer, names[id(layer.weight)], bias_name))
+    taken = [name for layer in layers for name in (layer.weight, layer.bias)]
+    layers = [layer for layer in layers if taken.count(layer.weight) == 1]
+    taken = {name for layer in layers for name in (layer.weight, layer.bias)}
+    return layers, [name for name in selected if name not in taken]
+
+
+def _agree(rows, layer, expected):
+    parts = [expected[name].flatten(2) for name in (layer.weight, layer.bias) if name]
+    wanted = torch.cat(parts, dim=2).flatten(0, 1)
+    index = np.concatenate(layer.coordinates)
+    got = torch.as_tensor(rows[:, index]).to(wanted.dtype).to(wanted.device)
+    return _close(got, wanted)
+
+
+def _close(left, right):
+    scale = right.abs().max().clamp_min(torch.finfo(right.dtype).tiny)
+    tolerance = 30 * torch.finfo(right.dtype).eps ** 0.75
+    return bool((left - right).abs().max() <= tolerance * scale)
+
+
+def _two_dimensional(outputs):
+    if not isinstance(outputs, torch.Tensor):
+        raise TypeError(
+            f"The module must return one tensor of outputs. Got {type(outputs).__name__} "
+            "instead; wrap it in a module that picks the outputs."
+        )
+    return outputs.reshape(len(outputs), -1)
+
+
+def _check_finite(named):
+    bad = [name for name, value in named.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ValueError(f"Parameters with NaN or infinite values: {', '.join(bad)}.")
+
+
+def chunks_of(n_samples):
+    """Slices of samples that pass through the module at once."""
+    return list(gen_batches(n_samples, CHUNK)) if n_samples else []
+
+
+def _chunks(array):
+    return [array[chunk] for chunk in chunks_of(array.shape[0])]
+
+
+def _array(tensor):
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,83 @@
+"""The objective of a torch module."""
+
+import numpy as np
+import torch
+
+from skinfluence.models.network import NetworkObjective
+from skinfluence.models.torch._network import _array, chunks_of
+
+
+class TorchObjective(NetworkObjective):
+    """The mean loss of a module, with an L2 penalty on its parameters.
+
+    Parameters
+    ----------
+    network : Network
+        The module.
+    l2 : ndarray of shape (n_params,)
+        Penalty of the mean objective on every parameter, in the module's own order.
+    features, weighting, **settings
+        Passed on to Objective.
+    """
+
+    def __init__(self, *, network, l2, features, weighting, **settings):
+        self.network = network.probe(features)
+        order = network.order
+        theta, penalty = np.empty(len(order)), np.empty(len(order))
+        theta[order] = network.theta
+        # The objective is a mean: its penalty has the weight of all rows together.
+        penalty[order] = l2 * weighting.weight.sum()
+        super().__init__(
+            layers=network.names,
+            order=order,
+            sample_bytes=network.sample_bytes,
+            features=features,
+            weighting=weighting,
+            theta=theta,
+            penalty=penalty,
+            slope=np.zeros(len(order)),
+            **settings,
+        )
+
+    def outputs(self, features):
+        return self.network.outputs(features)
+
+    def make_rows(self, features, vectors):
+        return self.network.rows(features, vectors)
+
+    def hessian_product(self, vectors):
+        network = self.network.in_double()
+        own = np.asarray(vectors)[:, self.order]
+        total = np.zeros_like(own)
+        for samples in chunks_of(self.features.shape[0]):
+            total += self._chunk_product(network, samples, own)
+        out = np.empty_like(total)
+        out[:, self.order] = total
+        return out / self.total_weight
+
+    def _chunk_product(self, network, samples, vectors):
+        targets, weight = self.targets[samples], self.weight[samples]
+        z = network(network.inputs(self.features[samples]))
+        at = _array(z).astype(np.float64)
+        residual = self.loss.residual(at, targets) * weight[:, None]
+        second = self.loss.hessian(at, targets)
+        if self.loss.separable:
+            second = second[:, :, None] * np.eye(second.shape[1])
+        # Taken to the second order in the outputs, the loss has the same gradient and
+        # Hessian, and every loss needs to be known in NumPy only.
+        step = z - z.detach()
+        second = network.tensor(second * weight[:, None, None])
+        quadratic = torch.einsum("na,nab,nb->", step, second, step) / 2
+        loss = (network.tensor(residual) * step).sum() + quadratic
+        chosen = list(network.selected.values())
+        gradients = torch.autograd.grad(loss, chosen, create_graph=True, materialize_grads=True)
+        flat = torch.cat([g.flatten() for g in gradients])
+        if not flat.requires_grad:
+            return np.zeros_like(vectors)
+        rows = [_backward(flat, chosen, network.tensor(v)) for v in vectors]
+        return np.stack(rows).astype(np.float64)
+
+
+def _backward(flat, chosen, vector):
+    products = torch.autograd.grad(flat, chosen, vector, retain_graph=True, materialize_grads=True)
+    return np.concatenate([_array(p).ravel() for p in products])

@@ -1,0 +1,336 @@
+"""Kronecker-factored curvature where it is exact, and its sketches."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from numpy.testing import assert_allclose
+from scipy.linalg import block_diag
+from scipy.stats import spearmanr
+from sklearn import config_context
+from sklearn.datasets import load_digits, load_iris
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import HuberRegressor, LogisticRegression, Ridge
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+from skinfluence import ExactInfluence, KFACInfluence
+from skinfluence.exceptions import NumericalWarning
+from skinfluence.kronecker import KroneckerCurvature, blocks_of, columns_of, matrix_of, moments
+from skinfluence.network_rows import SharedRows
+from skinfluence.rows import BlockRows, DenseRows, KroneckerRows
+
+# The models are fitted for the tests' time, not to the last digit.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def perceptron(task, activation="tanh", **params):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 5))
+    settings = {"solver": "lbfgs", "alpha": 0.0, "random_state": 0, "max_iter": 50} | params
+    if task == "real":
+        y = X @ rng.standard_normal(5) + rng.standard_normal(60)
+        cls = MLPRegressor
+    else:
+        y = rng.integers(0, 3, 60)
+        cls = MLPClassifier
+    return cls(hidden_layer_sizes=(4, 3), activation=activation, **settings).fit(X, y), X, y
+
+
+def fitted(model, X, y, **params):
+    return KFACInfluence(FrozenEstimator(model), **params).fit(X, y)
+
+
+def dense(influence, damping):
+    """H of a curvature, from its solutions for the unit vectors."""
+    identity = DenseRows(np.eye(len(influence.objective_.penalty)))
+    return np.linalg.inv(influence.curvature_.solve(identity, damping).array)
+
+
+def block_diagonal(influence, curvature="ggn"):
+    matrix = influence.objective_.hessian(curvature)[1][0]
+    sizes = influence._block_sizes
+    edges = np.cumsum([0, *sizes])
+    return block_diag(*[matrix[a:b, a:b] for a, b in zip(edges, edges[1:], strict=False)])
+
+
+@pytest.mark.parametrize("correction", [False, True])
+@pytest.mark.parametrize("fisher", ["true", "sampled"])
+def test_a_deep_linear_network_with_squared_loss_has_its_ggn(correction, fisher):
+    model, X, y = perceptron("real", "identity")
+    influence = fitted(model, X, y, eigenvalue_correction=correction, fisher=fisher)
+    expected = block_diagonal(influence) + 0.3 * np.eye(influence.n_params_)
+    assert_allclose(dense(influence, 0.3), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("correction", [False, True])
+def test_a_layer_with_constant_residuals_has_its_fisher(correction, global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    residual = np.broadcast_to(rng.standard_normal((1, 1, 3)), (20, 1, 3))
+    inputs, weight = rng.standard_normal((20, 4)), rng.dirichlet(np.ones(20))
+    rows = KroneckerRows(residual, inputs, residual).weighted(np.sqrt(weight))
+    curvature = KroneckerCurvature(rows, moments(rows, weight), np.zeros(15), correction)
+    written = rows.toarray()
+    solved = curvature.solve(DenseRows(np.eye(15)), 0.1).array
+    assert_allclose(np.linalg.inv(solved), written.T @ written + 0.1 * np.eye(15), atol=1e-10)
+
+
+def test_trace_of_a_softmax_factor_is_exact_where_classes_are_even():
+    X = np.random.default_rng(0).standard_normal((40, 3))
+    y = np.arange(40) % 4
+    model = MLPClassifier((5,), max_iter=1, random_state=0).fit(X, y)
+    model.coefs_[-1][:] = 0
+    model.intercepts_[-1][:] = 0
+    influence = fitted(model, X, y, damping=0.1)
+    roots = influence.objective_.curvature_rows("ggn")
+    head = moments(roots, np.full(40, 1 / 40))[-1]
+    assert_allclose(np.trace(head.outputs), 1 - 1 / 4)
+    assert_allclose(head.outputs, np.eye(4) / 4 - 1 / 16, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "adam"])
+def test_a_layer_with_bias_is_its_dense_reference(solver):
+    model, X, y = perceptron("classes", solver=solver, alpha=0.2)
+    influence = fitted(model, X, y, eigenvalue_correction=False)
+    objective = influence.objective_
+    roots = objective.curvature_rows("ggn")
+    blocks = []
+    for block in roots.blocks:
+        inputs = np.hstack([block.activation, np.ones((60, 1))])
+        flat = block.residual.reshape(-1, block.residual.shape[2])
+        kron = np.kron(flat.T @ flat, inputs.T @ inputs / 60)
+        shape = flat.shape[1], inputs.shape[1]
+        as_columns = columns_of(np.eye(len(kron)).reshape(-1, *shape), True)
+        blocks.append(as_columns.T @ kron @ as_columns)
+    expected = block_diag(*blocks)
+    influence.curvature_._ridges = [0.0, 0.0, 0.0]
+    damped = expected + 0.2 * np.eye(len(expected))
+    assert_allclose(dense(influence, 0.2), damped, atol=1e-9)
+    assert_allclose(
+        influence.curvature_.effective_dimension(0.2),
+        np.trace(expected @ np.linalg.inv(damped)),
+    )
+
+
+def test_eigenvalue_correction_is_the_best_diagonal():
+    model, X, y = perceptron("classes")
+    exact = block_diagonal(fitted(model, X, y, damping=0.1))
+    errors = []
+    for correction in (False, True):
+        influence = fitted(model, X, y, eigenvalue_correction=correction, damping=0.1)
+        matrix = dense(influence, 0.1) - 0.1 * np.eye(len(exact))
+        errors.append(np.linalg.norm(matrix - exact))
+        if correction:
+            assert_allclose(np.trace(matrix), np.trace(exact))
+    assert errors[1] < errors[0]
+
+
+def test_a_linear_model_is_one_layer():
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:300] / 16, y[:300]
+    for model in (LogisticRegression(C=0.1), LogisticRegression(fit_intercept=False, C=0.1)):
+        model.fit(X, y)
+        kfac = fitted(model, X, y, damping=1e-3).influence(X[:20], y[:20])
+        exact = ExactInfluence(FrozenEstimator(model), damping=1e-3).fit(X, y)
+        rank = spearmanr(kfac.ravel(), exact.influence(X[:20], y[:20]).ravel())
+        assert rank.statistic > 0.7
+
+
+def test_squared_loss_of_a_linear_model_is_exact():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((30, 4))
+    y = X @ rng.standard_normal((4, 2)) + rng.standard_normal((30, 2))
+    # The penalty leaves the intercept out, so its diagonal is exact without an intercept.
+    model = Ridge(alpha=2.0, fit_intercept=False).fit(X, y)
+    kfac, exact = fitted(model, X, y), ExactInfluence(FrozenEstimator(model)).fit(X, y)
+    assert_allclose(kfac.influence(X, y), exact.influence(X, y))
+    assert_allclose(kfac.leave_one_out_effect(X, y), exact.leave_one_out_effect(X, y))
+
+
+def test_other_blocks_are_dense():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((30, 3))
+    y = X[:, 0] + rng.standard_normal(30)
+    model = HuberRegressor(alpha=0.0).fit(X, y)
+    kfac = fitted(model, X, y, damping=0.1).influence(X, y)
+    exact = ExactInfluence(FrozenEstimator(model), damping=0.1).fit(X, y).influence(X, y)
+    assert_allclose(kfac, exact)
+
+
+def shared_rows(rng, t=4):
+    residual = rng.standard_normal((10, 2, t, 3))
+    return SharedRows(residual, rng.standard_normal((10 * t, 5)), bias=True)
+
+
+@pytest.mark.parametrize("shared", ["expand", "reduce"])
+def test_moments_of_shared_weights_are_those_of_their_definition(shared, global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    rows = shared_rows(rng)
+    weight = np.full(10, 0.1)
+    layer = moments(rows, weight, shared)[0]
+    inputs = np.concatenate([rows.activation, np.ones((40, 1))], axis=1).reshape(10, 4, 6)
+    r = rows.residual
+    if shared == "expand":
+        outputs = np.einsum("nstc,nstk->ck", r, r)
+        expected = np.einsum("n,ntd,nte->de", weight, inputs, inputs) / 4
+    else:
+        outputs = np.einsum("nstc,nsuk->ck", r, r)
+        expected = np.einsum("n,nd,ne->de", weight, inputs.mean(1), inputs.mean(1))
+    assert_allclose(layer.outputs, outputs)
+    assert_allclose(layer.inputs, expected)
+
+
+def test_correction_of_shared_weights_has_the_trace_of_the_fisher(global_random_seed):
+    rows = shared_rows(np.random.default_rng(global_random_seed))
+    layers = moments(rows, np.full(10, 0.1))
+    curvature = KroneckerCurvature(rows, layers, np.zeros(18), True)
+    written = rows.toarray()
+    assert_allclose(curvature.bases[0].values.sum(), np.trace(written.T @ written))
+    by_columns = curvature.bases[0].rotated_columns(written)
+    assert_allclose(curvature.bases[0].rotated(rows), by_columns, atol=1e-12)
+    again = curvature.bases[0].unrotated_columns(by_columns)
+    assert_allclose(again, written, atol=1e-12)
+
+
+def test_sparse_inputs_give_the_same_layer(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    residual = rng.standard_normal((10, 2, 3, 4))
+    inputs = rng.standard_normal((30, 5)) * (rng.random((30, 5)) < 0.3)
+    for bias in (False, True):
+        results = []
+        for kind in (np.asarray, sp.csr_array):
+            rows = SharedRows(residual, kind(inputs), bias)
+            layer = moments(rows, np.full(10, 0.1))
+            results.append(KroneckerCurvature(rows, layer, np.zeros(rows.n_columns), True))
+        assert_allclose(results[0].bases[0].values, results[1].bases[0].values, atol=1e-12)
+
+
+def test_one_fit_serves_every_damping():
+    model, X, y = perceptron("classes")
+    influence = fitted(model, X, y, damping=1.0)
+    other = fitted(model, X, y, damping=1e-2)
+    influence.damping_ = 1e-2
+    assert_allclose(influence.influence(X, y), other.influence(X, y))
+
+
+def test_embedding_and_leverages_are_those_of_the_scores():
+    model, X, y = perceptron("classes", alpha=0.1)
+    influence = fitted(model, X, y)
+    scores = influence.influence(X, y)
+    embedding = influence.transform(X, y)
+    assert_allclose(embedding @ embedding.T, -scores, atol=1e-9 * np.abs(scores).max())
+    assert_allclose(influence.self_influence(), -np.diag(scores))
+    assert influence.parameter_influence([3, 4]).shape == (2, influence.n_params_)
+    own = influence.parameter_influence([3])[0]
+    gradient = influence.objective_.to_parameters(influence._rows[[5]].toarray())[0]
+    assert_allclose(own @ gradient, scores[5, 3])
+
+
+def test_results_do_not_depend_on_batches():
+    model, X, y = perceptron("classes")
+    for size in (None, (3, 2)):
+        expected = fitted(model, X, y, sketch_size=size).influence(X, y)
+        with config_context(working_memory=5e-3):
+            got = fitted(model, X, y, sketch_size=size, batch_size=7).influence(X, y)
+        assert_allclose(got, expected, atol=1e-9 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("sketch", ["nystrom", "gaussian"])
+def test_a_full_sketch_loses_nothing(sketch):
+    model, X, y = perceptron("classes")
+    exact = fitted(model, X, y, damping=0.0 if sketch == "gaussian" else 0.01)
+    full = fitted(
+        model,
+        X,
+        y,
+        damping=exact.damping_,
+        sketch=sketch,
+        sketch_size=(6, 4),
+        eigenvalue_correction=sketch == "nystrom",
+        random_state=0,
+    )
+    reference = exact
+    if sketch == "gaussian":
+        reference = fitted(model, X, y, damping=0.0, eigenvalue_correction=False)
+    assert_allclose(full.influence(X, y), reference.influence(X, y), rtol=1e-5, atol=1e-9)
+    if sketch == "nystrom":
+        own, expected = (f.parameter_influence([0, 1]) for f in (full, reference))
+        assert_allclose(own, expected, rtol=1e-4, atol=1e-8)
+
+
+# Softmax heads have a null direction, relus dead units: both are on purpose without damping.
+test_a_full_sketch_loses_nothing = pytest.mark.filterwarnings(
+    "ignore::skinfluence.exceptions.NumericalWarning"
+)(test_a_full_sketch_loses_nothing)
+
+
+def test_sketches_are_factored_and_reported():
+    model, X, y = perceptron("classes", alpha=0.1)
+    influence = fitted(model, X, y, sketch_size=(3, 2), damping=0.05)
+    assert [layer.sketch_shape for layer in influence.layers_] == [(2, 3)] * 3
+    assert all(isinstance(block, KroneckerRows) for block in influence._rows.blocks)
+    assert influence.n_components_ == 3 * 6
+    for layer in influence.layers_:
+        assert layer.effective_dimension <= layer.bound * (1 + 1e-9)
+    assert influence.transform(X, y).shape == (60, 18)
+    influence.damping_ = 1.0
+    assert influence.leave_one_out_effect(X[:3], y[:3]).shape == (3, 60)
+    auto = fitted(model, X, y, sketch_size="auto", damping=0.05)
+    assert auto.n_components_ <= influence.n_params_
+    by_number = fitted(model, X, y, sketch_size=6, damping=0.05)
+    assert all(np.prod(layer.sketch_shape) <= 6 for layer in by_number.layers_)
+
+
+def test_the_data_aware_sketch_beats_the_random_one():
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:400] / 16, y[:400]
+    model = MLPClassifier((20,), solver="lbfgs", alpha=1.0, random_state=0, max_iter=200)
+    model.fit(X, y)
+    exact = fitted(model, X, y).influence(X[:30], y[:30])
+
+    def rank(sketch):
+        influence = fitted(model, X, y, sketch_size=(12, 6), sketch=sketch, random_state=0)
+        return spearmanr(influence.influence(X[:30], y[:30]).ravel(), exact.ravel()).statistic
+
+    assert rank("nystrom") > max(0.6, rank("gaussian"))
+
+
+def test_ek_fac_follows_the_exact_ggn():
+    X, y = load_iris(return_X_y=True)
+    model = MLPClassifier((10,), solver="lbfgs", alpha=0.5, random_state=0, max_iter=500)
+    model.fit(X, y)
+    exact = ExactInfluence(FrozenEstimator(model), curvature="ggn", damping=0.01).fit(X, y)
+    scores = exact.influence(X, y)
+    ranks = [
+        spearmanr(
+            fitted(model, X, y, damping=0.01, **params).influence(X, y).ravel(), scores.ravel()
+        ).statistic
+        for params in ({}, {"eigenvalue_correction": False}, {"fisher": "empirical"})
+    ]
+    # The blocks between layers are missing: what remains is a rough picture.
+    assert min(ranks) > 0.3
+
+
+def test_a_singular_curvature_warns():
+    model, X, y = perceptron("classes")
+    influence = fitted(model, X, y, damping=0.0)
+    with pytest.warns(NumericalWarning, match="Use damping > 0"):
+        influence.influence(X, y)
+
+
+@pytest.mark.parametrize("size", [(0, 2), (2,), ("a", 2), 0, "large"])
+def test_sketch_sizes_are_checked(size):
+    model, X, y = perceptron("classes")
+    with pytest.raises(ValueError, match="sketch_size"):
+        fitted(model, X, y, sketch_size=size)
+
+
+def test_columns_and_matrices_are_inverse(global_random_seed):
+    columns = np.random.default_rng(global_random_seed).standard_normal((3, 12))
+    for has_bias in (False, True):
+        matrices = matrix_of(columns, (3, 4), has_bias)
+        assert_allclose(columns_of(matrices, has_bias), columns)
+
+
+def test_blocks_are_named_by_their_layers():
+    rows = DenseRows(np.ones((2, 3)))
+    assert blocks_of(rows) == [rows]
+    assert blocks_of(BlockRows([rows, rows])) == [rows, rows]
