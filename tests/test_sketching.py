@@ -14,9 +14,9 @@ from skinfluence.sketching import (
     NystromSketch,
     SJLTSketch,
     SRDCTSketch,
+    _oblivious,
     effective_dimension,
     influence_min_dim,
-    oblivious,
 )
 
 N, C, D, F = 7, 3, 10, 2
@@ -36,9 +36,7 @@ def draw(name, n_columns, size, seed=0):
 def kronecker(seed):
     # Factors of one seed would not be independent.
     outputs, features = 2 * seed, 2 * seed + 1
-    return KroneckerSketch(
-        draw("rademacher", C, 2, outputs), draw("sjlt", D, 6, features)
-    )
+    return KroneckerSketch(draw("rademacher", C, 2, outputs), draw("sjlt", D, 6, features))
 
 
 def blocks(seed):
@@ -75,9 +73,7 @@ ROWS = {
             DenseRows(random_matrix(2 * N, F), 2),
         ]
     ),
-    "selected": lambda: SelectedRows(
-        DenseRows(random_matrix(N, P + 3)), np.arange(3, P + 3)
-    ),
+    "selected": lambda: SelectedRows(DenseRows(random_matrix(N, P + 3)), np.arange(3, P + 3)),
 }
 
 
@@ -156,7 +152,7 @@ def test_a_larger_sketch_begins_with_the_rows_of_a_smaller_one(name):
 @pytest.mark.parametrize("name", ["gaussian", "rademacher"])
 def test_a_matrix_too_large_to_hold_is_drawn_in_blocks(name, monkeypatch):
     whole = draw(name, P, 12).toarray()
-    monkeypatch.setattr(oblivious, "BLOCK_ENTRIES", 3 * P)
+    monkeypatch.setattr(_oblivious, "BLOCK_ENTRIES", 3 * P)
     assert_array_equal(draw(name, P, 12).toarray(), whole)
     rows = layer_rows()
     assert_allclose((rows @ draw(name, P, 12)).array, rows.toarray() @ whole.T)
@@ -237,9 +233,7 @@ def test_min_dim_follows_the_theorem():
     assert_allclose(np.diff(sizes), [50 / 0.1**2 * k for k in _slopes()], rtol=1e-3)
     # Half the error needs four times the rows.
     small = influence_min_dim(100, eps=0.2, delta=0.01)
-    assert influence_min_dim(100, eps=0.1, delta=0.01) == pytest.approx(
-        4 * small, abs=4
-    )
+    assert influence_min_dim(100, eps=0.1, delta=0.01) == pytest.approx(4 * small, abs=4)
     assert influence_min_dim(100, delta=0.01) > influence_min_dim(100, delta=0.1)
 
 

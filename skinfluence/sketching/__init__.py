@@ -6,16 +6,16 @@ matrix, a torch tensor (the product stays on its device) or factored rows. The m
 itself is never held where it need not be: an integer seed gives it back.
 """
 
-from skinfluence.sketching.base import IdentitySketch, Sketch
-from skinfluence.sketching.dimension import effective_dimension, influence_min_dim
-from skinfluence.sketching.nystrom import NystromSketch
-from skinfluence.sketching.oblivious import (
+from skinfluence.sketching._base import IdentitySketch, Sketch
+from skinfluence.sketching._dimension import effective_dimension, influence_min_dim
+from skinfluence.sketching._nystrom import NystromSketch
+from skinfluence.sketching._oblivious import (
     GaussianSketch,
     RademacherSketch,
     SJLTSketch,
     SRDCTSketch,
 )
-from skinfluence.sketching.structured import BlockSketch, KroneckerSketch
+from skinfluence.sketching._structured import BlockSketch, KroneckerSketch
 
 __all__ = [
     "SKETCHES",

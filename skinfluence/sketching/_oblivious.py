@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from skinfluence._batching import batches
 from skinfluence.rows import DenseRows
-from skinfluence.sketching.base import Sketch, floating
+from skinfluence.sketching._base import Sketch, floating
 
 # Entries of P that are written out at a time (32 MiB in single precision).
 BLOCK_ENTRIES = 2**23
@@ -64,7 +64,7 @@ class _StreamedSketch(Sketch):
             out[:, rows] = tensor @ tensor.new_tensor(block.T)
         return out * self.size**-0.5
 
-    def lift(self, array):
+    def _lift(self, array):
         out = np.zeros((array.shape[0], self.n_columns), dtype=floating(array))
         for rows, block in self._scaled_blocks(out.dtype):
             out += array[:, rows] @ block
@@ -183,7 +183,7 @@ class SJLTSketch(Sketch):
             out.index_add_(1, place, tensor * tensor.new_tensor(sign[:, k]))
         return out * self.nonzeros**-0.5
 
-    def lift(self, array):
+    def _lift(self, array):
         return (self._transpose(floating(array)) @ array.T).T
 
 
@@ -248,7 +248,7 @@ class SRDCTSketch(Sketch):
         wave = wave * tensor.new_tensor(weight * self._scale)
         return wave[:, library.as_tensor(self._chosen, device=tensor.device)]
 
-    def lift(self, array):
+    def _lift(self, array):
         wave = np.zeros((array.shape[0], self._length), dtype=floating(array))
         wave[:, self._chosen] = array
         signed = scipy.fft.idct(wave, norm="ortho", workers=-1)[:, : self.n_columns]

@@ -11,7 +11,7 @@ from skinfluence.rows import DenseRows, KroneckerRows, Rows
 class Sketch(ABC):
     """A matrix P of shape (size, n_columns), used through its products.
 
-    Need to be defined: ``_project``, ``lift``. Should be overridden for efficiency:
+    Need to be defined: ``_project``, ``_lift``. Should be overridden for efficiency:
     ``_project_rows``, ``_project_tensor``.
 
     Parameters
@@ -58,6 +58,9 @@ class Sketch(ABC):
         """``array @ P'`` for an ndarray or CSR matrix."""
 
     @abstractmethod
+    def _lift(self, array):
+        """``array @ P`` for an ndarray."""
+
     def lift(self, array):
         """Products ``array @ P``, back among the original columns.
 
@@ -69,7 +72,9 @@ class Sketch(ABC):
         Returns
         -------
         ndarray of shape (n, n_columns)
+            The rows in the span of the rows of P.
         """
+        return self._lift(array)
 
     def toarray(self):
         """Write out P.
@@ -77,6 +82,7 @@ class Sketch(ABC):
         Returns
         -------
         ndarray of shape (size, n_columns)
+            The matrix that the sketch stands for.
         """
         return self.lift(np.eye(self.size))
 
@@ -126,7 +132,7 @@ class IdentitySketch(Sketch):
     def _project_tensor(self, tensor):
         return tensor
 
-    def lift(self, array):
+    def _lift(self, array):
         return array
 
 

@@ -23,6 +23,7 @@ def effective_dimension(eigenvalues, damping):
     Returns
     -------
     float
+        At most the number of eigenvalues.
 
     Raises
     ------
@@ -71,6 +72,7 @@ def influence_min_dim(effective_dimension, *, eps=0.25, delta=0.05):
     Returns
     -------
     int or ndarray of int
+        Rows of the sketch.
 
     Raises
     ------
@@ -94,8 +96,7 @@ def influence_min_dim(effective_dimension, *, eps=0.25, delta=0.05):
     dimension = np.asarray(effective_dimension, dtype=np.float64)
     if (dimension < 0).any():
         raise ValueError(
-            "effective_dimension must be at least 0. "
-            f"Got {effective_dimension!r} instead."
+            f"effective_dimension must be at least 0. Got {effective_dimension!r} instead."
         )
     size = MIN_DIM_SLOPE * dimension + MIN_DIM_OFFSET * np.log(1 / delta)
     size = np.ceil(size / eps**2).astype(np.int64)

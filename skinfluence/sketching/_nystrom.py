@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.sparse as sp
 
-from skinfluence.sketching.base import Sketch, floating
+from skinfluence.sketching._base import Sketch, floating
 
 
 class NystromSketch(Sketch):
@@ -71,7 +71,7 @@ class NystromSketch(Sketch):
         basis = self.basis.astype(floating(array), copy=False)
         return np.asarray(array @ basis)
 
-    def lift(self, array):
+    def _lift(self, array):
         return array @ self.basis.T
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from skinfluence.rows import BlockRows, DenseRows, KroneckerRows
-from skinfluence.sketching.base import Sketch, floating
+from skinfluence.sketching._base import Sketch, floating
 
 
 class KroneckerSketch(Sketch):
@@ -29,9 +29,7 @@ class KroneckerSketch(Sketch):
     """
 
     def __init__(self, outputs, features):
-        super().__init__(
-            outputs.n_columns * features.n_columns, outputs.size * features.size
-        )
+        super().__init__(outputs.n_columns * features.n_columns, outputs.size * features.size)
         self.outputs = outputs
         self.features = features
 
@@ -63,7 +61,7 @@ class KroneckerSketch(Sketch):
             rows.activation @ self.features,
         )
 
-    def lift(self, array):
+    def _lift(self, array):
         c, m = self.outputs.n_columns, self.features.size
         cube = array.reshape(-1, self.outputs.size, m)
         mixed = np.ascontiguousarray(cube.transpose(0, 2, 1))
@@ -125,7 +123,7 @@ class BlockSketch(Sketch):
             return DenseRows(whole, rows.rows_per_sample)
         return BlockRows(parts)
 
-    def lift(self, array):
+    def _lift(self, array):
         parts = np.split(array, self._size_edges[1:-1], axis=1)
         pairs = zip(self.sketches, parts, strict=True)
         return np.concatenate([sketch.lift(part) for sketch, part in pairs], axis=1)
