@@ -105,12 +105,12 @@ class Setting:
 
     def sketch(self, m_A, m_E):
         """Sketch of all columns from sizes for the features and for the outputs."""
-        c, d = self.layer_shape
-        if m_A >= d and m_E >= c:
-            return IdentitySketch(self.roots.n_columns)
         inner = self.feature_sketch(m_A)
+        outputs = self._output_sketch(m_E)
+        if all(isinstance(part, IdentitySketch) for part in (inner, outputs)):
+            return IdentitySketch(self.roots.n_columns)
         if self.factorized:
-            inner = KroneckerSketch(self._output_sketch(m_E), inner)
+            inner = KroneckerSketch(outputs, inner)
         if not self.n_carried:
             return inner
         return BlockSketch([inner, IdentitySketch(self.n_carried)])
@@ -146,9 +146,9 @@ class Projection:
     def __init__(self, setting, sketch):
         self.setting = setting
         self.sketch = sketch
-        self.scale = self._find_scale()
+        self.is_exact = isinstance(sketch, IdentitySketch)
+        self.scale = None if self.is_exact else self._find_scale()
         self.has_tail = setting.tail and self._is_orthonormal() and setting.ridge.min() > 0
-        self.moment = self._find_moment()
 
     @property
     def _parts(self):
@@ -166,9 +166,10 @@ class Projection:
 
     def _is_orthonormal(self):
         kinds = (NystromSketch, IdentitySketch, type(None))
-        return all(isinstance(part, kinds) for part in self._parts)
+        return not self.is_exact and all(isinstance(part, kinds) for part in self._parts)
 
-    def _find_moment(self):
+    @cached_property
+    def moment(self):
         """F in the coordinates of the sketch, (size, size)."""
         roots = self.setting.roots
         # Factored rows stay small; others are projected batch by batch.
