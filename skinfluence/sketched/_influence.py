@@ -330,14 +330,10 @@ class SketchedInfluence(BaseInfluence):
     # How good the sketch is.
 
     def _forget(self):
-        for name in (
-            "_probes",
-            "_range",
-            "_dimension",
-            "sketch_error_",
-            "factor_effective_dimensions_",
-        ):
-            vars(self).pop(name, None)
+        """Drop what an earlier fit has left behind."""
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):
+                vars(self).pop(name, None)
 
     @cached_property
     def _probes(self):

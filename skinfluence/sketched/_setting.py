@@ -148,7 +148,11 @@ class Projection:
         self.sketch = sketch
         self.is_exact = isinstance(sketch, IdentitySketch)
         self.scale = None if self.is_exact else self._find_scale()
-        self.has_tail = setting.tail and self._is_orthonormal() and setting.ridge.min() > 0
+        # An output that is left out is as curved as those that are kept: no ridge stands for it.
+        whole = isinstance(self._parts[0], (IdentitySketch, type(None)))
+        self.has_tail = (
+            setting.tail and whole and self._is_orthonormal() and setting.ridge.min() > 0
+        )
 
     @property
     def _parts(self):

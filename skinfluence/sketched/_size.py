@@ -15,7 +15,7 @@ MAX_SIZE = 8192
 # What a basis may need of memory, in bytes: a wide one is as long as the features.
 MAX_BASIS = 2**30
 
-START = 32
+START = 16
 
 
 def fixed(setting, sketch_size):
