@@ -73,9 +73,10 @@ def factors(projection):
     setting = projection.setting
     values = _feature_spectrum(projection)
     ridge = feature_ridge(setting)
-    random = not isinstance(projection.feature_sketch, (IdentitySketch, NystromSketch))
-    if random and len(values) == projection.feature_sketch.size and ridge > 0:
-        of_features = exact_effective_dimension(values, ridge)
+    sketch = projection.feature_sketch
+    random = not isinstance(sketch, (IdentitySketch, NystromSketch))
+    if random and len(values) == sketch.size and ridge > 0:
+        of_features = exact_effective_dimension(values, ridge, sketch.orthogonal_share)
     else:
         of_features = effective_dimension(values, ridge)
     outputs = np.linalg.eigvalsh(setting.outputs_moment)

@@ -1,9 +1,10 @@
 """The ridge that a sketch adds, and the effective dimension behind a sketched spectrum.
 
 A random sketch shrinks: its resolvent with the ridge ``l`` behaves like the exact one with
-the ridge ``mu = m / tr((P F P' + l I)^{-1})``, which is larger [1]_. A sketch of features alone,
-with c outputs carried along, does the same with matrices (c, c) for ridges and the partial
-trace over the features.
+the ridge ``mu = m / tr((P F P' + l I)^{-1})``, which is larger [1]_. A sketch that takes a share
+``a`` of the rows of an orthogonal matrix adds less, ``a l + (1 - a) m / tr(...)``, the law of a
+free compression. A sketch of features alone, with c outputs carried along, does the same with
+matrices (c, c) for ridges and the partial trace over the features.
 
 References
 ----------
@@ -16,7 +17,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import brentq
 
 
-def added_ridge(eigenvalues, ridge):
+def added_ridge(eigenvalues, ridge, share=0.0):
     """The exact ridge that ``ridge`` in the sketch stands for, ``mu``.
 
     Parameters
@@ -25,16 +26,20 @@ def added_ridge(eigenvalues, ridge):
         All eigenvalues of ``P F P'``.
     ridge : float
         Ridge in the sketch.
+    share : float, default=0.0
+        Share ``a`` of an orthogonal matrix.
 
     Returns
     -------
     float
     """
     shifted = np.clip(eigenvalues, 0, None) + ridge
-    return 0.0 if (shifted <= 0).any() else len(shifted) / np.sum(1 / shifted)
+    if (shifted <= 0).any():
+        return share * ridge
+    return share * ridge + (1 - share) * len(shifted) / np.sum(1 / shifted)
 
 
-def debiased_ridge(eigenvalues, ridge):
+def debiased_ridge(eigenvalues, ridge, share=0.0):
     """The ridge in the sketch that stands for the exact ``ridge``.
 
     Returns
@@ -42,16 +47,16 @@ def debiased_ridge(eigenvalues, ridge):
     float
         At most ``ridge``; 0 where the sketch is too small for it.
     """
-    if added_ridge(eigenvalues, 0.0) >= ridge:
+    if added_ridge(eigenvalues, 0.0, share) >= ridge:
         return 0.0
 
     def gap(own):
-        return added_ridge(eigenvalues, own) - ridge
+        return added_ridge(eigenvalues, own, share) - ridge
 
     return brentq(gap, 0.0, ridge, xtol=1e-12 * ridge)
 
 
-def exact_effective_dimension(eigenvalues, ridge):
+def exact_effective_dimension(eigenvalues, ridge, share=0.0):
     """Effective dimension of F from the eigenvalues of ``P F P'``, without the bias of P.
 
     Returns
@@ -59,14 +64,14 @@ def exact_effective_dimension(eigenvalues, ridge):
     float
         Infinite where the sketch is too small to tell.
     """
-    own = debiased_ridge(eigenvalues, ridge)
+    own = debiased_ridge(eigenvalues, ridge, share)
     if own == 0.0:
         return np.inf
     values = np.clip(eigenvalues, 0, None)
     return float(np.sum(values / (values + own)))
 
 
-def debiased_ridges(moment, ridges, *, tol=1e-4, max_iter=50):
+def debiased_ridges(moment, ridges, share=0.0, *, tol=1e-4, max_iter=50):
     """The matrix of ridges on c outputs that stands for exact ones, features being sketched.
 
     Parameters
@@ -75,6 +80,8 @@ def debiased_ridges(moment, ridges, *, tol=1e-4, max_iter=50):
         F in sketched coordinates, ``k * m + j`` for output k.
     ridges : ndarray of shape (c,)
         Exact ridge of every output.
+    share : float, default=0.0
+        Share ``a`` of an orthogonal matrix.
     tol : float, default=1e-4
         Relative error of the ridges at which the iteration stops.
     max_iter : int, default=50
@@ -94,6 +101,7 @@ def debiased_ridges(moment, ridges, *, tol=1e-4, max_iter=50):
             return None
         cube = inverse.reshape(c, m, c, m)
         stands_for = m * np.linalg.inv(np.einsum("kjlj->kl", cube))
+        stands_for = share * own + (1 - share) * stands_for
         gap = np.diag(ridges) - stands_for
         if np.linalg.norm(gap) <= tol * np.linalg.norm(ridges):
             return own

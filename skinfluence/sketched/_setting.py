@@ -262,11 +262,11 @@ class Projection:
     def _debiased_penalty(self):
         ridge = self.reduced_penalty[: self.sketched_size] + self.setting.damping
         moment = self.effective_moment()
-        m_A = self._parts[1].size
+        m_A, share = self._parts[1].size, self._parts[1].orthogonal_share
         if len(moment) == m_A:
-            own = np.array([[debiased_ridge(np.linalg.eigvalsh(moment), ridge[0])]])
+            own = np.array([[debiased_ridge(np.linalg.eigvalsh(moment), ridge[0], share)]])
         else:
-            own = debiased_ridges(moment, ridge[::m_A])
+            own = debiased_ridges(moment, ridge[::m_A], share)
         if own is None or not np.linalg.eigvalsh(own)[0] > 0:
             warnings.warn(
                 f"debias=True, but a sketch of size {self.sketched_size} adds more than the "

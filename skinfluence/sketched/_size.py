@@ -122,7 +122,7 @@ def _needed(setting, sketch, eps, delta):
     values = feature_eigenvalues(setting, sketch)
     ridge = feature_ridge(setting)
     if ridge > 0:
-        dimension = exact_effective_dimension(values, ridge)
+        dimension = exact_effective_dimension(values, ridge, sketch.orthogonal_share)
         return influence_min_dim(dimension, eps=eps, delta=delta) if dimension < np.inf else np.inf
     rank = numerical_rank(values)
     return rank + 1 if rank < sketch.size else np.inf

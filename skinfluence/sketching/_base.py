@@ -53,6 +53,11 @@ class Sketch(ABC):
         """
         return cls(data.shape[1], size, seed, **options)
 
+    @property
+    def orthogonal_share(self):
+        """Share of the rows of an orthogonal matrix that P has, 0 for independent rows."""
+        return 0.0
+
     @abstractmethod
     def _project(self, array):
         """``array @ P'`` for an ndarray or CSR matrix."""

@@ -221,6 +221,10 @@ class SRDCTSketch(Sketch):
         self._chosen = rng.permutation(self._length)[: self.size]
         self._scale = (self._length / self.size) ** 0.5
 
+    @property
+    def orthogonal_share(self):
+        return self.size / self._length
+
     def _project(self, array):
         out = np.empty((array.shape[0], self.size), dtype=floating(array))
         for rows in batches(len(out), 2 * out.itemsize * self._length):
@@ -252,7 +256,7 @@ class SRDCTSketch(Sketch):
         wave = np.zeros((array.shape[0], self._length), dtype=floating(array))
         wave[:, self._chosen] = array
         signed = scipy.fft.idct(wave, norm="ortho", workers=-1)[:, : self.n_columns]
-        return signed * (self._sign * self._scale).astype(wave.dtype)
+        return signed * self._sign.astype(wave.dtype) * wave.dtype.type(self._scale)
 
 
 def _signs(rng, size):
