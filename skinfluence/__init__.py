@@ -2,7 +2,8 @@
 
 from skinfluence.exact import ExactInfluence
 from skinfluence.kfac import KFACInfluence
+from skinfluence.sketched import SketchedInfluence
 
-__all__ = ["ExactInfluence", "KFACInfluence"]
+__all__ = ["ExactInfluence", "KFACInfluence", "SketchedInfluence"]
 
 __version__ = "0.1.0.dev0"

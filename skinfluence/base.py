@@ -49,8 +49,9 @@ class BaseInfluence(
 ):
     """Influence functions of a fitted model.
 
-    Need to be defined: ``_make_curvature``. May be overridden: ``_project`` and ``_lift``, by
-    estimators whose curvature lives in another space than the model's coordinates.
+    Need to be defined: ``_make_curvature``. May be overridden: ``_project``, ``_project_queries``,
+    ``_penalty`` and ``_lift``, by estimators whose curvature lives in another space than the
+    model's coordinates.
     """
 
     _parameter_constraints: dict = {
@@ -72,6 +73,10 @@ class BaseInfluence(
     def _project(self, rows):
         """Rows as curvature and scores see them."""
         return rows
+
+    def _project_queries(self, rows):
+        """Rows of queries as scores see them."""
+        return self._project(rows)
 
     @property
     def _penalty(self):
@@ -166,13 +171,17 @@ class BaseInfluence(
         checked = check_queries(self, X, numeric=not self._featurizers)
         return check_model_features(self._featurize(X if self._featurizers else checked))
 
-    def _query_rows(self, X, y=None):
-        """Projected gradients of the queries' losses, or of their predictions without y."""
+    def _query_gradients(self, X, y=None):
+        """Gradients of the queries' losses, or of their predictions without y."""
         features = self._features(X)
         if y is None:
-            return self._project(self.objective_.prediction_rows(features))
+            return self.objective_.prediction_rows(features)
         targets = self.objective_.encode_queries(y, features.shape[0])
-        return self._project(self.objective_.gradient_rows(features, targets))
+        return self.objective_.gradient_rows(features, targets)
+
+    def _query_rows(self, X, y=None):
+        """The same, projected."""
+        return self._project_queries(self._query_gradients(X, y))
 
     def _solve(self, rows):
         return self.curvature_.solve(rows, self.damping_)

@@ -58,6 +58,16 @@ class Curvature(ABC):
         return out
 
 
+def _leverages_by_whitening(curvature, rows, damping):
+    s = rows.rows_per_sample
+    out = np.empty((rows.n_samples, s, s))
+    for batch in rows.batches():
+        white = curvature.whiten(rows[batch], damping)
+        white = white.reshape(-1, s, white.shape[1])
+        out[batch] = white @ white.transpose(0, 2, 1)
+    return out
+
+
 class DenseCurvature(Curvature):
     """F as independent dense blocks, solved by Cholesky.
 
@@ -110,13 +120,7 @@ class DenseCurvature(Curvature):
         return np.concatenate([factor.whiten(array[:, i]) for i, factor in pairs], axis=1)
 
     def leverages(self, rows, damping):
-        s = rows.rows_per_sample
-        out = np.empty((rows.n_samples, s, s))
-        for batch in rows.batches():
-            white = self.whiten(rows[batch], damping)
-            white = white.reshape(-1, s, white.shape[1])
-            out[batch] = white @ white.transpose(0, 2, 1)
-        return out
+        return _leverages_by_whitening(self, rows, damping)
 
     def effective_dimension(self, damping):
         # tr(F H^-1) = rank(H) - tr((penalty + damping) H^-1).
@@ -175,15 +179,20 @@ def _factor(block, ridge, damping):
     return _spectral_factor(matrix, tolerance, damping)
 
 
+def _check_positive(values, tolerance, largest, damping):
+    smallest = values.min(initial=0)
+    if smallest < -np.sqrt(tolerance) * largest:
+        raise LinAlgError(
+            f"The curvature has the negative eigenvalue {smallest:.3g} at damping={damping:g}: "
+            "the model is not at a minimum. Expected a positive definite curvature; raise "
+            f"damping above {-smallest:.3g}, or use curvature='ggn'."
+        )
+
+
 def _spectral_factor(matrix, tolerance, damping):
     values, vectors = eigh(matrix)
     largest = max(abs(values[0]), abs(values[-1]))
-    if values[0] < -np.sqrt(tolerance) * largest:
-        raise LinAlgError(
-            f"The curvature has the negative eigenvalue {values[0]:.3g} at damping={damping:g}: "
-            "the model is not at a minimum. Expected a positive definite curvature; raise "
-            f"damping above {-values[0]:.3g}, or use curvature='ggn'."
-        )
+    _check_positive(values, tolerance, largest, damping)
     kept = values > tolerance * largest
     if not kept.any():
         raise LinAlgError(
@@ -198,6 +207,70 @@ def _spectral_factor(matrix, tolerance, damping):
         stacklevel=2,
     )
     return _SpectralFactor(values[kept], vectors[:, kept])
+
+
+class SpectralCurvature(Curvature):
+    """F as one dense matrix, by an eigendecomposition that serves every damping.
+
+    Directions whose eigenvalue is 0 up to rounding are left out: the pseudo-inverse, exact for
+    gradients in the range of F.
+
+    Parameters
+    ----------
+    moment : ndarray of shape (n_coordinates, n_coordinates)
+        F.
+    penalty : ndarray of shape (n_coordinates,) or (n_coordinates, n_coordinates)
+        Penalty on every coordinate, or a matrix of penalties.
+    """
+
+    def __init__(self, moment, penalty):
+        ridge = np.diag(penalty) if penalty.ndim == 1 else penalty
+        self.values, self.vectors = eigh(moment + ridge)
+        # What F, not the penalty, has in each direction.
+        bent = np.einsum("ij,ij->j", self.vectors, ridge @ self.vectors)
+        self._of_data = np.clip(self.values - bent, 0, None)
+
+    def _kept(self, damping):
+        """Eigenvalues of H that are not 0, and which they are."""
+        values = self.values + damping
+        tolerance = len(values) * np.finfo(np.float64).eps
+        largest = np.abs(values).max(initial=0)
+        _check_positive(values, tolerance, largest, damping)
+        kept = values > tolerance * largest
+        return values[kept], kept
+
+    def rank(self, damping):
+        """Number of eigenvalues of H that are not 0 up to rounding."""
+        return int(self._kept(damping)[1].sum())
+
+    def solve(self, rows, damping):
+        values, kept = self._kept(damping)
+        basis = self.vectors[:, kept]
+        inside = rows @ basis
+        return DenseRows((inside / values) @ basis.T, rows.rows_per_sample)
+
+    def whiten(self, rows, damping):
+        values, kept = self._kept(damping)
+        # A direction that is left out keeps its column, so that their number is fixed.
+        root = np.zeros_like(self.vectors)
+        root[:, kept] = self.vectors[:, kept] / np.sqrt(values)
+        return rows @ root
+
+    def leverages(self, rows, damping):
+        return _leverages_by_whitening(self, rows, damping)
+
+    def effective_dimension(self, damping):
+        values, kept = self._kept(damping)
+        return float(np.sum(self._of_data[kept] / values))
+
+    def symmetric_root(self, rows, damping):
+        """Array ``rows H^{-1/2}`` in the coordinates of the rows themselves."""
+        return self.whiten(rows, damping) @ self.vectors.T
+
+    def product(self, vectors, damping):
+        """Products of H with vectors (m, n_coordinates)."""
+        inside = vectors @ self.vectors
+        return (inside * (self.values + damping)) @ self.vectors.T
 
 
 class GramCurvature(Curvature):

@@ -163,7 +163,7 @@ def moved_losses(influence, removal, features, targets, reduce):
     n_queries, k = outputs.shape
     n_removals = len(removal.coefficients)
     out = np.zeros((n_queries if reduce is None else 1, n_removals))
-    jacobian = influence._project(objective.jacobian_rows(features))
+    jacobian = influence._project_queries(objective.jacobian_rows(features))
     # Moved outputs, their loss and its temporaries stand for every query and removal.
     query_bytes = 8 * k * (2 * jacobian.n_columns + 4 * min(n_removals, 1024))
 

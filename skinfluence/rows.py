@@ -612,4 +612,5 @@ def _squared_norms(activation):
 
 
 def _flat(cube):
+    # Not -1, which is undefined where there are no columns.
     return cube.reshape(cube.shape[0] * cube.shape[1], cube.shape[2])

@@ -55,6 +55,8 @@ MAY_IMPORT = {
     "base": HELPERS
     | {"_validation", "leave_out", "models", "sketching", "curvature", "rows", "metrics"},
     **dict.fromkeys(ESTIMATORS, BELOW_ESTIMATORS),
+    # A certificate is a measurement.
+    "sketched": BELOW_ESTIMATORS | {"metrics"},
     "model_selection": BELOW_ESTIMATORS | {"sketched", "metrics"},
     "selection": HELPERS | {"metrics", "_validation"},
     "inspection": HELPERS | {"metrics", "sketching"},

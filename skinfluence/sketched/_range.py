@@ -1,0 +1,128 @@
+"""Projection of gradients on the range of the curvature."""
+
+import numpy as np
+from scipy.linalg import eigh
+from scipy.sparse.linalg import LinearOperator, lsmr
+
+from skinfluence.rows import DenseRows, KroneckerRows
+
+# Beyond this size of both sides of the rows, iteration takes over from eigenvectors.
+MAX_DENSE = 4096
+
+
+class RangeProjector:
+    """Orthogonal projection on ``range(F)``, the span of the rows ``C`` with ``C'C = F``.
+
+    Parameters
+    ----------
+    roots : Rows
+        Rows ``C``.
+    """
+
+    def __init__(self, roots):
+        self.roots = roots
+        factored = _inputs(roots)
+        self.is_factored = factored is not None
+        self._span = _Span(factored if self.is_factored else roots)
+
+    def project(self, rows):
+        """Rows in the range of F."""
+        if not self.is_factored or not isinstance(rows, KroneckerRows):
+            return DenseRows(self._projected(rows), rows.rows_per_sample)
+        # r (x) u is projected as r (x) Pu, with the intercept one more input that is 1.
+        n_samples, n_free = rows.n_samples, rows.free.shape[2]
+        one = np.ones((n_samples, 1, 1))
+        inputs = self._span.project(KroneckerRows(one, rows.activation, one[:, :, : n_free > 0]))
+        activation = inputs[:, : rows.activation.shape[1]]
+        free = rows.free * inputs[:, None, -1:] if n_free else rows.free
+        return KroneckerRows(rows.residual, activation, free)
+
+    def _projected(self, rows):
+        if not self.is_factored:
+            return self._span.project(rows)
+        c = self.roots.layer_shape[0]
+        array = rows.toarray()
+        n_free = self.roots.free.shape[2]
+        split = array.shape[1] - n_free
+        cube = array[:, :split].reshape(len(array), c, -1)
+        if n_free:
+            cube = np.concatenate([cube, array[:, split:, None]], axis=2)
+        flat = self._span.project(DenseRows(cube.reshape(len(array) * c, -1)))
+        cube = flat.reshape(len(array), c, -1)
+        if not n_free:
+            return cube.reshape(len(array), -1)
+        return np.concatenate([cube[:, :, :-1].reshape(len(array), -1), cube[:, :, -1]], axis=1)
+
+    def leakage(self, rows):
+        """Share of the norm of every row that is outside of the range, (n_rows,)."""
+        outside = np.empty(rows.shape[0])
+        for batch in rows.batches():
+            part = rows[batch]
+            array = part.toarray()
+            missed = np.linalg.norm(array - self.project(part).toarray(), axis=1)
+            size = np.linalg.norm(array, axis=1)
+            start = batch.start * rows.rows_per_sample
+            share = np.divide(missed, size, out=np.zeros_like(size), where=size > 0)
+            outside[start : start + len(share)] = share
+        return outside
+
+
+def _inputs(roots):
+    """Inputs whose span, for every output, is the range of F; None where it is not so.
+
+    It is where every sample that counts curves in all of its outputs.
+    """
+    if not isinstance(roots, KroneckerRows):
+        return None
+    n_samples, s, c = roots.residual.shape
+    n_free = roots.free.shape[2]
+    if s != c or (n_free and not np.array_equal(roots.free, roots.residual)):
+        return None
+    smallest = np.linalg.svd(roots.residual, compute_uv=False).min(axis=1)
+    counts = roots.residual.any(axis=(1, 2))
+    if not (smallest[counts] > 0).all():
+        return None
+    one = np.ones((int(counts.sum()), 1, 1))
+    activation = roots.activation if counts.all() else roots.activation[counts]
+    return KroneckerRows(one, activation, one[:, :, : n_free > 0])
+
+
+class _Span:
+    """Span of rows, by eigenvectors of the smaller of their Gram matrices, or by iteration."""
+
+    def __init__(self, rows):
+        self.rows = rows
+        n_rows, n_columns = rows.shape
+        if min(n_rows, n_columns) > MAX_DENSE:
+            self.project = self._by_iteration
+        elif n_columns <= n_rows:
+            self._basis, _ = _range(rows.moment(np.ones(rows.n_samples)))
+            self.project = self._by_basis
+        else:
+            basis, values = _range(rows.inner(rows))
+            self._root = basis / np.sqrt(values)
+            self.project = self._by_coefficients
+
+    def _by_basis(self, rows):
+        return (rows @ self._basis) @ self._basis.T
+
+    def _by_coefficients(self, rows):
+        inside = rows.inner(self.rows) @ self._root
+        return (inside @ self._root.T) @ self.rows
+
+    def _by_iteration(self, rows):
+        n_rows, n_columns = self.rows.shape
+        transpose = LinearOperator(
+            (n_columns, n_rows),
+            matvec=lambda w: (np.reshape(w, (1, -1)) @ self.rows)[0],
+            rmatvec=lambda v: (self.rows @ np.reshape(v, (-1, 1)))[:, 0],
+            dtype=np.float64,
+        )
+        fits = [lsmr(transpose, v, atol=1e-9, btol=1e-9)[0] for v in rows.toarray()]
+        return np.array(fits) @ self.rows
+
+
+def _range(gram):
+    values, vectors = eigh(gram)
+    kept = values > len(gram) * np.finfo(np.float64).eps * values[-1]
+    return vectors[:, kept], values[kept]

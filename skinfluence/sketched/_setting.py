@@ -1,0 +1,291 @@
+"""What is to be sketched, and what a sketch makes of it.
+
+Conventions
+-----------
+- Rows have ``c * d`` columns that are sketched and, after them, ``f`` that are carried
+  through: free parameters such as intercepts. Rows that do not stay factored have ``c = 1``.
+- ``m_E`` and ``m_A`` are the sizes of the sketches of the c outputs and of the d features.
+"""
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from skinfluence.curvature import SpectralCurvature
+from skinfluence.exceptions import NumericalWarning
+from skinfluence.rows import KroneckerRows, Rows, SelectedRows
+from skinfluence.sketched._ridge import debiased_ridge, debiased_ridges
+from skinfluence.sketched._tail import TailCurvature, TailRows
+from skinfluence.sketching import BlockSketch, IdentitySketch, KroneckerSketch, NystromSketch
+
+
+@dataclass
+class Setting:
+    """A curvature and the kind of sketch for it.
+
+    Parameters
+    ----------
+    roots : Rows
+        Rows ``C`` with ``C'C = F``.
+    penalty : ndarray of shape (n_columns,)
+        Penalty of the mean objective on every column.
+    damping : float
+        What is added to it.
+    draw : callable
+        ``draw(data, size, seed) -> Sketch``.
+    seed : int
+        Determines the sketches.
+    factorized : bool
+        Whether features (and outputs) are sketched, or whole gradients.
+    tail : bool
+        Whether the ridge stands for what an orthonormal sketch leaves out.
+    debias : bool
+        Whether the ridge that a random sketch adds is taken off.
+    """
+
+    roots: Rows
+    penalty: np.ndarray
+    damping: float
+    draw: callable
+    seed: int
+    factorized: bool
+    tail: bool
+    debias: bool
+
+    @property
+    def n_carried(self):
+        """f, the last columns."""
+        if isinstance(self.roots, KroneckerRows):
+            return self.roots.free.shape[2]
+        # Unpenalised last columns, where others have a penalty.
+        penalised = np.flatnonzero(self.penalty)
+        return len(self.penalty) - 1 - penalised[-1] if len(penalised) else 0
+
+    @property
+    def layer_shape(self):
+        """c and d."""
+        if self.factorized:
+            return self.roots.layer_shape
+        return 1, self.roots.n_columns - self.n_carried
+
+    @property
+    def draws_basis(self):
+        """Whether the kind of sketch is an orthonormal basis, which is held."""
+        return self.draw == NystromSketch.draw
+
+    @property
+    def ridge(self):
+        """Ridge on every sketched column, (c, d)."""
+        c, d = self.layer_shape
+        return self.penalty[: c * d].reshape(c, d) + self.damping
+
+    @cached_property
+    def features(self):
+        """Rows of width d whose Gram matrix is the trace of F over the outputs."""
+        if not self.factorized:
+            return self._sketched_roots
+        weight = np.sqrt(np.einsum("nsc,nsc->n", self.roots.residual, self.roots.residual))
+        return KroneckerRows(weight[:, None, None], self.roots.activation)
+
+    @cached_property
+    def outputs_moment(self):
+        """E, the sum of the outer products of the residuals, (c, c)."""
+        residual = self.roots.residual.reshape(-1, self.layer_shape[0])
+        return residual.T @ residual
+
+    @property
+    def _sketched_roots(self):
+        if not self.n_carried:
+            return self.roots
+        if isinstance(self.roots, KroneckerRows):
+            return KroneckerRows(self.roots.residual, self.roots.activation)
+        return SelectedRows(self.roots, np.arange(self.roots.n_columns - self.n_carried))
+
+    def sketch(self, m_A, m_E):
+        """Sketch of all columns from sizes for the features and for the outputs."""
+        inner = self.feature_sketch(m_A)
+        outputs = self._output_sketch(m_E)
+        if all(isinstance(part, IdentitySketch) for part in (inner, outputs)):
+            return IdentitySketch(self.roots.n_columns)
+        if self.factorized:
+            inner = KroneckerSketch(outputs, inner)
+        if not self.n_carried:
+            return inner
+        return BlockSketch([inner, IdentitySketch(self.n_carried)])
+
+    def feature_sketch(self, m_A):
+        """Sketch of the d features."""
+        d = self.layer_shape[1]
+        if m_A >= d:
+            return IdentitySketch(d)
+        return self.draw(self.features, m_A, self.seed)
+
+    def _output_sketch(self, m_E):
+        c = self.layer_shape[0]
+        if m_E >= c:
+            return IdentitySketch(c)
+        values, vectors = np.linalg.eigh(self.outputs_moment)
+        root = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
+        # Factors of one seed would not be independent.
+        return self.draw(root, m_E, self.seed + 1)
+
+
+class Projection:
+    """A setting with a sketch: projected rows and the curvature in their space.
+
+    Parameters
+    ----------
+    setting : Setting
+        What is sketched.
+    sketch : Sketch
+        Sketch of all columns.
+    """
+
+    def __init__(self, setting, sketch):
+        self.setting = setting
+        self.sketch = sketch
+        self.is_exact = isinstance(sketch, IdentitySketch)
+        self.scale = None if self.is_exact else self._find_scale()
+        # An output that is left out is as curved as those that are kept: no ridge stands for it.
+        whole = isinstance(self._parts[0], (IdentitySketch, type(None)))
+        self.has_tail = (
+            setting.tail and whole and self._is_orthonormal() and setting.ridge.min() > 0
+        )
+
+    @property
+    def _parts(self):
+        """Sketches of the outputs (None where there is none) and of the features."""
+        whole = self.sketch
+        inner = whole.sketches[0] if isinstance(whole, BlockSketch) else whole
+        if isinstance(inner, KroneckerSketch):
+            return inner.outputs, inner.features
+        return None, inner
+
+    @property
+    def feature_sketch(self):
+        """The sketch of the features."""
+        return self._parts[1]
+
+    def _is_orthonormal(self):
+        kinds = (NystromSketch, IdentitySketch, type(None))
+        return not self.is_exact and all(isinstance(part, kinds) for part in self._parts)
+
+    @cached_property
+    def moment(self):
+        """F in the coordinates of the sketch, (size, size)."""
+        roots = self.setting.roots
+        # Factored rows stay small; others are projected batch by batch.
+        parts = [slice(None)] if self.setting.factorized else roots.batches()
+        moment = np.zeros((self.sketch.size, self.sketch.size))
+        for part in parts:
+            projected = self._scaled(roots[part]) @ self.sketch
+            moment += projected.moment(np.ones(projected.n_samples))
+        return moment
+
+    def _scaled(self, rows):
+        return rows if self.scale is None else rows.rescaled(self.scale)
+
+    def _find_scale(self):
+        """Factors of the columns that make the ridge one number where the sketch mixes it."""
+        ridge, outputs = self.setting.ridge, self._parts[0]
+        apart = isinstance(outputs, IdentitySketch)
+        spread = np.ptp(ridge, axis=1).max() if apart else np.ptp(ridge)
+        if spread <= 1e-12 * ridge.max():
+            return None
+        if ridge.min() <= 0:
+            raise ValueError(
+                "Some of the parameters that are sketched together have no penalty and others "
+                "have one, so that no ridge stands for both. Use damping > 0."
+            )
+        scale = np.ones(self.setting.roots.n_columns)
+        scale[: ridge.size] = np.sqrt(ridge.mean() / ridge).ravel()
+        return scale
+
+    def project(self, rows):
+        """Rows as the curvature sees them."""
+        rows = self._scaled(rows)
+        return TailRows(rows, self.sketch) if self.has_tail else rows @ self.sketch
+
+    def lift(self, array):
+        """Vectors (k, n_columns) of the model from those of the curvature."""
+        lifted = array if self.has_tail else self.sketch.lift(array)
+        return lifted if self.scale is None else lifted * self.scale
+
+    @property
+    def sketched_size(self):
+        """Columns in the coordinates of the sketch that are not carried through."""
+        return self.sketch.size - self.setting.n_carried
+
+    @cached_property
+    def penalty(self):
+        """Penalty on every column of the curvature."""
+        return self._scaled_penalty if self.has_tail else self.reduced_penalty
+
+    @property
+    def _scaled_penalty(self):
+        setting = self.setting
+        if self.scale is None:
+            return setting.penalty
+        return (setting.penalty + setting.damping) * self.scale**2 - setting.damping
+
+    @property
+    def reduced_penalty(self):
+        """Penalty in the coordinates of the sketch, (size,)."""
+        c, d = self.setting.layer_shape
+        penalty = self._scaled_penalty
+        first = penalty[: c * d].reshape(c, d)[:, 0]
+        # One number for each output, or one for all of them.
+        each = np.repeat(first, -(-self.sketched_size // c))[: self.sketched_size]
+        return np.concatenate([each, penalty[c * d :]])
+
+    def curvature(self):
+        """Curvature of the projected rows."""
+        if self.has_tail:
+            return self.tail_curvature()
+        penalty = self.reduced_penalty
+        if self.setting.debias and self.setting.ridge.min() > 0 and not self._is_orthonormal():
+            penalty = np.diag(penalty)
+            size = self.sketched_size
+            penalty[:size, :size] = self._debiased_penalty()
+        return SpectralCurvature(self.moment, penalty)
+
+    def tail_curvature(self):
+        """Curvature with the ridge alone outside of an orthonormal sketch."""
+        setting, reduced = self.setting, self.reduced_penalty
+        roots = self._scaled(setting.roots)
+        inside = SpectralCurvature(self.moment, reduced)
+        penalty = self._scaled_penalty
+        return TailCurvature(roots, self.sketch, inside, penalty, reduced, setting.n_carried)
+
+    def _debiased_penalty(self):
+        ridge = self.reduced_penalty[: self.sketched_size] + self.setting.damping
+        moment = self.effective_moment()
+        m_A, share = self._parts[1].size, self._parts[1].orthogonal_share
+        if len(moment) == m_A:
+            own = np.array([[debiased_ridge(np.linalg.eigvalsh(moment), ridge[0], share)]])
+        else:
+            own = debiased_ridges(moment, ridge[::m_A], share)
+        if own is None or not np.linalg.eigvalsh(own)[0] > 0:
+            warnings.warn(
+                f"debias=True, but a sketch of size {self.sketched_size} adds more than the "
+                f"whole ridge of {ridge.mean():.3g} by itself. The scores keep their bias; use "
+                "a larger sketch_size or more damping.",
+                NumericalWarning,
+                stacklevel=6,
+            )
+            own = np.diag(ridge[::m_A])
+        damping = self.setting.damping * np.eye(len(moment))
+        return np.kron(own, np.eye(m_A)) - damping
+
+    def effective_moment(self):
+        """F on the sketched coordinates once the carried ones are solved for."""
+        size = self.sketched_size
+        inner, edge = self.moment[:size, :size], self.moment[:size, size:]
+        if not edge.size:
+            return inner
+        corner = self.moment[size:, size:] + np.diag(
+            self.reduced_penalty[size:] + self.setting.damping
+        )
+        return inner - edge @ np.linalg.pinv(corner, hermitian=True) @ edge.T

@@ -1,0 +1,196 @@
+"""A basis for most of the curvature, and the ridge alone for what lies outside of it.
+
+With orthonormal rows ``Q'`` of a sketch, ``F_Q = Q'FQ`` and a ridge that commutes with
+``QQ'``, the curvature is taken for ``QF_QQ'``, so that
+
+    H^{-1} = Q (F_Q + ridge)^{-1} Q' + (I - QQ') / ridge
+
+The second part needs no more of the rows than their inner products.
+"""
+
+import numpy as np
+from scipy.linalg import eigh
+
+from skinfluence.curvature import Curvature
+from skinfluence.rows import CombinedRows, DenseRows, Rows
+
+
+class TailRows(Rows):
+    """Rows that come with their sketch, and else are themselves.
+
+    Parameters
+    ----------
+    full : Rows
+        The rows.
+    sketch : Sketch
+        Sketch with orthonormal rows.
+    reduced : Rows, default=None
+        ``full @ sketch``, where it is known.
+    """
+
+    def __init__(self, full, sketch, reduced=None):
+        self.full = full
+        self.sketch = sketch
+        self.reduced = full @ sketch if reduced is None else reduced
+
+    @property
+    def n_samples(self):
+        return self.full.n_samples
+
+    @property
+    def rows_per_sample(self):
+        return self.full.rows_per_sample
+
+    @property
+    def n_columns(self):
+        return self.full.n_columns
+
+    def __getitem__(self, samples):
+        return TailRows(self.full[samples], self.sketch, self.reduced[samples])
+
+    def toarray(self):
+        return self.full.toarray()
+
+    def __matmul__(self, matrix):
+        return self.full.__matmul__(matrix)
+
+    def __rmatmul__(self, matrix):
+        return self.full.__rmatmul__(matrix)
+
+    def inner(self, other, out=None):
+        return self.full.inner(_full(other), out)
+
+    def dotted_by(self, vectors, out=None):
+        return self.full.dotted_by(vectors, out)
+
+    def squared_norms(self):
+        return self.full.squared_norms()
+
+    def rescaled(self, scale):
+        return self.full.rescaled(scale)
+
+    def weighted(self, weight):
+        reduced = self.reduced.weighted(weight)
+        return TailRows(self.full.weighted(weight), self.sketch, reduced)
+
+
+def _full(rows):
+    return rows.full if isinstance(rows, TailRows) else rows
+
+
+class _Basis(Rows):
+    """The rows of the sketch, whose products with other rows may be known already."""
+
+    n_samples = property(lambda self: self.sketch.size)
+    n_columns = property(lambda self: self.sketch.n_columns)
+
+    def __init__(self, sketch):
+        self.sketch = sketch
+
+    def __getitem__(self, samples):
+        raise NotImplementedError("The rows of a sketch are used together.")
+
+    def toarray(self):
+        return self.sketch.toarray()
+
+    def __rmatmul__(self, matrix):
+        return self.sketch.lift(matrix)
+
+    def inner(self, other, out=None):
+        return _reduced(other, self.sketch).toarray().T
+
+
+def _reduced(rows, sketch):
+    return rows.reduced if isinstance(rows, TailRows) else rows @ sketch
+
+
+class TailCurvature(Curvature):
+    """The curvature on a basis, and the ridge alone outside of it.
+
+    Parameters
+    ----------
+    roots : Rows
+        Rows ``C`` with ``C'C = F``.
+    sketch : Sketch
+        Sketch with orthonormal rows.
+    inside : SpectralCurvature
+        F in the coordinates of the sketch, with the penalty there.
+    penalty : ndarray of shape (n_columns,)
+        Penalty on every column.
+    reduced_penalty : ndarray of shape (size,)
+        Penalty in the coordinates of the sketch.
+    n_carried : int
+        Last columns, which the sketch carries through: nothing of them is outside.
+    """
+
+    def __init__(self, roots, sketch, inside, penalty, reduced_penalty, n_carried):
+        self.roots = roots
+        self.sketch = sketch
+        self.inside = inside
+        self.penalty = penalty
+        self.reduced_penalty = reduced_penalty
+        self.n_carried = n_carried
+
+    def _inverse_ridges(self, damping):
+        """Inverse of the ridge on all columns and in the sketch, 0 on what is carried."""
+        inverses = []
+        for penalty in (self.penalty, self.reduced_penalty):
+            inverse = np.zeros_like(penalty)
+            sketched = slice(0, len(penalty) - self.n_carried)
+            inverse[sketched] = 1 / (penalty[sketched] + damping)
+            inverses.append(inverse)
+        return inverses
+
+    def solve(self, rows, damping):
+        full, reduced = self._inverse_ridges(damping)
+        inside = _reduced(rows, self.sketch)
+        solved = self.inside.solve(inside, damping).array
+        # (I - QQ') / ridge + Q H_Q^{-1} Q' = 1 / ridge + Q (H_Q^{-1} - 1 / ridge) Q'.
+        solved -= inside.toarray() * reduced
+        return CombinedRows(_full(rows).rescaled(full), solved, _Basis(self.sketch))
+
+    def whiten(self, rows, damping):
+        full, reduced = map(np.sqrt, self._inverse_ridges(damping))
+        inside = _reduced(rows, self.sketch)
+        # The symmetric root, so that the coordinates are those of Q.
+        white = self.inside.symmetric_root(inside, damping) - inside.toarray() * reduced
+        return _full(rows).toarray() * full + self.sketch.lift(white)
+
+    def effective_dimension(self, damping):
+        return sum(self.effective_dimension_parts(damping))
+
+    def effective_dimension_parts(self, damping):
+        """``tr(F H^{-1})`` on the basis and outside of it.
+
+        The second, ``tr(F - QF_QQ') / ridge``, is an upper bound of what is missing there.
+        """
+        full, _ = self._inverse_ridges(damping)
+        scaled = self.roots.rescaled(np.sqrt(full))
+        outside = scaled.squared_norms().sum() - (scaled @ self.sketch).squared_norms().sum()
+        return self.inside.effective_dimension(damping), max(0.0, float(outside))
+
+    def uniform_error(self, damping, *, n_vectors=4, n_iterations=8, seed=0):
+        """Largest error of any influence, relative to the self-influences.
+
+        ``sup |B~ - B| / sqrt(phi phi')`` over all gradients is the spectral radius of
+        ``H~^{-1} H - I``, H~ this curvature and H the exact one. Found by subspace iteration,
+        from below, with products alone.
+        """
+        rng = np.random.default_rng(seed)
+        vectors = rng.standard_normal((n_vectors, len(self.penalty)))
+        for _ in range(n_iterations):
+            vectors = np.linalg.qr(vectors.T)[0].T
+            gap = self._exact_product(vectors, damping) - self._product(vectors, damping)
+            values = eigh(gap @ vectors.T, self._product(vectors, damping) @ vectors.T)[0]
+            vectors = self.solve(DenseRows(gap), damping).toarray()
+        return float(np.abs(values).max())
+
+    def _exact_product(self, vectors, damping):
+        image = self.roots @ np.ascontiguousarray(vectors.T)
+        return np.ascontiguousarray(image.T) @ self.roots + vectors * (self.penalty + damping)
+
+    def _product(self, vectors, damping):
+        inside = vectors @ self.sketch
+        image = self.inside.product(inside, damping)
+        image -= inside * (self.reduced_penalty + damping)
+        return vectors * (self.penalty + damping) + self.sketch.lift(image)

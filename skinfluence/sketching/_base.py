@@ -1,0 +1,167 @@
+"""What all sketches share, and the one that changes nothing."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import scipy.sparse as sp
+
+from skinfluence.rows import DenseRows, KroneckerRows, Rows
+
+
+class Sketch(ABC):
+    """A matrix P of shape (size, n_columns), used through its products.
+
+    Need to be defined: ``_project``, ``_lift``. Should be overridden for efficiency:
+    ``_project_rows``, ``_project_tensor``.
+
+    Parameters
+    ----------
+    n_columns : int
+        Columns of the rows that are sketched.
+    size : int
+        Rows of P: numbers that are kept of each row.
+    seed : int, default=0
+        Determines P.
+    """
+
+    # NumPy would otherwise take ``array @ sketch`` for a product of two arrays.
+    __array_ufunc__ = None
+
+    def __init__(self, n_columns, size, seed=0):
+        self.n_columns = int(n_columns)
+        self.size = int(size)
+        self.seed = seed
+
+    @classmethod
+    def draw(cls, data, size, seed=0, **options):
+        """Draw a sketch of this kind for given rows.
+
+        Parameters
+        ----------
+        data : {ndarray, CSR matrix, Rows} of shape (n_rows, n_columns)
+            Rows whose curvature is to be kept. A random sketch reads their shape only.
+        size : int
+            Rows of P.
+        seed : int, default=0
+            Determines P.
+        **options
+            Options of the kind.
+
+        Returns
+        -------
+        Sketch
+        """
+        return cls(data.shape[1], size, seed, **options)
+
+    @property
+    def orthogonal_share(self):
+        """Share of the rows of an orthogonal matrix that P has, 0 for independent rows."""
+        return 0.0
+
+    @abstractmethod
+    def _project(self, array):
+        """``array @ P'`` for an ndarray or CSR matrix."""
+
+    @abstractmethod
+    def _lift(self, array):
+        """``array @ P`` for an ndarray."""
+
+    def lift(self, array):
+        """Products ``array @ P``, back among the original columns.
+
+        Parameters
+        ----------
+        array : ndarray of shape (n, size)
+            Rows in sketched coordinates.
+
+        Returns
+        -------
+        ndarray of shape (n, n_columns)
+            The rows in the span of the rows of P.
+        """
+        return self._lift(array)
+
+    def toarray(self):
+        """Write out P.
+
+        Returns
+        -------
+        ndarray of shape (size, n_columns)
+            The matrix that the sketch stands for.
+        """
+        return self.lift(np.eye(self.size))
+
+    def __rmatmul__(self, rows):
+        if rows.shape[1] != self.n_columns:
+            raise ValueError(
+                f"The sketch takes rows with {self.n_columns} columns. Got rows with "
+                f"{rows.shape[1]} columns instead."
+            )
+        if isinstance(rows, Rows):
+            return self._project_rows(rows)
+        if hasattr(rows, "new_tensor"):
+            return self._project_tensor(rows)
+        return self._project(rows.tocsr() if sp.issparse(rows) else rows)
+
+    def _project_rows(self, rows):
+        parts = [np.empty((0, self.size))]
+        parts += [self._project(written(rows[batch])) for batch in rows.batches()]
+        return DenseRows(np.concatenate(parts), rows.rows_per_sample)
+
+    def _project_tensor(self, tensor):
+        return tensor @ tensor.new_tensor(self.toarray().T)
+
+
+class IdentitySketch(Sketch):
+    """Nothing is projected away: P is the identity.
+
+    Parameters
+    ----------
+    n_columns : int
+        Columns of the rows.
+    size : int, default=None
+        Ignored: all columns are kept.
+    seed : int, default=0
+        Ignored.
+    """
+
+    def __init__(self, n_columns, size=None, seed=0):
+        super().__init__(n_columns, n_columns, seed)
+
+    def _project(self, array):
+        return array.toarray() if sp.issparse(array) else array
+
+    def _project_rows(self, rows):
+        return rows
+
+    def _project_tensor(self, tensor):
+        return tensor
+
+    def _lift(self, array):
+        return array
+
+
+def floating(array):
+    """Single precision for arrays that have it, else double precision."""
+    return np.float32 if array.dtype == np.float32 else np.float64
+
+
+def written(rows):
+    """Rows written out, as CSR where their factors are sparse."""
+    if not isinstance(rows, KroneckerRows) or not sp.issparse(rows.activation):
+        return rows.toarray()
+    blocks = [_spread(rows.activation, column) for column in _columns(rows.residual)]
+    return sp.hstack([*blocks, rows.free.reshape(rows.shape[0], -1)], format="csr")
+
+
+def _columns(cube):
+    return np.moveaxis(cube, 2, 0)
+
+
+def _spread(activation, column):
+    """Rows ``column[i, j] * activation[i]`` for every sample i and row j of it."""
+    n_samples, s = column.shape
+    sample = np.repeat(np.arange(n_samples), s)
+    place = np.arange(n_samples * s)
+    shape = (n_samples * s, n_samples)
+    return sp.csr_matrix((column.ravel(), (place, sample)), shape=shape) @ activation

@@ -1,0 +1,103 @@
+"""How large a sketch has to be."""
+
+import numpy as np
+
+# Constants of ``influence_min_dim``, calibrated by benchmarks/sketch_calibration.py.
+MIN_DIM_SLOPE = 0.6
+MIN_DIM_OFFSET = 0.6
+
+
+def effective_dimension(eigenvalues, damping):
+    r"""Number of directions that a ridge leaves alive.
+
+    .. math:: d_\lambda(F) = \operatorname{tr} F (F + \lambda I)^{-1}
+              = \sum_i \frac{\mu_i}{\mu_i + \lambda}
+
+    Parameters
+    ----------
+    eigenvalues : array-like of shape (n_eigenvalues,)
+        Eigenvalues of the curvature F; those below 0 are rounding and count as 0.
+    damping : float
+        The ridge :math:`\lambda \ge 0`; at 0 the result is the rank.
+
+    Returns
+    -------
+    float
+        At most the number of eigenvalues.
+
+    Raises
+    ------
+    ValueError
+        If ``damping`` is negative.
+
+    Examples
+    --------
+    >>> from skinfluence.sketching import effective_dimension
+    >>> effective_dimension([3.0, 1.0, 0.0], damping=1.0)
+    1.25
+    >>> effective_dimension([3.0, 1.0, 0.0], damping=0.0)
+    2.0
+    """
+    if damping < 0:
+        raise ValueError(f"damping must be at least 0. Got {damping!r} instead.")
+    values = np.clip(np.asarray(eigenvalues, dtype=np.float64), 0, None)
+    values = values[values > 0]
+    return float(np.sum(values / (values + damping)))
+
+
+def influence_min_dim(effective_dimension, *, eps=0.25, delta=0.05):
+    r"""Size from which a random sketch answers all influence queries within ``eps``.
+
+    With :math:`m \ge C \varepsilon^{-2} (d_\lambda + \log(1/\delta))` rows the sketched
+    influence :math:`\tilde B` obeys, with probability :math:`1 - \delta` and for all
+    gradients in the range of the curvature at once [1]_,
+
+    .. math:: |\tilde B(g, g') - B(g, g')|
+              \le \varepsilon \sqrt{\varphi_0(g) \varphi_0(g')},
+              \qquad \varphi_0(g) = g' F^{+} g.
+
+    The constant is measured, over spectra that decay like a power and exponentially.
+    The bound is relative to the influence without a ridge: where the spectrum is flat,
+    the scores themselves may have a larger relative error.
+
+    Parameters
+    ----------
+    effective_dimension : float or array-like of float
+        :math:`d_\lambda`, see :func:`effective_dimension`.
+    eps : float, default=0.25
+        Largest uniform error, in (0, 1).
+    delta : float, default=0.05
+        Share of seeds that may exceed it, in (0, 1).
+
+    Returns
+    -------
+    int or ndarray of int
+        Rows of the sketch.
+
+    Raises
+    ------
+    ValueError
+        If ``eps`` or ``delta`` is not in (0, 1), or the dimension is negative.
+
+    References
+    ----------
+    .. [1] Hu, Hu, Ma, Zhao, "A Unified Theory of Random Projection for Influence
+       Functions", arXiv:2602.10449.
+
+    Examples
+    --------
+    >>> from skinfluence.sketching import influence_min_dim
+    >>> influence_min_dim(100, eps=0.5) < influence_min_dim(100, eps=0.25)
+    True
+    """
+    for name, value in (("eps", eps), ("delta", delta)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must lie in (0, 1). Got {value!r} instead.")
+    dimension = np.asarray(effective_dimension, dtype=np.float64)
+    if (dimension < 0).any():
+        raise ValueError(
+            f"effective_dimension must be at least 0. Got {effective_dimension!r} instead."
+        )
+    size = MIN_DIM_SLOPE * dimension + MIN_DIM_OFFSET * np.log(1 / delta)
+    size = np.ceil(size / eps**2).astype(np.int64)
+    return size if size.ndim else int(size)

@@ -1,0 +1,82 @@
+"""The sketch that looks at the data."""
+
+import numpy as np
+import scipy.sparse as sp
+
+from skinfluence.sketching._base import Sketch, floating
+
+
+class NystromSketch(Sketch):
+    """Orthonormal rows that capture the range of given data.
+
+    P = Q', where the columns of Q approximate the leading right singular vectors of
+    the data, found by a randomised range finder with power iterations [1]_. Other than
+    for a random sketch, E[P'P] is not the identity but a projection.
+
+    Parameters
+    ----------
+    basis : ndarray of shape (n_columns, size)
+        Q, with orthonormal columns.
+    seed : int, default=0
+        What Q was drawn with.
+
+    See Also
+    --------
+    NystromSketch.draw : Finds the basis.
+
+    References
+    ----------
+    .. [1] Halko, Martinsson, Tropp, "Finding structure with randomness", SIAM Review
+       53(2), 2011.
+    """
+
+    def __init__(self, basis, seed=0):
+        super().__init__(*basis.shape, seed)
+        self.basis = basis
+
+    @classmethod
+    def draw(cls, data, size, seed=0, *, oversampling=10, n_power_iterations=2):
+        """Find a basis for the range of the Gram matrix of given rows.
+
+        Parameters
+        ----------
+        data : {ndarray, CSR matrix, Rows} of shape (n_rows, n_columns)
+            Rows whose Gram matrix ``data' data`` is to be kept.
+        size : int
+            Columns of the basis, at most ``n_columns``.
+        seed : int, default=0
+            Draws the test vectors.
+        oversampling : int, default=10
+            Further test vectors, of which the best combinations are kept.
+        n_power_iterations : int, default=2
+            Further passes over the data, each of which sharpens a slow decay.
+
+        Returns
+        -------
+        NystromSketch
+        """
+        n_columns = data.shape[1]
+        width = min(size + oversampling, n_columns)
+        rng = np.random.default_rng([seed, 0])
+        basis = np.linalg.qr(rng.standard_normal((n_columns, width)))[0]
+        for _ in range(n_power_iterations):
+            basis = np.linalg.qr(_times_gram(data, basis))[0]
+        image = _times_gram(data, basis)
+        # Leading eigenvectors of the Gram matrix within the range of its image: from
+        # A Q = U S V' they are those of U, at no further pass.
+        left = np.linalg.svd(image, full_matrices=False)[0]
+        return cls(np.ascontiguousarray(left[:, :size]), seed)
+
+    def _project(self, array):
+        basis = self.basis.astype(floating(array), copy=False)
+        return np.asarray(array @ basis)
+
+    def _lift(self, array):
+        return array @ self.basis.T
+
+
+def _times_gram(data, basis):
+    image = np.asarray(data @ basis)
+    if sp.issparse(data):
+        return np.asarray(data.T @ image)
+    return np.ascontiguousarray((np.ascontiguousarray(image.T) @ data).T)

@@ -1,0 +1,716 @@
+"""SketchedInfluence against written-out formulas, its guarantees and its bad input."""
+
+import functools
+import pickle
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.linalg import eigh
+from sklearn import linear_model as lm
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skinfluence import ExactInfluence, SketchedInfluence
+from skinfluence.curvature import DenseCurvature, SpectralCurvature
+from skinfluence.exceptions import NumericalWarning
+from skinfluence.rows import DenseRows
+from skinfluence.sketched import _dimension, _range, _size
+from skinfluence.sketched._ridge import debiased_ridge, exact_effective_dimension
+from skinfluence.sketching import IdentitySketch, SJLTSketch, effective_dimension
+
+LR = functools.partial(lm.LogisticRegression, solver="newton-cholesky", tol=1e-12)
+RANDOM = ["gaussian", "rademacher", "sjlt", "srdct"]
+KINDS = [*RANDOM, "nystrom"]
+
+
+@parametrize_with_checks(
+    [
+        SketchedInfluence(lm.LogisticRegression()),
+        SketchedInfluence(lm.Ridge(), sketch="sjlt", sketch_size=3),
+        SketchedInfluence(lm.LogisticRegression(), sketch_size=1, random_state=0),
+    ]
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+def digits():
+    X, y = load_digits(n_class=4, return_X_y=True)
+    return X[:, 4:] / 16, y
+
+
+def breast_cancer():
+    X, y = load_breast_cancer(return_X_y=True)
+    return StandardScaler().fit_transform(X), y
+
+
+def two_targets():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 30)) * np.arange(1, 31) ** -0.5
+    return X, X @ rng.standard_normal((30, 2)) + rng.standard_normal((200, 2))
+
+
+MODELS = {
+    "binary": (breast_cancer, LR(C=0.1)),
+    "no intercept": (breast_cancer, LR(C=0.1, fit_intercept=False)),
+    "multinomial": (digits, LR(C=0.1)),
+    "two ridges": (two_targets, lm.Ridge(alpha=[1.0, 5.0], tol=1e-12)),
+    "active set": (two_targets, lm.ElasticNet(alpha=0.02, tol=1e-12, max_iter=100_000)),
+}
+
+
+@functools.cache
+def problem(name):
+    """Training rows, queries and a model."""
+    load, model = MODELS[name]
+    X, y = load()
+    if name == "active set":
+        y = y[:, 0]
+    return X[:150], y[:150], X[150:170], y[150:170], model
+
+
+def fit(name, **settings):
+    X, y, Xq, yq, model = problem(name)
+    settings = {"random_state": 0, **settings}
+    influence = SketchedInfluence(model, **settings)
+    if name == "active set":
+        with pytest.warns(UserWarning, match="L1 penalty"):
+            return influence.fit(X, y), Xq, yq
+    return influence.fit(X, y), Xq, yq
+
+
+def written_out(influence, Xq, yq):
+    """Gradients of training rows and queries, F and the ridge, as dense arrays."""
+    objective = influence.objective_
+    roots = objective.curvature_rows(influence.curvature).toarray()
+    queries = objective.gradient_rows(Xq, objective.encode(yq)).toarray()
+    ridge = objective.l2_penalty + influence.damping_
+    return objective.training_gradient_rows().toarray(), queries, roots.T @ roots, ridge
+
+
+def exact_influence(influence, Xq, yq):
+    rows, queries, F, ridge = written_out(influence, Xq, yq)
+    return -queries @ np.linalg.solve(F + np.diag(ridge), rows.T)
+
+
+# ---------------------------------------------------------------------------
+# Formulas
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factorized", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["binary", "no intercept", "multinomial"])
+def test_scores_are_those_of_the_sketched_rows(name, kind, factorized):
+    influence, Xq, yq = fit(
+        name, sketch=kind, sketch_size=24, factorized=factorized, tail=False, damping=0.01
+    )
+    rows, queries, F, ridge = written_out(influence, Xq, yq)
+    P = influence.sketch_.toarray()
+    # The ridge is one number on what is sketched, and P is the identity on the rest.
+    free = np.flatnonzero(ridge != ridge[0])
+    sketched_ridge = np.full(len(P), ridge[0])
+    sketched_ridge[len(P) - len(free) :] = ridge[free]
+    assert_allclose(P[len(P) - len(free) :][:, free], np.eye(len(free)))
+    H = P @ F @ P.T + np.diag(sketched_ridge)
+    expected = -(queries @ P.T) @ np.linalg.solve(H, P @ rows.T)
+    assert influence.sketch_size_ == 24
+    assert influence.n_components_ == len(P) == 24 + len(free)
+    assert_allclose(influence.influence(Xq, yq), expected, atol=1e-9 * np.abs(expected).max())
+    own = np.einsum("ij,ij->i", rows @ P.T, np.linalg.solve(H, P @ rows.T).T)
+    assert_allclose(influence.self_influence(), own, rtol=1e-8)
+
+
+@pytest.mark.parametrize("factorized", [True, False])
+@pytest.mark.parametrize("name", ["binary", "multinomial"])
+def test_tail_is_the_ridge_alone_outside_of_the_basis(name, factorized):
+    influence, Xq, yq = fit(name, sketch="nystrom", sketch_size=18, factorized=factorized)
+    rows, queries, F, ridge = written_out(influence, Xq, yq)
+    Q = influence.sketch_.toarray().T
+    assert_allclose(Q.T @ Q, np.eye(Q.shape[1]), atol=1e-12)
+    inside = (queries @ Q) @ np.linalg.solve(Q.T @ (F + np.diag(ridge)) @ Q, Q.T @ rows.T)
+    outside = (queries @ rows.T - (queries @ Q) @ (Q.T @ rows.T)) / ridge[0]
+    expected = -(inside + outside)
+    scale = np.abs(expected).max()
+    assert_allclose(influence.influence(Xq, yq), expected, atol=1e-9 * scale)
+    embedding, training = influence.transform(Xq, yq), influence.transform(*problem(name)[:2])
+    assert embedding.shape[1] == influence.n_components_ == rows.shape[1]
+    assert_allclose(-embedding @ training.T, expected, atol=1e-8 * scale)
+    own = np.einsum("ij,ij->i", training, training)
+    assert_allclose(influence.self_influence(), own, rtol=1e-7)
+
+
+def test_tail_brings_the_scores_closer():
+    errors = []
+    for tail in (True, False):
+        influence, Xq, yq = fit("multinomial", sketch_size=48, tail=tail)
+        exact = exact_influence(influence, Xq, yq)
+        errors.append(np.linalg.norm(influence.influence(Xq, yq) - exact) / np.linalg.norm(exact))
+    assert errors[0] < errors[1] / 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"sketch": "gaussian"}, {"factorized": False}])
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.filterwarnings("ignore:.*has an L1 penalty:UserWarning")
+def test_all_parameters_kept_is_exact(name, settings):
+    X, y, Xq, yq, model = problem(name)
+    exact = ExactInfluence(model).fit(X, y)
+    influence, *_ = fit(name, sketch_size=exact.n_params_, **settings)
+    for method in ("influence", "leave_one_out_effect"):
+        expected = getattr(exact, method)(Xq, yq)
+        atol = 1e-8 * np.abs(expected).max()
+        assert_allclose(getattr(influence, method)(Xq, yq), expected, rtol=0, atol=atol)
+    assert_allclose(influence.self_influence(), exact.self_influence(), rtol=1e-8)
+    assert_allclose(
+        influence.parameter_influence([0, 3]), exact.parameter_influence([0, 3]), atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dense_and_sparse_features_give_the_same(name):
+    if name == "active set":
+        pytest.skip("scikit-learn fits other coefficients to sparse features.")
+    X, y, Xq, yq, model = problem(name)
+    dense, *_ = fit(name, sketch_size=20)
+    sparse = SketchedInfluence(model, sketch_size=20, random_state=0).fit(sp.csr_matrix(X), y)
+    expected = dense.influence(Xq, yq)
+    found = sparse.influence(sp.csr_matrix(Xq), yq)
+    assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("settings", [{"sketch": "gaussian"}, {"tail": False}, {}])
+def test_every_output_keeps_its_own_ridge(settings):
+    # The two targets are two problems of their own, solved with one sketch of the features.
+    influence, Xq, yq = fit("two ridges", sketch_size=20, **settings)
+    X, y, *_ = problem("two ridges")
+    P = influence.sketch_.sketches[0].features.toarray()
+    rows, queries, F, ridge = written_out(influence, Xq, yq)
+    expected = np.zeros((len(Xq), len(X)))
+    for k, slope in enumerate((slice(0, 30), slice(30, 60))):
+        index = np.r_[slope, 60 + k]
+        B = np.zeros((11, 31))
+        B[:10, :30], B[10, 30] = P, 1.0
+        H = B @ F[np.ix_(index, index)] @ B.T + np.diag(np.r_[np.full(10, ridge[slope][0]), 0.0])
+        z, zq = rows[:, index] @ B.T, queries[:, index] @ B.T
+        expected -= zq @ np.linalg.solve(H, z.T)
+        if influence._projection.has_tail:
+            tail = queries[:, slope] @ rows[:, slope].T - zq[:, :10] @ z[:, :10].T
+            expected -= tail / ridge[slope][0]
+    assert_allclose(influence.influence(Xq, yq), expected, atol=1e-9 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("settings", [{"factorized": False}, {"sketch_size": (10, 1)}])
+def test_ridges_that_are_mixed_are_made_one_first(settings):
+    influence, Xq, yq = fit("two ridges", **{"sketch": "gaussian", "sketch_size": 20, **settings})
+    rows, queries, F, ridge = written_out(influence, Xq, yq)
+    scale = np.append(np.sqrt(ridge[:60].mean() / ridge[:60]), [1.0, 1.0])
+    P = influence.sketch_.toarray()
+    moment = P @ (scale * F * scale[:, None]) @ P.T
+    H = moment + np.diag(np.append(np.full(len(P) - 2, ridge[:60].mean()), [0.0, 0.0]))
+    expected = -(queries * scale @ P.T) @ np.linalg.solve(H, P @ (rows * scale).T)
+    assert_allclose(influence.influence(Xq, yq), expected, atol=1e-9 * np.abs(expected).max())
+    lifted = -np.linalg.solve(H, P @ (rows[:2] * scale).T).T @ P * scale
+    assert_allclose(influence.parameter_influence([0, 1]), lifted, atol=1e-9)
+
+
+def test_sketches_of_features_and_outputs():
+    influence, Xq, yq = fit("multinomial", sketch_size=(12, 2), sketch="gaussian")
+    assert influence.sketch_size_ == 24
+    inner = influence.sketch_.sketches[0]
+    assert (inner.features.size, inner.outputs.size) == (12, 2)
+    assert influence.influence(Xq, yq).shape == (20, 150)
+
+
+def test_a_callable_draws_the_sketch():
+    draw = functools.partial(SJLTSketch.draw, nonzeros=2)
+    influence, *_ = fit("binary", sketch=draw, sketch_size=10)
+    assert influence.sketch_.sketches[0].features.nonzeros == 2
+    assert influence.sketch_size_ == 10
+
+
+@pytest.mark.parametrize("curvature", ["ggn", "empirical_fisher"])
+def test_curvature_is_the_one_that_was_asked_for(curvature):
+    influence, Xq, yq = fit("binary", curvature=curvature, sketch_size=28, damping=0.1)
+    expected = exact_influence(influence, Xq, yq)
+    assert_allclose(influence.influence(Xq, yq), expected, atol=0.02 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["nystrom", "sjlt"])
+def test_results_do_not_depend_on_batches_or_jobs(kind):
+    whole, Xq, yq = fit("multinomial", sketch=kind, sketch_size=24)
+    parts, *_ = fit("multinomial", sketch=kind, sketch_size=24, batch_size=7, n_jobs=2)
+    for method in ("influence", "leave_one_out_effect"):
+        expected = getattr(whole, method)(Xq, yq)
+        assert_allclose(getattr(parts, method)(Xq, yq), expected, atol=1e-9)
+
+
+def test_seed_determines_the_scores():
+    first, Xq, yq = fit("binary", sketch="sjlt", sketch_size=10)
+    X, y, *_, model = problem("binary")
+    again = clone(first).fit(X, y)
+    assert_array_equal(again.influence(Xq, yq), first.influence(Xq, yq))
+    other = clone(first).set_params(random_state=1).fit(X, y)
+    assert np.abs(other.influence(Xq, yq) - first.influence(Xq, yq)).max() > 0
+    copy = pickle.loads(pickle.dumps(first))
+    assert_array_equal(copy.influence(Xq, yq), first.influence(Xq, yq))
+
+
+def test_leave_one_out_effect_is_close_to_the_exact_one():
+    X, y, Xq, yq, model = problem("multinomial")
+    expected = ExactInfluence(model).fit(X, y).leave_one_out_effect(Xq, yq)
+    influence, *_ = fit("multinomial", sketch_size=120)
+    found = influence.leave_one_out_effect(Xq, yq)
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
+
+
+# ---------------------------------------------------------------------------
+# Without a ridge
+# ---------------------------------------------------------------------------
+
+
+def low_rank():
+    rng = np.random.default_rng(1)
+    factor = rng.standard_normal((8, 40))
+    X = rng.standard_normal((60, 8)) @ factor
+    return X, X[:, 0] + rng.standard_normal(60), rng.standard_normal((5, 8)) @ factor
+
+
+@pytest.mark.parametrize("kind", RANDOM)
+def test_without_a_ridge_a_sketch_of_the_rank_is_exact(kind):
+    X, y, Xq = low_rank()
+    model = lm.LinearRegression(fit_intercept=False)
+    with pytest.warns(NumericalWarning, match="singular"):
+        exact = ExactInfluence(model, damping=0.0).fit(X, y)
+        expected = exact.influence(Xq, np.zeros(5))
+    influence = SketchedInfluence(
+        model, damping=0.0, sketch=kind, sketch_size=9, random_state=0
+    ).fit(X, y)
+    assert influence.sketch_is_injective_
+    assert_allclose(influence.influence(Xq, np.zeros(5)), expected, rtol=1e-6)
+    found = SketchedInfluence(model, damping=0.0, sketch=kind, random_state=0).fit(X, y)
+    assert found.sketch_size_ == 9
+    # One number less and nothing more can be said, though the answer is still exact.
+    with pytest.warns(NumericalWarning, match="full rank 8"):
+        saturated = clone(influence).set_params(sketch_size=8).fit(X, y)
+    assert not saturated.sketch_is_injective_
+    assert_allclose(saturated.influence(Xq, np.zeros(5)), expected, rtol=1e-6)
+
+
+def test_a_saturated_sketch_is_wrong():
+    X, y, Xq = low_rank()
+    model = lm.LinearRegression(fit_intercept=False)
+    settings = {"damping": 0.0, "sketch": "gaussian", "random_state": 0}
+    exact = SketchedInfluence(model, sketch_size=20, **settings).fit(X, y)
+    with pytest.warns(NumericalWarning, match="saturated"):
+        small = SketchedInfluence(model, sketch_size=5, **settings).fit(X, y)
+    expected = exact.influence(Xq, np.zeros(5))
+    error = np.linalg.norm(small.influence(Xq, np.zeros(5)) - expected)
+    assert error > 0.1 * np.linalg.norm(expected)
+
+
+def test_a_basis_without_a_ridge_is_grown_to_the_rank():
+    X, y, Xq = low_rank()
+    model = lm.LinearRegression(fit_intercept=False)
+    influence = SketchedInfluence(model, damping=0.0, random_state=0).fit(X, y)
+    assert influence.sketch_size_ < X.shape[1] and influence.sketch_is_injective_
+    expected = SketchedInfluence(model, damping=0.0, sketch_size=20, sketch="gaussian").fit(X, y)
+    assert_allclose(
+        influence.influence(Xq, np.zeros(5)), expected.influence(Xq, np.zeros(5)), rtol=1e-6
+    )
+
+
+# ---------------------------------------------------------------------------
+# Size, effective dimension, bias
+# ---------------------------------------------------------------------------
+
+
+@functools.cache
+def wide():
+    """A ridge regression of 400 features whose moments decay like 1 / i."""
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((600, 400)) * np.arange(1, 401) ** -0.5
+    return X, X[:, 0] + rng.standard_normal(600), lm.Ridge(alpha=60.0, fit_intercept=False)
+
+
+def operator_error(influence, X, y):
+    """``|| psi(F^1/2 P'P F^1/2) - psi(F) ||`` with ``psi(x) = x / (x + ridge)``."""
+    _, _, F, ridge = written_out(influence, X[:2], y[:2])
+    values, vectors = eigh(F)
+    root = vectors * np.sqrt(np.clip(values, 0, None))
+    white = (
+        root.T @ influence._projection.curvature().solve(DenseRows(root.T), 0.0).toarray().T
+        if influence._projection.has_tail
+        else None
+    )
+    if white is None:
+        Z = root.T @ influence.sketch_.toarray().T
+        white = Z @ np.linalg.solve(Z.T @ Z + ridge[0] * np.eye(Z.shape[1]), Z.T)
+    exact = np.diag(np.clip(values, 0, None) / (np.clip(values, 0, None) + ridge[0]))
+    return np.linalg.norm(white - exact, ord=2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_automatic_size_keeps_the_uniform_error_below_eps(kind):
+    X, y, model = wide()
+    for eps in (0.35, 0.5):
+        influence = SketchedInfluence(model, sketch=kind, eps=eps, random_state=0).fit(X, y)
+        assert influence.sketch_size_ < 400
+        assert operator_error(influence, X, y) <= eps
+
+
+def test_a_smaller_eps_needs_a_larger_sketch():
+    X, y, model = wide()
+    sizes = [
+        SketchedInfluence(model, sketch="sjlt", eps=eps, random_state=0).fit(X, y).sketch_size_
+        for eps in (0.5, 0.35)
+    ]
+    assert sizes[1] == pytest.approx(sizes[0] * (0.5 / 0.35) ** 2, rel=0.05)
+
+
+def test_certified_size_keeps_the_relative_error_below_eps():
+    X, y, model = wide()
+    for kind, eps in (("nystrom", 0.1), ("gaussian", 0.6)):
+        influence = SketchedInfluence(
+            model, sketch=kind, sketch_size="certified", eps=eps, random_state=0
+        ).fit(X, y)
+        exact = exact_influence(influence, X[:50], y[:50])
+        gap = np.linalg.norm(influence.influence(X[:50], y[:50]) - exact, axis=1)
+        assert influence.sketch_size_ < 400
+        assert np.mean(gap / np.linalg.norm(exact, axis=1)) < 1.2 * eps
+
+
+def test_certified_size_says_when_exact_is_cheaper():
+    X, y, model = wide()
+    influence = SketchedInfluence(model, sketch="gaussian", sketch_size="certified", eps=0.01)
+    with pytest.warns(UserWarning, match="The exact solution is used"):
+        influence.fit(X, y)
+    assert isinstance(influence.sketch_, IdentitySketch)
+    assert influence.sketch_size_ == 400
+
+
+def test_a_size_that_is_out_of_reach_is_said(monkeypatch):
+    X, y, model = wide()
+    monkeypatch.setattr(_size, "MAX_SIZE", 100)
+    with pytest.warns(NumericalWarning, match="eps=0.2"):
+        influence = SketchedInfluence(model, sketch="sjlt", eps=0.2).fit(X, y)
+    assert influence.sketch_size_ <= 100
+
+
+@pytest.mark.parametrize("name", ["binary", "multinomial"])
+def test_uniform_error_of_a_basis_is_the_spectral_radius(name):
+    influence, Xq, yq = fit(name, sketch_size=15)
+    rows, _, F, ridge = written_out(influence, Xq, yq)
+    Q = influence.sketch_.toarray().T
+    R = np.diag(ridge)
+    H_tilde = Q @ Q.T @ F @ Q @ Q.T + R
+    expected = np.abs(eigh(F + R, H_tilde, eigvals_only=True) - 1).max()
+    found = influence.curvature_.uniform_error(influence.damping_, n_iterations=50)
+    assert found == pytest.approx(expected, rel=1e-3)
+    # Eight iterations are enough for two digits.
+    assert influence.curvature_.uniform_error(influence.damping_) > 0.9 * expected
+
+
+@pytest.mark.parametrize("kind", ["nystrom", "sjlt"])
+def test_effective_dimension_is_exact_for_small_models(kind):
+    influence, Xq, yq = fit("multinomial", sketch=kind, sketch_size=15)
+    _, _, F, ridge = written_out(influence, Xq, yq)
+    expected = np.trace(np.linalg.solve(F + np.diag(ridge), F))
+    assert influence.effective_dimension_ == pytest.approx(expected)
+    assert influence.effective_dimension_error_ == 0
+
+
+@pytest.mark.parametrize("kind, n_errors", [("nystrom", 1), ("sjlt", 4)])
+def test_effective_dimension_of_large_models_has_its_error(kind, n_errors, monkeypatch):
+    influence, Xq, yq = fit("multinomial", sketch=kind, sketch_size=90)
+    exact = influence.effective_dimension_
+    monkeypatch.setattr(_dimension, "MAX_EXACT", 0)
+    estimated, *_ = fit("multinomial", sketch=kind, sketch_size=90)
+    error = estimated.effective_dimension_error_
+    assert 0 < error < 0.1 * exact
+    assert abs(estimated.effective_dimension_ - exact) <= n_errors * error
+
+
+def test_effective_dimensions_of_the_factors():
+    influence, Xq, yq = fit("multinomial", sketch_size=90)
+    objective = influence.objective_
+    second = objective.output_curvature("hessian") / 150
+    weight = np.einsum("nkk->n", second)
+    E = second.sum(axis=0)
+    X = problem("multinomial")[0]
+    A = (X.T * weight) @ X / weight.sum()
+    ridge = objective.l2_penalty[0]
+    expected = (
+        effective_dimension(eigh(A, eigvals_only=True), ridge / np.linalg.norm(E, 2)),
+        effective_dimension(eigh(E, eigvals_only=True), ridge / np.linalg.norm(A, 2)),
+    )
+    assert influence.factor_effective_dimensions_ == pytest.approx(expected)
+    product = np.kron(E, A)
+    assert np.prod(expected) >= effective_dimension(eigh(product, eigvals_only=True), ridge)
+    whole, *_ = fit("multinomial", sketch_size=90, factorized=False)
+    assert not hasattr(whole, "factor_effective_dimensions_")
+
+
+@pytest.mark.parametrize("decay", [0.5, 1.0, 2.0])
+def test_effective_dimension_behind_a_sketched_spectrum(decay):
+    values = np.arange(1, 1001) ** -decay
+    ridge = 0.3 * values[40]
+    expected = effective_dimension(values, ridge)
+    m = int(2 * expected)
+    P = np.random.default_rng(0).standard_normal((m, 1000)) / np.sqrt(m)
+    seen = np.linalg.eigvalsh(P * values @ P.T)
+    assert exact_effective_dimension(seen, ridge) == pytest.approx(expected, rel=0.05)
+    assert effective_dimension(seen, ridge) < 0.9 * expected
+    assert debiased_ridge(seen, ridge) == pytest.approx(ridge * (1 - expected / m), rel=0.05)
+    # A sketch smaller than the effective dimension cannot tell it.
+    few = np.sqrt(m / (m // 4)) * P[: m // 4]
+    assert exact_effective_dimension(np.linalg.eigvalsh(few * values @ few.T), ridge) == np.inf
+
+
+@pytest.mark.parametrize("kind", RANDOM)
+def test_debiased_self_influence_is_right_on_average(kind):
+    X, y, model = wide()
+    exact = ExactInfluence(model).fit(X, y)
+    size = int(np.ceil(1.5 * exact.effective_dimension_))
+    ratios = {True: [], False: []}
+    for debias in ratios:
+        for seed in range(8):
+            influence = SketchedInfluence(
+                model, sketch=kind, sketch_size=size, debias=debias, random_state=seed
+            ).fit(X, y)
+            ratios[debias].append(np.mean(influence.self_influence() / exact.self_influence()))
+    assert np.mean(ratios[False]) < 0.8
+    assert np.mean(ratios[True]) == pytest.approx(1, abs=0.02)
+
+
+def test_debiasing_serves_several_outputs_and_a_carried_intercept():
+    exact = ExactInfluence(LR(C=0.1)).fit(*digits())
+    influence = SketchedInfluence(
+        LR(C=0.1), sketch="gaussian", sketch_size=3 * 40, debias=True, random_state=0
+    ).fit(*digits())
+    ratio = np.mean(influence.self_influence() / exact.self_influence())
+    assert ratio == pytest.approx(1, abs=0.05)
+    biased = clone(influence).set_params(debias=False).fit(*digits())
+    assert np.mean(biased.self_influence() / exact.self_influence()) < 0.9
+
+
+def test_debiasing_warns_when_the_sketch_adds_more_than_the_ridge():
+    X, y, model = wide()
+    with pytest.warns(NumericalWarning, match="debias=True, but a sketch of size 20"):
+        SketchedInfluence(model, sketch="gaussian", sketch_size=20, debias=True).fit(X, y)
+
+
+# ---------------------------------------------------------------------------
+# Leakage
+# ---------------------------------------------------------------------------
+
+
+def thin():
+    """Rows that span 10 of 400 directions, and queries outside."""
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((120, 10)) @ rng.standard_normal((10, 400)) / 10
+    return X, X[:, 0] + rng.standard_normal(120), rng.standard_normal((15, 400))
+
+
+def dense_leakage(F, queries):
+    values, vectors = eigh(F)
+    outside = vectors[:, values < 1e-10 * values[-1]]
+    return np.linalg.norm(queries @ outside, axis=1) / np.linalg.norm(queries, axis=1)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("model", [lm.Ridge(1.0), LR(C=1.0)])
+def test_leakage_is_the_share_outside_of_the_range(model, intercept):
+    X, y, Xq = thin()
+    y, yq = y > 0, np.arange(15) % 2 > 0
+    if isinstance(model, lm.LogisticRegression):
+        y, yq = y + 2 * (X[:, 1] > 0), yq * 1
+    model = clone(model).set_params(fit_intercept=intercept)
+    influence = SketchedInfluence(model, sketch_size=60, random_state=0).fit(X, y * 1.0)
+    _, queries, F, _ = written_out(influence, Xq, yq * 1.0)
+    expected = dense_leakage(F, queries)
+    assert expected.min() > 0.5
+    assert_allclose(influence.leakage(Xq, yq * 1.0), expected, rtol=1e-6)
+    assert_allclose(influence.leakage(X[:5], y[:5] * 1.0), 0, atol=1e-6)
+    assert influence.leakage(Xq).shape == (15,)
+
+
+@pytest.mark.parametrize("limit", [0, 20, 4096])
+def test_range_is_found_by_eigenvectors_and_by_iteration(limit, monkeypatch):
+    monkeypatch.setattr(_range, "MAX_DENSE", limit)
+    X, y, Xq = thin()
+    for n in (20, 120):
+        rows = DenseRows(X[:n])
+        projector = _range.RangeProjector(rows)
+        expected = dense_leakage(X[:n].T @ X[:n], Xq)
+        assert_allclose(projector.leakage(DenseRows(Xq)), expected, rtol=1e-5)
+
+
+def test_leakage_error_falls_like_the_root_and_vanishes_with_projection():
+    X, y, Xq = thin()
+    model = lm.Ridge(1.0, fit_intercept=False)
+    sizes, yq = np.array([50, 100, 200, 399]), np.zeros(15)
+    errors = {False: [], True: []}
+    for project, found in errors.items():
+        for size in sizes:
+            gaps = []
+            for seed in range(12):
+                settings = {"sketch": "gaussian", "sketch_size": size, "random_state": seed}
+                influence = SketchedInfluence(model, project_queries=project, **settings)
+                influence.fit(X, y)
+                exact = exact_influence(influence, Xq, yq)
+                gaps.append(np.linalg.norm(influence.influence(Xq, yq) - exact))
+            found.append(np.mean(gaps))
+    slope = np.polyfit(np.log(sizes), np.log(errors[False]), 1)[0]
+    assert -0.65 < slope < -0.35
+    # What is left is the error within the range, small for a ridge this weak.
+    assert (np.array(errors[True]) < 0.1 * np.array(errors[False])).all()
+
+
+def test_projected_queries_have_the_exact_influence_of_the_whole():
+    X, y, Xq = thin()
+    model = lm.Ridge(1.0)
+    influence = SketchedInfluence(
+        model, sketch_size=80, tail=False, project_queries=True, random_state=0
+    ).fit(X, y)
+    expected = ExactInfluence(model).fit(X, y)
+    yq = np.zeros(15)
+    scores = expected.influence(Xq, yq)
+    atol = 1e-6 * np.abs(scores).max()
+    assert_allclose(influence.influence(Xq, yq), scores, rtol=0, atol=atol)
+    effect = expected.leave_one_out_effect(Xq, yq)
+    found = influence.leave_one_out_effect(Xq, yq)
+    assert_allclose(found, effect, rtol=0, atol=1e-6 * np.abs(effect).max())
+
+
+# ---------------------------------------------------------------------------
+# Certificate
+# ---------------------------------------------------------------------------
+
+
+def test_sketch_error_is_measured_against_the_exact_scores():
+    influence, Xq, yq = fit("multinomial", sketch="gaussian", sketch_size=60)
+    rows, _, F, ridge = written_out(influence, Xq, yq)
+    probes = rows[influence._probes.index]
+    exact = probes @ np.linalg.solve(F + np.diag(ridge), rows.T)
+    X, y, *_ = problem("multinomial")
+    sketched = -influence.influence(X, y)[influence._probes.index]
+    gap = np.linalg.norm(sketched - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    error = influence.sketch_error_
+    assert error.relative.value == pytest.approx(gap.mean(), rel=1e-5)
+    scale = np.einsum("qp,qp->q", probes @ np.linalg.pinv(F, hermitian=True), probes)
+    pairs = np.abs(sketched - exact)[:, influence._probes.index]
+    uniform = np.quantile(pairs / np.sqrt(np.outer(scale, scale)), 0.95)
+    # Conjugate gradients approach the scale from below, so the error from above.
+    assert uniform <= error.uniform.value * (1 + 1e-6)
+    assert error.uniform.value < 1.5 * uniform
+    for name in ("uniform", "relative", "spearman"):
+        assert error[name].low <= error[name].value <= error[name].high
+    assert error.n_probes == 16
+
+
+def test_sketch_error_of_an_exact_sketch_is_nothing():
+    influence, *_ = fit("binary", sketch="identity")
+    assert influence.sketch_error_.relative.value < 1e-6
+    assert influence.sketch_error_.spearman.value > 1 - 1e-6
+
+
+def test_a_second_fit_forgets_the_first():
+    influence, *_ = fit("binary", sketch="sjlt", sketch_size=10)
+    first = influence.sketch_error_.relative.value, influence.effective_dimension_
+    X, y = digits()
+    influence.fit(X[:100], y[:100])
+    second = influence.sketch_error_.relative.value, influence.effective_dimension_
+    assert first[0] != second[0] and first[1] != second[1]
+
+
+# ---------------------------------------------------------------------------
+# The curvature under it
+# ---------------------------------------------------------------------------
+
+
+def test_one_decomposition_serves_every_damping():
+    rng = np.random.default_rng(0)
+    roots = rng.standard_normal((50, 12))
+    moment, penalty = roots.T @ roots, rng.random(12)
+    spectral = SpectralCurvature(moment, penalty)
+    dense = DenseCurvature(np.arange(12)[None], moment[None], penalty)
+    rows = DenseRows(rng.standard_normal((8, 12)), 2)
+    for damping in (0.0, 0.1, 10.0):
+        for name in ("solve", "leverages"):
+            found, expected = (getattr(c, name)(rows, damping) for c in (spectral, dense))
+            if name == "solve":
+                found, expected = found.array, expected.array
+            assert_allclose(found, expected, atol=1e-10)
+        expected = dense.effective_dimension(damping)
+        assert spectral.effective_dimension(damping) == pytest.approx(expected)
+        white = spectral.whiten(rows, damping)
+        assert_allclose(white @ white.T, dense.solve(rows, damping).inner(rows), atol=1e-10)
+        H = dense.matrix(damping)
+        assert_allclose(spectral.product(rows.array, damping), rows.array @ H, atol=1e-10)
+        root = spectral.symmetric_root(rows, damping)
+        assert_allclose(root @ root.T, white @ white.T, atol=1e-10)
+
+
+def test_a_negative_curvature_is_an_error():
+    spectral = SpectralCurvature(np.diag([1.0, -0.5]), np.zeros(2))
+    with pytest.raises(np.linalg.LinAlgError, match="negative eigenvalue -0.5"):
+        spectral.solve(DenseRows(np.ones((1, 2))), 0.0)
+
+
+# ---------------------------------------------------------------------------
+# Bad input
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"sketch_size": 0}, "'sketch_size' parameter"),
+        ({"sketch_size": 2.5}, "'sketch_size' parameter"),
+        ({"sketch_size": "big"}, "'sketch_size' parameter"),
+        ({"sketch_size": (3,)}, r"a pair \(m_A, m_E\)"),
+        ({"sketch_size": (3, 0)}, r"a pair \(m_A, m_E\)"),
+        ({"sketch_size": (3, 1), "factorized": False}, "sketched as a whole"),
+        ({"sketch": "fourier"}, "'sketch' parameter"),
+        ({"damping": -1.0}, "'damping' parameter"),
+        ({"eps": 0.0}, "'eps' parameter"),
+        ({"eps": 1.0}, "'eps' parameter"),
+        ({"delta": 1.5}, "'delta' parameter"),
+    ],
+)
+def test_bad_parameters_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        fit("binary", **settings)
+
+
+@pytest.mark.filterwarnings("ignore:.*has an L1 penalty:UserWarning")
+def test_factors_that_do_not_exist_are_refused():
+    X, y, *_, model = problem("active set")
+    with pytest.raises(ValueError, match="factorized=True needs rows"):
+        SketchedInfluence(model, factorized=True).fit(X, y)
+
+
+def test_ridges_that_no_number_stands_for_are_refused():
+    X, y = two_targets()
+    model = lm.Ridge(alpha=[0.0, 1.0])
+    influence = SketchedInfluence(
+        model, factorized=False, sketch="sjlt", sketch_size=9, damping=0.0
+    )
+    with pytest.raises(ValueError, match="Use damping > 0"):
+        influence.fit(X, y)
+
+
+def test_a_size_beyond_the_parameters_is_said_once():
+    with pytest.warns(UserWarning, match="larger than the 31 parameters") as record:
+        influence, *_ = fit("binary", sketch_size=1000)
+    assert len(record) == 1
+    assert influence.sketch_size_ == 30
+
+
+def test_verbose_prints_the_choice(capsys):
+    fit("binary", sketch_size=10, verbose=1)
+    assert "10 of 31 numbers for each row by NystromSketch" in capsys.readouterr().out
