@@ -53,7 +53,7 @@ MAY_IMPORT = {
     **dict.fromkeys(ESTIMATORS, BELOW_ESTIMATORS),
     "model_selection": BELOW_ESTIMATORS | {"sketched", "metrics"},
     # The default influence is that of the wrapped model, exact.
-    "selection": HELPERS | {"metrics", "_validation", "memorization", "rows", "exact"},
+    "selection": HELPERS | {"metrics", "_validation", "memorization", "models", "rows", "exact"},
     "inspection": HELPERS | {"metrics", "sketching"},
     # The names that the package lifts.
     "": ESTIMATORS | {"selection", "model_selection"},
