@@ -434,7 +434,7 @@ def test_grid_search_sets_threshold_fraction_and_the_model(noisy_cancer):
         "filter__estimator__C": [0.01, 1.0],
     }
     pipeline = Pipeline([("scale", StandardScaler()), ("filter", filtered())])
-    search = GridSearchCV(pipeline, grid, cv=3, n_jobs=2).fit(X, y)
+    search = GridSearchCV(pipeline, grid, cv=3).fit(X, y)
     assert search.best_params_["filter__selector__keep"] == "generalizable"
     assert search.best_score_ > cross_val_score(logistic(), X, y, cv=3).mean()
     best = search.best_estimator_[-1]
