@@ -2,8 +2,15 @@
 
 from skinfluence.exact import ExactInfluence
 from skinfluence.kfac import KFACInfluence
+from skinfluence.selection import FilteredEstimator, MemorizationSelector
 from skinfluence.sketched import SketchedInfluence
 
-__all__ = ["ExactInfluence", "KFACInfluence", "SketchedInfluence"]
+__all__ = [
+    "ExactInfluence",
+    "FilteredEstimator",
+    "KFACInfluence",
+    "MemorizationSelector",
+    "SketchedInfluence",
+]
 
 __version__ = "0.1.0.dev0"

@@ -6,17 +6,34 @@ A rename in scikit-learn breaks this file and no other.
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.model_selection._search import BaseSearchCV
-from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_params
-from sklearn.utils.validation import _check_feature_names, _check_n_features, column_or_1d
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    Options,
+    StrOptions,
+    validate_params,
+)
+from sklearn.utils.metadata_routing import _routing_enabled
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_method_params,
+    _check_n_features,
+    _num_samples,
+    column_or_1d,
+)
 
 __all__ = [
     "BaseSearchCV",
+    "HasMethods",
     "Interval",
     "Options",
     "StrOptions",
     "_check_feature_names",
+    "_check_method_params",
     "_check_n_features",
     "_fit_context",
+    "_num_samples",
+    "_routing_enabled",
     "column_or_2d",
     "encode_labels",
     "validate_params",

@@ -36,6 +36,7 @@ from skinfluence._validation import (
     check_weights,
 )
 from skinfluence.leave_out import moved_losses, removal_of_each, removal_of_set
+from skinfluence.memorization import memorization
 from skinfluence.models import fit_arguments, objective, unwrap
 from skinfluence.rows import DenseRows
 
@@ -186,6 +187,9 @@ class BaseInfluence(
     def _solve(self, rows):
         return self.curvature_.solve(rows, self.damping_)
 
+    def _eigenbasis(self, *rows):
+        return self.curvature_.eigenbasis(self.damping_, *rows)
+
     def _batches(self, n_rows, row_bytes):
         return batches(n_rows, row_bytes, self.batch_size)
 
@@ -312,6 +316,29 @@ class BaseInfluence(
         """
         check_is_fitted(self)
         return self.curvature_.leverages(self._rows, self.damping_)[:, 0, 0]
+
+    def memorization(self):
+        """How far each training row moves the parameters, along the eigenvectors of H.
+
+        Returns
+        -------
+        ndarray of shape (n_train,)
+            ``||H^{-1} g_p||_1 = sum_i |q_i' g_p| / h_i`` for eigenpairs ``(h_i, q_i)`` of H, in
+            units of the parameters. Among eigenvectors of one eigenvalue, which are not unique,
+            the Euclidean norm takes the place of the sum: the smallest value over all bases.
+
+        Raises
+        ------
+        NotImplementedError
+            If the curvature is known by its products alone ("cg", "lissa").
+
+        References
+        ----------
+        Kounavis, Dia and Ramazanli, *On Influence Functions, Classification Influence, Relative
+        Influence, Memorization and Generalization*, Definition 6.
+        """
+        check_is_fitted(self)
+        return memorization(self)
 
     def parameter_influence(self, indices=None):
         """Influence of training rows on the parameters, ``I_up = -H^{-1} g_p``.

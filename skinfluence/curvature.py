@@ -22,8 +22,8 @@ from skinfluence.rows import CombinedRows, DenseRows
 class Curvature(ABC):
     """A damped curvature that can be solved against rows.
 
-    Need to be defined: ``solve``, ``effective_dimension``. Should be overridden for efficiency:
-    ``leverages``.
+    Need to be defined: ``solve``, ``effective_dimension``. May be defined: ``whiten``,
+    ``eigenbasis``. Should be overridden for efficiency: ``leverages``.
     """
 
     @abstractmethod
@@ -43,6 +43,13 @@ class Curvature(ABC):
         raise ValueError(
             f"{type(self).__name__} holds no square root of the curvature, so it has no "
             "embedding. Use solver='direct', or a sketch."
+        )
+
+    def eigenbasis(self, damping, *rows):
+        """`Eigenbasis` of H; eigenvectors orthogonal to all of ``rows`` may be left out."""
+        raise NotImplementedError(
+            f"{type(self).__name__} holds no eigenvectors of the curvature, which memorization "
+            "asks for. Use solver='direct' or 'gram', or a sketch."
         )
 
     def leverages(self, rows, damping):
@@ -131,9 +138,42 @@ class DenseCurvature(Curvature):
             total += root.shape[1] - ridge @ np.einsum("ij,ij->i", root, root)
         return float(total)
 
-    def eigh(self, damping):
-        """Eigenvalues of H, ascending, and eigenvectors as columns."""
-        return eigh(self.matrix(damping))
+    def eigenbasis(self, damping, *rows):
+        ridge = self.penalty + damping
+        pairs = zip(self.index, self.blocks, strict=True)
+        spectra = [eigh(block + np.diag(ridge[index])) for index, block in pairs]
+        values = np.concatenate([values for values, _ in spectra])
+        vectors = [vectors for _, vectors in spectra]
+        return Eigenbasis(values, self.index, vectors, damping)
+
+
+class Eigenbasis:
+    """Orthonormal eigenvectors of H on its range, and rows written in them.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_vectors,)
+        Eigenvalues of all blocks, one block after the other.
+    index : sequence of ndarray of int
+        Coordinates of each block.
+    vectors : sequence of ndarray
+        Eigenvectors of each block as columns.
+    damping : float
+        The damping in H, for messages.
+    """
+
+    def __init__(self, values, index, vectors, damping):
+        kept = values > _check_definite(values, damping)
+        ascending = np.argsort(values, kind="stable")
+        self._columns = ascending[kept[ascending]]
+        self._blocks = list(zip(index, vectors, strict=True))
+        self.values = values[self._columns]
+
+    def coordinates(self, rows):
+        """Rows in the eigenbasis, (n_rows, len(values)), by ascending eigenvalue."""
+        array = rows.toarray()
+        blocks = [array[:, index] @ vectors for index, vectors in self._blocks]
+        return np.concatenate(blocks, axis=1)[:, self._columns]
 
 
 class _CholeskyFactor:
@@ -176,29 +216,35 @@ def _factor(block, ridge, damping):
         rcond, _ = dpocon(lower, norm, uplo="L")
         if rcond > tolerance:
             return _CholeskyFactor(lower)
-    return _spectral_factor(matrix, tolerance, damping)
+    return _spectral_factor(matrix, damping)
 
 
-def _check_positive(values, tolerance, largest, damping):
-    smallest = values.min(initial=0)
+def _check_positive(values, damping):
+    """Size up to which eigenvalues count as 0, where none of them is negative."""
+    tolerance = len(values) * np.finfo(np.float64).eps
+    smallest, largest = values.min(initial=0), np.abs(values).max(initial=0)
     if smallest < -np.sqrt(tolerance) * largest:
         raise LinAlgError(
             f"The curvature has the negative eigenvalue {smallest:.3g} at damping={damping:g}: "
             "the model is not at a minimum. Expected a positive definite curvature; raise "
             f"damping above {-smallest:.3g}, or use curvature='ggn'."
         )
+    return tolerance * largest
 
 
-def _spectral_factor(matrix, tolerance, damping):
-    values, vectors = eigh(matrix)
-    largest = max(abs(values[0]), abs(values[-1]))
-    _check_positive(values, tolerance, largest, damping)
-    kept = values > tolerance * largest
-    if not kept.any():
+def _check_definite(values, damping):
+    """Size up to which eigenvalues count as 0, where they are those of a curvature."""
+    if not values.any():
         raise LinAlgError(
             f"The curvature is zero at damping={damping:g}: the model is saturated or the "
             "features are all zero. Expected a positive curvature; use damping > 0."
         )
+    return _check_positive(values, damping)
+
+
+def _spectral_factor(matrix, damping):
+    values, vectors = eigh(matrix)
+    kept = values > _check_definite(values, damping)
     warnings.warn(
         f"The curvature is singular at damping={damping:g}: rank {kept.sum()} of {len(kept)}, "
         f"eigenvalues from {values[0]:.3g} to {values[-1]:.3g}. Influence is taken on its range "
@@ -233,10 +279,7 @@ class SpectralCurvature(Curvature):
     def _kept(self, damping):
         """Eigenvalues of H that are not 0, and which they are."""
         values = self.values + damping
-        tolerance = len(values) * np.finfo(np.float64).eps
-        largest = np.abs(values).max(initial=0)
-        _check_positive(values, tolerance, largest, damping)
-        kept = values > tolerance * largest
+        kept = values > _check_positive(values, damping)
         return values[kept], kept
 
     def rank(self, damping):
@@ -262,6 +305,9 @@ class SpectralCurvature(Curvature):
     def effective_dimension(self, damping):
         values, kept = self._kept(damping)
         return float(np.sum(self._of_data[kept] / values))
+
+    def eigenbasis(self, damping, *rows):
+        return Eigenbasis(self.values + damping, [slice(None)], [self.vectors], damping)
 
     def symmetric_root(self, rows, damping):
         """Array ``rows H^{-1/2}`` in the coordinates of the rows themselves."""
@@ -316,8 +362,6 @@ class GramCurvature(Curvature):
         base = rows.rescaled(inverse)
         # white = L^{-1} C ridge^{-1} v, of the rows' penalised part.
         white = solve_triangular(lower, self.rows.inner(base), lower=True)
-        selector = np.zeros((len(free), rows.n_columns))
-        selector[np.arange(len(free)), free] = 1.0
         if len(free):
             gap = rows.columns(free) - white.T @ edge
             on_free = schur.unwhiten(schur.whiten(gap))
@@ -325,18 +369,39 @@ class GramCurvature(Curvature):
         back = solve_triangular(lower, white, lower=True, trans=1).T
         solution = CombinedRows(base, -back, self.rows.rescaled(inverse))
         if len(free):
-            solution = CombinedRows(solution, on_free, DenseRows(selector))
+            solution = CombinedRows(solution, on_free, DenseRows(_unit_rows(free, rows.n_columns)))
         return solution
 
     def whiten(self, rows, damping):
         # The embedding has as many columns as H, so H may as well be written out.
+        return self._written_out().whiten(rows, damping)
+
+    def _written_out(self):
         moment = self.rows.moment(np.ones(self.rows.n_samples))
-        dense = DenseCurvature(np.arange(len(moment))[None], moment[None], self.penalty)
-        return dense.whiten(rows, damping)
+        return DenseCurvature(np.arange(len(moment))[None], moment[None], self.penalty)
+
+    def eigenbasis(self, damping, *rows):
+        ridge = self.penalty + damping
+        free, levels = np.flatnonzero(ridge <= 0), np.unique(ridge[ridge > 0])
+        n_spanned = len(free) + sum(part.shape[0] for part in (self.rows, *rows))
+        if len(levels) > 1 or n_spanned >= len(ridge):
+            return self._written_out().eigenbasis(damping, *rows)
+        # H is a multiple of the identity away from its root rows and the free coordinates.
+        spanned = [_unit_rows(free, len(ridge)), *(part.toarray() for part in (self.rows, *rows))]
+        basis = np.linalg.qr(np.concatenate(spanned).T)[0]
+        root = self.rows @ basis
+        values, vectors = eigh(root.T @ root + basis.T @ (ridge[:, None] * basis))
+        return Eigenbasis(values, [slice(None)], [basis @ vectors], damping)
 
     def effective_dimension(self, damping):
         # tr(F H^-1) is the sum of the leverages of the root rows.
         return float(np.einsum("iss->", self.leverages(self.rows, damping)))
+
+
+def _unit_rows(index, n_columns):
+    rows = np.zeros((len(index), n_columns))
+    rows[np.arange(len(index)), index] = 1.0
+    return rows
 
 
 class MatrixFreeCurvature(Curvature):

@@ -31,7 +31,8 @@ BELOW_ESTIMATORS = HELPERS | {
 MODELS = {"models.losses", "models.objectives", "models.registry", "models.weighting"}
 
 # Arrows point one way: estimators -> base -> {models, sketching, curvature} -> rows.
-# What stands beside the line (selection, metrics, inspection) imports no estimator.
+# What stands beside the line (selection, metrics, inspection) imports no estimator, but for the
+# one that is the default of the selection.
 MAY_IMPORT = {
     **dict.fromkeys(HELPERS, set()),
     "_validation": HELPERS,
@@ -52,13 +53,16 @@ MAY_IMPORT = {
     "metrics": HELPERS | {"models", "refit", "rows"},
     "refit": HELPERS | {"rows", "curvature"},
     "leave_out": HELPERS | {"refit", "rows"},
+    "memorization": HELPERS,
     "base": HELPERS
-    | {"_validation", "leave_out", "models", "sketching", "curvature", "rows", "metrics"},
+    | {"_validation", "leave_out", "memorization", "models", "sketching", "curvature", "rows"}
+    | {"metrics"},
     **dict.fromkeys(ESTIMATORS, BELOW_ESTIMATORS),
     # A certificate is a measurement.
     "sketched": BELOW_ESTIMATORS | {"metrics"},
     "model_selection": BELOW_ESTIMATORS | {"sketched", "metrics"},
-    "selection": HELPERS | {"metrics", "_validation"},
+    # The default influence is that of the wrapped model, exact.
+    "selection": HELPERS | {"metrics", "_validation", "memorization", "models", "rows", "exact"},
     "inspection": HELPERS | {"metrics", "sketching"},
     # The names that the package lifts.
     "": ESTIMATORS | {"selection", "model_selection"},
