@@ -23,6 +23,7 @@ from skinfluence.metrics._refits import (
     leave_one_out_correlation,
     linear_datamodeling_score,
 )
+from skinfluence.metrics._retraining import retrain_on_subsets
 
 __all__ = [
     "almost_positive",
@@ -32,4 +33,5 @@ __all__ = [
     "leave_one_out_correlation",
     "linear_datamodeling_score",
     "mislabel_detection_auc",
+    "retrain_on_subsets",
 ]

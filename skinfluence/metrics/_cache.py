@@ -54,6 +54,7 @@ class _ProcessMemory:
     def __init__(self, n_bytes):
         self.n_bytes = n_bytes
         self.kept = OrderedDict()
+        self.held = 0
         self._lock = Lock()
 
     def cache(self, function, ignore):
@@ -67,9 +68,10 @@ class _ProcessMemory:
                     return self.kept[key]
             losses = function(key, losses)
             with self._lock:
+                self.held += losses.nbytes - getattr(self.kept.get(key), "nbytes", 0)
                 self.kept[key] = losses
-                while len(self.kept) > 1 and sum(v.nbytes for v in self.kept.values()) > self.n_bytes:
-                    self.kept.popitem(last=False)
+                while len(self.kept) > 1 and self.held > self.n_bytes:
+                    self.held -= self.kept.popitem(last=False)[1].nbytes
             return losses
 
         return cached
