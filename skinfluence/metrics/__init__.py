@@ -24,8 +24,10 @@ from skinfluence.metrics._refits import (
     linear_datamodeling_score,
 )
 from skinfluence.metrics._retraining import retrain_on_subsets
+from skinfluence.metrics._scorer import InfluenceScorer
 
 __all__ = [
+    "InfluenceScorer",
     "almost_positive",
     "bootstrap_interval",
     "faithfulness",
