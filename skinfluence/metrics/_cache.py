@@ -87,14 +87,17 @@ def fingerprint(*parts):
 
 def _hashable(value):
     """The value by what it holds: estimators by parameters, modules and tensors by numbers."""
+    if isinstance(value, type):
+        return _name(value)
     if hasattr(value, "state_dict") and hasattr(value, "parameters"):
         # The hash of a module differs from that of its copy, that of its state does not.
         state = {name: _hashable(tensor) for name, tensor in value.state_dict().items()}
         return _name(type(value)), repr(value), state
     if hasattr(value, "detach") and hasattr(value, "cpu"):
         return value.detach().cpu().numpy()
-    if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
-        return _name(value)
+    if hasattr(value, "__code__"):
+        # A function that was edited keeps its name.
+        return _name(value), value.__code__.co_code, repr(value.__code__.co_names)
     if hasattr(value, "get_params"):
         params = value.get_params(deep=False)
         return _name(type(value)), {key: _hashable(params[key]) for key in sorted(params)}

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, check_array, check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight
@@ -159,7 +160,7 @@ def retrain_on_subsets(
     if not isinstance(estimator, FrozenEstimator):
         given = None if sample_weight is None else weight
         fitted = clone(estimator).fit(X, y, **fit_arguments(estimator, given))
-    retraining = Retraining.of(fitted, X, y, weight, X_query, y_query)
+    retraining = Retraining.of(estimator, fitted, X, y, weight, X_query, y_query)
     if subsets is None:
         subsets = retraining.draw(n_subsets, share, random_state)
     losses, converged = retraining.losses(subsets, tol=tol, memory=memory, n_jobs=n_jobs)
@@ -168,14 +169,14 @@ def retrain_on_subsets(
 
 @dataclass
 class Retraining:
-    """A fitted model, what it was fitted on, and queries.
+    """A model, what it was fitted on, and queries.
 
     Parameters
     ----------
     model : estimator
-        The fitted model, no wrapper.
+        The model to clone, no wrapper.
     objective : Objective or None
-        Its objective, where that is known.
+        Objective of the fitted model, where that is known.
     features : {ndarray, CSR matrix} of shape (n_train, n_features)
         Training rows as the model sees them.
     y : ndarray of shape (n_train,) or (n_train, n_targets)
@@ -195,13 +196,14 @@ class Retraining:
     y_query: np.ndarray
 
     @classmethod
-    def of(cls, fitted, X, y, sample_weight, X_query, y_query):
-        """Of a fitted estimator, whose featurizers are held fixed."""
+    def of(cls, estimator, fitted, X, y, sample_weight, X_query, y_query):
+        """Of an estimator and its fitted clone, whose featurizers are held fixed."""
         featurizers, model = unwrap(fitted)
         for step in featurizers:
             X, X_query = step.transform(X), step.transform(X_query)
         X, X_query = _features(X), _features(X_query)
         known = _objective_or_none(model, X, y, sample_weight)
+        model = untrained(estimator, model)
         return cls(model, known, X, y, sample_weight, X_query, np.asarray(y_query))
 
     @property
@@ -326,6 +328,16 @@ class _ClosedForm:
         weights, free = theta[:, : c * d].reshape(-1, c, d), theta[:, c * d :]
         outputs = self.objective.shifted_outputs(self.query_features, weights, free)
         return self.objective.loss.value(outputs, self.targets), norms
+
+
+def untrained(estimator, model):
+    """The final model of an estimator as it was given, or else as it was fitted.
+
+    A module inside a fitted net is trained, and a clone of the net would go on from there.
+    """
+    while isinstance(estimator, Pipeline):
+        estimator = estimator.steps[-1][1]
+    return estimator if type(estimator) is type(model) else model
 
 
 def _objective_or_none(model, X, y, weight):

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skinfluence._compat import Interval, StrOptions
 from skinfluence.curvature import DenseCurvature
 from skinfluence.metrics._arrays import correlation
-from skinfluence.metrics._retraining import Retraining
+from skinfluence.metrics._retraining import Retraining, untrained
 
 METRICS = ("lds", "loo", "faithfulness")
 
@@ -173,7 +173,7 @@ class Queries:
         self.influence, self.X, self.y, self.scorer = influence, X, y, scorer
         objective = influence.objective_
         self.retraining = Retraining(
-            influence._model,
+            untrained(influence.estimator, influence._model),
             objective,
             objective.features,
             influence._y,
