@@ -37,6 +37,7 @@ from skinfluence._validation import (
 )
 from skinfluence.leave_out import moved_losses, removal_of_each, removal_of_set
 from skinfluence.memorization import memorization
+from skinfluence.metrics import InfluenceScorer
 from skinfluence.models import fit_arguments, objective, unwrap
 from skinfluence.rows import DenseRows
 
@@ -62,8 +63,12 @@ class BaseInfluence(
         "batch_size": [None, Interval(Integral, 1, None, closed="left")],
         "n_jobs": [None, Integral],
         "random_state": ["random_state"],
+        "scoring": [None, callable],
         "verbose": ["verbose"],
     }
+
+    # For members that have no such parameter.
+    scoring = None
 
     # Need to be defined, or may be overridden, by the members of the family.
 
@@ -118,9 +123,10 @@ class BaseInfluence(
         checked_X, y = check_training_data(self, X, y, classifier=is_classifier(self.estimator))
         weight = check_weights(sample_weight, checked_X)
         self.estimator_ = self._fit_estimator(X, y, sample_weight, weight)
-        self._featurizers, model = unwrap(self.estimator_)
+        self._featurizers, self._model = unwrap(self.estimator_)
+        self._y = y
         features = check_model_features(self._featurize(X if self._featurizers else checked_X))
-        self.objective_ = objective(model, features, y, weight)
+        self.objective_ = objective(self._model, features, y, weight)
         if self.objective_.classes is not None:
             self.classes_ = self.objective_.classes
         self.n_samples_ = self.objective_.features.shape[0]
@@ -147,7 +153,7 @@ class BaseInfluence(
         self.stationarity_ = self.objective_.stationarity
         if not self.stationarity_ <= STATIONARITY_TOLERANCE:
             warnings.warn(
-                f"{type(unwrap(self.estimator_)[1]).__name__} has not converged on these rows: "
+                f"{type(self._model).__name__} has not converged on these rows: "
                 f"the gradient of its objective is {self.stationarity_:.2e} of the sum of its "
                 f"terms (expected at most {STATIONARITY_TOLERANCE:.0e}). Influence is that of a "
                 "model which is not at its minimum. Fit it longer or with a smaller tol; if a "
@@ -417,6 +423,55 @@ class BaseInfluence(
         targets = self.objective_.encode_queries(y, features.shape[0])
         moved = removal_of_set(self, check_indices(indices, self.n_samples_))
         return moved_losses(self, moved, features, targets, None)[:, 0]
+
+    # How well refits agree.
+
+    def score(self, X, y):
+        """Agreement of the influences with refits of the model, on queries.
+
+        By default the linear datamodeling score: the model is refitted on 100 random halves of
+        its training rows, and the losses of each query under the refits are compared, by rank,
+        with the sums of its influences over the rows of each half. The refits are kept, so
+        that estimators which differ in sketch or damping alone are scored by the same ones,
+        and a search refits once for each split. ``scoring`` changes the measure.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_queries, n_features)
+            Queries, held out for an honest score.
+        y : array-like of shape (n_queries,)
+            Their targets.
+
+        Returns
+        -------
+        float
+            Mean over the queries, 1 for perfect agreement.
+
+        Raises
+        ------
+        ValueError
+            If the score is not defined, since no query's loss changes with the refits.
+
+        See Also
+        --------
+        skinfluence.metrics.InfluenceScorer : Other measures, other numbers of refits.
+        """
+        check_is_fitted(self)
+        scorer = InfluenceScorer() if self.scoring is None else self.scoring
+        return scorer(self, X, y)
+
+    def _sums_of_influence(self, X, y, subsets):
+        """Influence of whole subsets, up to a factor: that of their rows by weight, added up.
+
+        ``subsets`` is (n_subsets, n_train); the sums are (n_queries, n_subsets).
+        """
+        weighted = subsets * self.objective_.weight
+        sums = DenseRows(weighted @ self._rows)
+        queries = self._query_rows(X, y)
+        out = np.empty((len(queries), len(subsets)))
+        for batch in self._query_batches(queries):
+            out[batch] = -self._solve(queries[batch]).inner(sums)
+        return out
 
     # The embedding.
 

@@ -30,6 +30,9 @@ class ExactInfluence(BaseInfluence):
         Threads over batches of queries.
     random_state : int, RandomState or None, default=None
         Draws the preconditioner of "cg" and "lissa".
+    scoring : callable, default=None
+        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
+        default one with its default parameters.
     verbose : int, default=0
         How much joblib reports of the batches.
 
@@ -101,6 +104,7 @@ class ExactInfluence(BaseInfluence):
         batch_size=None,
         n_jobs=None,
         random_state=None,
+        scoring=None,
         verbose=0,
     ):
         self.estimator = estimator
@@ -110,6 +114,7 @@ class ExactInfluence(BaseInfluence):
         self.batch_size = batch_size
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.scoring = scoring
         self.verbose = verbose
 
     def _make_curvature(self):

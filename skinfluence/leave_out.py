@@ -23,7 +23,7 @@ import numpy as np
 
 from skinfluence._batching import batches
 from skinfluence.exceptions import NumericalWarning
-from skinfluence.refit import Refit
+from skinfluence.refit import CurvaturePreconditioner, Refit
 from skinfluence.rows import DenseRows, Rows
 
 # Above this the step divides by less than a hundredth.
@@ -130,9 +130,10 @@ def _refine(influence, removal, chosen, dropped):
     if _is_exact(influence, removal) or not len(chosen):
         return replace(removal, refined=np.arange(0), delta=None)
     jacobian = influence._project(objective.jacobian_rows(objective.features))
-    refit = Refit(
-        objective, jacobian, influence.curvature_, influence._penalty, influence.damping_
+    preconditioner = CurvaturePreconditioner(
+        influence.curvature_, influence.damping_, objective.total_weight
     )
+    refit = Refit(objective, jacobian, preconditioner, influence._penalty, influence.damping_)
     delta = np.empty((len(chosen), jacobian.n_columns))
     n_samples, k = objective.training_outputs.shape
     for batch in batches(len(chosen), 8 * n_samples * (2 * k * k + 8 * k)):

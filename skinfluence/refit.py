@@ -8,43 +8,96 @@ For m copies with weights ``w`` (m, n) and penalty factors ``f`` (m,), ``delta``
                + 1/2 N damping |delta|^2
 
 ``z`` and ``J`` are the outputs at the fitted parameters and their Jacobian, ``A`` the penalty,
-and ``b = sum_i w_i g_i`` of the fitted objective is minus the gradient of its penalty, since that
-objective is at its minimum. For linear models this is the refitted model itself.
+and ``b`` minus the gradient of the penalty at the fitted parameters. For linear models this is
+the refitted model itself.
 """
 
 import numpy as np
 
-CG_STEPS = 50
-HALVINGS = 8
+CG_STEPS = 200
+HALVINGS = 12
+
+
+class CurvaturePreconditioner:
+    """The full-data curvature, for copies that stay close to the fitted parameters.
+
+    Parameters
+    ----------
+    curvature : Curvature
+        Curvature of the mean objective.
+    damping : float
+        Its damping.
+    total_weight : float
+        What the mean objective was divided by.
+    """
+
+    def __init__(self, curvature, damping, total_weight):
+        self.curvature = curvature
+        self.damping = damping
+        self.total_weight = total_weight
+
+    def at(self, copies, outputs):
+        """Function that multiplies vectors (m, p) with an approximate inverse Hessian."""
+        del copies, outputs
+        return self._solve
+
+    def _solve(self, vectors):
+        return self.curvature.precondition(vectors, self.damping) / self.total_weight
+
+
+class DiagonalPreconditioner:
+    """The diagonal of the Hessian of every copy where it stands, for copies that go far.
+
+    Parameters
+    ----------
+    squares : Rows
+        The Jacobian of the training outputs with squared entries.
+    """
+
+    def __init__(self, squares):
+        self.squares = squares
+
+    def at(self, copies, outputs):
+        """Function that multiplies vectors (m, p) with an approximate inverse Hessian."""
+        bend = copies.weight[:, :, None] * copies.loss.hessian_diagonal(outputs, copies.targets)
+        diagonal = bend.reshape(len(bend), -1) @ self.squares + copies.ridge
+        # A column that is all zero, without a penalty, has no gradient either.
+        floor = np.finfo(np.float64).eps * diagonal.max(axis=1, keepdims=True)
+        inverse = 1 / np.maximum(diagonal, np.maximum(floor, 1e-300))
+        return lambda vectors: inverse * vectors
 
 
 class Refit:
-    """The reweighted copies of the objective that an influence estimator has fitted.
+    """The reweighted copies of an objective that was fitted.
 
     Parameters
     ----------
     objective : Objective
         Objective of the fitted model.
     jacobian : Rows
-        Jacobian of the training outputs, in the space of the curvature.
-    curvature : Curvature
+        Jacobian of the training outputs, in the space of the copies.
+    preconditioner : CurvaturePreconditioner or DiagonalPreconditioner
         Preconditions the copies.
     penalty : ndarray of shape (n_coordinates,)
         Penalty ``A`` in that space.
-    damping : float
+    damping : float, default=0.0
         Damping of the mean objective.
+    balance : ndarray of shape (n_coordinates,), default=None
+        ``b``. By default ``sum_i w_i g_i``, which it equals at the minimum: a model that has
+        not quite converged is then taken as one that has, and its copies move by what their
+        weights change alone.
     """
 
-    def __init__(self, objective, jacobian, curvature, penalty, damping):
+    def __init__(self, objective, jacobian, preconditioner, penalty, damping=0.0, balance=None):
         self.objective = objective
         self.jacobian = jacobian
-        self.curvature = curvature
+        self.preconditioner = preconditioner
         self.penalty = penalty
         self.damping = damping
         self.shape = objective.training_outputs.shape
         residual = objective.loss.residual(objective.training_outputs, objective.targets)
         pulled = objective.weight[:, None] * residual
-        self.balance = (pulled.reshape(1, -1) @ jacobian)[0]
+        self.balance = (pulled.reshape(1, -1) @ jacobian)[0] if balance is None else balance
         norms = np.sqrt(jacobian.squared_norms()).reshape(self.shape)
         self.scale = float(np.abs(pulled * norms).sum()) or 1.0
 
@@ -74,19 +127,19 @@ class Refit:
         delta = start.copy()
         norms = np.full(len(delta), np.inf)
         running = np.arange(len(delta))
-        for _ in range(max_iter):
-            copies = _Copies(self, weight[running], factor[running])
-            moved = copies.outputs(delta[running])
-            gradient = copies.gradient(delta[running], moved)
+        copies = _Copies(self, weight, factor)
+        outputs = copies.outputs(delta)
+        for step in range(max_iter + 1):
+            gradient = copies.gradient(delta[running], outputs)
             norms[running] = np.linalg.norm(gradient, axis=1) / self.scale
             left = norms[running] > tol
-            if not left.any():
+            if step == max_iter or not left.any():
                 break
-            running = running[left]
-            copies = _Copies(self, weight[running], factor[running])
-            step = copies.newton_step(moved[left], gradient[left], norms[running])
-            delta[running], improved = copies.search(delta[running], moved[left], step)
-            running = running[improved]
+            running, copies = running[left], copies[left]
+            move = copies.newton_step(outputs[left], gradient[left], norms[running], tol)
+            reached, outputs, better = copies.search(delta[running], outputs[left], move)
+            delta[running] = reached
+            running, copies, outputs = running[better], copies[better], outputs[better]
             if not len(running):
                 break
         return delta, norms
@@ -100,9 +153,18 @@ class _Copies:
         self.loss = refit.objective.loss
         self.targets = refit.objective.targets
         self.weight = weight
+        self.factor = factor
         ridge = refit.damping * refit.objective.total_weight
         self.ridge = factor[:, None] * refit.penalty + ridge
         self.slope = -factor[:, None] * refit.balance
+
+    def __len__(self):
+        return len(self.weight)
+
+    def __getitem__(self, chosen):
+        return (
+            self if chosen.all() else _Copies(self.refit, self.weight[chosen], self.factor[chosen])
+        )
 
     def push(self, delta):
         """``J_i delta`` of every row, (m, n, k)."""
@@ -117,53 +179,47 @@ class _Copies:
         return self.refit.objective.training_outputs + self.push(delta)
 
     def value(self, delta, outputs):
-        losses = (self.weight * self.loss.value(outputs, self.targets)).sum(axis=1)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            losses = (self.weight * self.loss.value(outputs, self.targets)).sum(axis=1)
         return losses + ((self.ridge * delta / 2 + self.slope) * delta).sum(axis=1)
 
     def gradient(self, delta, outputs):
         residual = self.weight[:, :, None] * self.loss.residual(outputs, self.targets)
         return self.pull(residual) + self.ridge * delta + self.slope
 
-    def newton_step(self, outputs, gradient, norms):
+    def newton_step(self, outputs, gradient, norms, tol):
         """``-H^{-1} gradient`` by conjugate gradients, as exact as the gradient is small."""
-        bend = self.loss.hessian(outputs, self.targets)
-        # Quadratic convergence of the Newton steps, without waste on the early ones.
-        forcing = np.clip(norms, 1e-10, 0.1)
+        product = self.loss.hessian_product(outputs, self.targets)
+        precondition = self.refit.preconditioner.at(self, outputs)
+        # Superlinear convergence of the Newton steps, without waste on the early ones, nor on
+        # the last: the gradient that remains is about the residual that is left here.
+        forcing = np.maximum(np.minimum(0.1, np.sqrt(norms)), 0.2 * tol / norms)
+        target = np.minimum(forcing, 0.5) * np.linalg.norm(gradient, axis=1)
         step = np.zeros_like(gradient)
         residual = -gradient
-        target = forcing * np.linalg.norm(gradient, axis=1)
-        direction = preconditioned = self._precondition(residual)
+        direction = preconditioned = precondition(residual)
         energy = (residual * preconditioned).sum(axis=1)
+        # Below this only directions are left that the preconditioner leaves out.
+        exhausted = 1e-24 * energy
         for _ in range(CG_STEPS):
             running = np.linalg.norm(residual, axis=1) > target
+            running &= energy > exhausted
             if not running.any():
                 break
-            image = self._product(direction, bend)
+            image = self.pull(self.weight[:, :, None] * product(self.push(direction)))
+            image += self.ridge * direction
             curved = (direction * image).sum(axis=1)
             length = np.where(running & (curved > 0), energy / np.where(curved > 0, curved, 1), 0)
-            step = step + length[:, None] * direction
-            residual = residual - length[:, None] * image
-            preconditioned = self._precondition(residual)
+            step += length[:, None] * direction
+            residual -= length[:, None] * image
+            preconditioned = precondition(residual)
             before, energy = energy, (residual * preconditioned).sum(axis=1)
-            ratio = energy / np.where(before > 0, before, np.inf)
+            ratio = np.where(running, energy / np.where(before > 0, before, 1), 0)
             direction = preconditioned + ratio[:, None] * direction
         return step
 
-    def _product(self, vectors, bend):
-        moves = self.push(vectors)
-        if self.loss.separable:
-            bent = bend * moves
-        else:
-            bent = np.matmul(bend, moves[..., None])[..., 0]
-        return self.pull(self.weight[:, :, None] * bent) + self.ridge * vectors
-
-    def _precondition(self, vectors):
-        refit = self.refit
-        solved = refit.curvature.precondition(vectors, refit.damping)
-        return solved / refit.objective.total_weight
-
     def search(self, delta, outputs, step):
-        """Points along the steps, halved until the objective falls."""
+        """Points along the steps, halved until the objective falls, and the outputs there."""
         before = self.value(delta, outputs)
         moves = self.push(step)
         length = np.ones(len(delta))
@@ -177,4 +233,4 @@ class _Copies:
                 break
             length[worse] /= 2
         length[worse] = 0.0
-        return delta + length[:, None] * step, ~worse
+        return delta + length[:, None] * step, outputs + length[:, None, None] * moves, ~worse

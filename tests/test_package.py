@@ -29,6 +29,7 @@ BELOW_ESTIMATORS = HELPERS | {
     *("base", "models", "sketching", "curvature", "kronecker", "rows", "network_rows", "refit")
 }
 MODELS = {"models.losses", "models.objectives", "models.registry", "models.weighting"}
+LINEAR = {"models.linear", "models.decorrelated"}
 
 # Arrows point one way: estimators -> base -> {models, sketching, curvature} -> rows.
 # What stands beside the line (selection, metrics, inspection) imports no estimator, but for the
@@ -50,7 +51,8 @@ MAY_IMPORT = {
         ["models.mlp", "models.torch"],
         HELPERS | MODELS | {"models", "models.network", "rows", "network_rows"},
     ),
-    "metrics": HELPERS | {"models", "refit", "rows"},
+    "models.decorrelated": {"models.linear", "models.losses"},
+    "metrics": HELPERS | LINEAR | {"models", "refit", "rows", "curvature"},
     "refit": HELPERS | {"rows", "curvature"},
     "leave_out": HELPERS | {"refit", "rows"},
     "memorization": HELPERS,

@@ -23,8 +23,11 @@ from skinfluence.metrics._refits import (
     leave_one_out_correlation,
     linear_datamodeling_score,
 )
+from skinfluence.metrics._retraining import retrain_on_subsets
+from skinfluence.metrics._scorer import InfluenceScorer
 
 __all__ = [
+    "InfluenceScorer",
     "almost_positive",
     "bootstrap_interval",
     "faithfulness",
@@ -32,4 +35,5 @@ __all__ = [
     "leave_one_out_correlation",
     "linear_datamodeling_score",
     "mislabel_detection_auc",
+    "retrain_on_subsets",
 ]

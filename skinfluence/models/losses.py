@@ -42,6 +42,18 @@ class Loss(ABC):
     def hessian(self, z, y):
         """Second derivative with respect to the raw outputs."""
 
+    def hessian_product(self, z, y):
+        """Function that multiplies vectors (..., n, k) with the Hessian of each sample."""
+        hessian = self.hessian(z, y)
+        if self.separable:
+            return lambda vectors: hessian * vectors
+        return lambda vectors: np.matmul(hessian, vectors[..., None])[..., 0]
+
+    def hessian_diagonal(self, z, y):
+        """Diagonal of the Hessian of each sample, (..., n, k)."""
+        hessian = self.hessian(z, y)
+        return hessian if self.separable else np.einsum("...kk->...k", hessian)
+
     def hessian_root(self, z, y):
         """Rows whose outer products add up to the Hessian, (n, s, k).
 
@@ -223,6 +235,22 @@ class SoftmaxLoss(ClassificationLoss):
         spread = np.einsum("...k,ka,kb->...ab", p, self.contrasts, self.contrasts, optimize=True)
         return spread - mean[..., :, None] * mean[..., None, :]
 
+    def hessian_product(self, z, y):
+        p = softmax(z @ self.contrasts.T, axis=-1)
+
+        def product(vectors):
+            # (diag(p) - p p') s without a matrix for every sample.
+            scores = vectors @ self.contrasts.T
+            scores -= np.einsum("...k,...k->...", p, scores)[..., None]
+            scores *= p
+            return scores @ self.contrasts
+
+        return product
+
+    def hessian_diagonal(self, z, y):
+        p = softmax(z @ self.contrasts.T, axis=-1)
+        return p @ self.contrasts**2 - (p @ self.contrasts) ** 2
+
     def margin(self, z):
         return super().margin(z @ self.contrasts.T) @ self.contrasts
 
@@ -326,7 +354,8 @@ class ConcomitantHuber(RegressionLoss):
     def value(self, z, y):
         t, inside = self._ratio(z, y)
         rho = np.where(inside, t**2, 2 * self.epsilon * np.abs(t) - self.epsilon**2)
-        return z[..., 1] * (1 + rho)
+        # The objective ends where the scale does, and would fall without end beyond.
+        return np.where(z[..., 1] > 0, z[..., 1] * (1 + rho), np.inf)
 
     def residual(self, z, y):
         t, _ = self._ratio(z, y)

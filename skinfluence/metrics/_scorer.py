@@ -1,0 +1,268 @@
+"""Scores of fitted influence estimators, for grid searches."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skinfluence._compat import Interval, StrOptions
+from skinfluence.curvature import DenseCurvature
+from skinfluence.metrics._arrays import correlation
+from skinfluence.metrics._retraining import Retraining, untrained
+
+METRICS = ("lds", "loo", "faithfulness")
+
+
+class InfluenceScorer(BaseEstimator):
+    r"""Score of a fitted influence estimator on queries, higher is better.
+
+    An instance is called with a fitted estimator and queries, so that it can be given as
+    ``scoring`` to a search of scikit-learn and to the influence estimators themselves. The
+    estimator may be the last step of a Pipeline.
+
+    Parameters
+    ----------
+    metric : {"lds", "loo", "faithfulness"}, default="lds"
+        "lds": linear datamodeling score over random subsets, in [-1, 1]. "loo": correlation of
+        predicted and measured changes of the loss when single training rows are left out, in
+        [-1, 1]. "faithfulness": minus the relative error against the influences of the full
+        curvature at the same damping; 0 is perfect. It needs no refits and can compare sketch
+        sizes, but not dampings.
+    n_subsets : int, default=100
+        Refits of the model: random subsets for "lds", rows that are left out for "loo".
+    share : float, default=0.5
+        Share of the training rows in each random subset.
+    tol : float, default=1e-8
+        Relative gradient at which refits in closed form have converged.
+    random_state : int, RandomState instance or None, default=0
+        Draws the subsets or rows. An int gives all candidates of a search the same refits,
+        and the first refits are the same for any ``n_subsets``.
+    memory : str or object with the joblib.Memory interface, default=None
+        Where losses of refits are kept. None keeps the most recent ones in the process; a
+        folder serves later sessions and parallel workers too.
+    n_jobs : int, default=None
+        Refits that run at once.
+
+    See Also
+    --------
+    retrain_on_subsets : The refits.
+    linear_datamodeling_score : The first metric, of arrays.
+
+    Notes
+    -----
+    The score is the mean over the queries whose losses the refits change: of others, such as
+    queries far outside the margin of a support vector machine, no correlation is defined. A
+    query that changes although its predictions do not counts 0.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from skinfluence import ExactInfluence
+    >>> from skinfluence.metrics import InfluenceScorer
+    >>> X, y = load_iris(return_X_y=True)
+    >>> influence = ExactInfluence(LogisticRegression(C=0.1)).fit(X[::2], y[::2])
+    >>> scorer = InfluenceScorer(n_subsets=20)
+    >>> bool(scorer(influence, X[1::2], y[1::2]) > 0.8)
+    True
+    """
+
+    _parameter_constraints: dict = {
+        "metric": [StrOptions(set(METRICS))],
+        "n_subsets": [Interval(Integral, 2, None, closed="left")],
+        "share": [Interval(Real, 0, 1, closed="neither")],
+        "tol": [Interval(Real, 0, None, closed="neither")],
+        "random_state": ["random_state"],
+        "memory": [None, str, object],
+        "n_jobs": [None, Integral],
+    }
+
+    def __init__(
+        self,
+        metric="lds",
+        *,
+        n_subsets=100,
+        share=0.5,
+        tol=1e-8,
+        random_state=0,
+        memory=None,
+        n_jobs=None,
+    ):
+        self.metric = metric
+        self.n_subsets = n_subsets
+        self.share = share
+        self.tol = tol
+        self.random_state = random_state
+        self.memory = memory
+        self.n_jobs = n_jobs
+
+    def __call__(self, estimator, X, y):
+        """Mean score over the queries.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted influence estimator, or a Pipeline that ends with one.
+        X : {array-like, sparse matrix} of shape (n_queries, n_features)
+            Queries.
+        y : array-like of shape (n_queries,)
+            Their targets.
+
+        Returns
+        -------
+        float
+            The score.
+
+        Raises
+        ------
+        ValueError
+            If the score is not defined: no query's loss changes with the refits.
+        """
+        return float(np.mean(self.of_queries(estimator, X, y)))
+
+    def of_queries(self, estimator, X, y):
+        """Score of every query for which it is defined.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted influence estimator, or a Pipeline that ends with one.
+        X : {array-like, sparse matrix} of shape (n_queries, n_features)
+            Queries.
+        y : array-like of shape (n_queries,)
+            Their targets.
+
+        Returns
+        -------
+        ndarray of shape (n_defined,)
+            Scores; their mean is the score of the estimator.
+
+        Raises
+        ------
+        ValueError
+            If there is no such query.
+        """
+        self._validate_params()
+        if isinstance(estimator, Pipeline):
+            X, estimator = estimator[:-1].transform(X), estimator[-1]
+        check_is_fitted(estimator)
+        if y is None:
+            raise ValueError("y is None. Expected the targets of the queries.")
+        queries = Queries(estimator, X, y, self)
+        return getattr(queries, f"of_{self.metric}")()
+
+
+class Queries:
+    """The queries of one estimator, and the refits that they are scored by.
+
+    Parameters
+    ----------
+    influence : BaseInfluence
+        A fitted influence estimator.
+    X, y : array-like
+        Queries.
+    scorer : InfluenceScorer
+        What is asked.
+    """
+
+    def __init__(self, influence, X, y, scorer):
+        self.influence, self.X, self.y, self.scorer = influence, X, y, scorer
+        objective = influence.objective_
+        self.retraining = Retraining(
+            untrained(influence.estimator, influence._model),
+            objective,
+            objective.features,
+            influence._y,
+            objective.weighting.sample_weight,
+            influence._features(X),
+            np.asarray(y),
+        )
+
+    def of_lds(self):
+        """Rank correlation of predicted and measured losses over random subsets."""
+        subsets = self.retraining.draw(
+            self.scorer.n_subsets, self.scorer.share, self.scorer.random_state
+        )
+        losses = self._losses(subsets)
+        return agreement(self.influence._sums_of_influence(self.X, self.y, subsets), losses)
+
+    def of_loo(self):
+        """Correlation of predicted and measured changes when single rows are left out."""
+        n_train = self.influence.n_samples_
+        random_state = check_random_state(self.scorer.random_state)
+        rows = random_state.permutation(n_train)[: self.scorer.n_subsets]
+        subsets = np.ones((len(rows) + 1, n_train), dtype=bool)
+        subsets[np.arange(len(rows)), rows] = False
+        losses = self._losses(subsets)
+        predicted = self.influence.leave_one_out_effect(self.X, self.y)[:, rows]
+        return agreement(predicted, losses[:, :-1] - losses[:, -1:], ranks=False)
+
+    def of_faithfulness(self):
+        """Minus the relative error against the full curvature."""
+        influence, objective = self.influence, self.influence.objective_
+        exact = DenseCurvature(*objective.hessian(influence.curvature), objective.l2_penalty)
+        features = influence._features(self.X)
+        targets = objective.encode_queries(self.y, features.shape[0])
+        rows = objective.gradient_rows(features, targets)
+        solved = exact.solve(rows, influence.damping_)
+        reference = -solved.inner(objective.training_gradient_rows())
+        size = np.linalg.norm(reference, axis=1)
+        if not (size > 0).any():
+            raise ValueError(
+                "The relative error is not defined: no training row influences any query."
+            )
+        gap = np.linalg.norm(influence.influence(self.X, self.y) - reference, axis=1)
+        return -gap[size > 0] / size[size > 0]
+
+    def _losses(self, subsets):
+        scorer = self.scorer
+        return self.retraining.losses(
+            subsets, tol=scorer.tol, memory=scorer.memory, n_jobs=scorer.n_jobs
+        )[0]
+
+
+def agreement(predicted, measured, *, ranks=True):
+    """Correlation over the refits for every query whose losses they change.
+
+    Parameters
+    ----------
+    predicted : ndarray of shape (n_queries, n_refits)
+        Predicted losses, up to a constant and a positive factor.
+    measured : ndarray of shape (n_queries, n_refits)
+        Losses of the refits, likewise.
+    ranks : bool, default=True
+        Whether to correlate ranks (Spearman) or the values (Pearson).
+
+    Returns
+    -------
+    ndarray of shape (n_defined,)
+
+    Raises
+    ------
+    ValueError
+        If the losses of every query are constant.
+    """
+    changes = _varies(measured)
+    if not changes.any():
+        raise ValueError(
+            "The score is not defined: all refits give every query the same loss. A model that "
+            "cannot be refitted (a torch module without a function to train it) has no ground "
+            "truth; otherwise use other queries, or a smaller share."
+        )
+    score = np.zeros(len(measured))
+    both = changes & _varies(predicted)
+    if both.any():
+        pair = predicted[both], measured[both]
+        pair = [rankdata(values, axis=1) for values in pair] if ranks else pair
+        score[both] = correlation(*pair)
+    return score[changes]
+
+
+def _varies(values):
+    """Rows that are not constant up to rounding."""
+    rounding = np.finfo(float).eps * np.abs(values).max(axis=1)
+    return np.ptp(values, axis=1) > 16 * rounding

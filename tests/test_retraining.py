@@ -1,0 +1,444 @@
+"""Refits on subsets are those of the estimator itself, drawn fairly and kept well."""
+
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import linear_model, svm
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, scale
+
+from skinfluence.metrics import _cache, retrain_on_subsets
+from skinfluence.metrics._retraining import Retraining
+from skinfluence.metrics._subsets import draw_subsets
+from skinfluence.models import objective
+from skinfluence.models.decorrelated import decorrelated
+from skinfluence.refit import Refit
+
+TIGHT = {"tol": 1e-12, "max_iter": 100_000}
+NEWTON = {"solver": "newton-cholesky", "tol": 1e-12}
+
+
+def two_classes():
+    X, y = load_breast_cancer(return_X_y=True)
+    return scale(X)[::4], y[::4]
+
+
+def three_classes():
+    X, y = load_iris(return_X_y=True)
+    # Names whose order is not that of their numbers.
+    return scale(X), np.array(["c", "a", "b"])[y]
+
+
+def numbers():
+    X, y = load_diabetes(return_X_y=True)
+    return scale(X)[::2], y[::2]
+
+
+def counts():
+    X, y = numbers()
+    return X, np.round(y / 20)
+
+
+def wide():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(60, 200)), rng.normal(size=60)
+
+
+LINEAR_MODELS = {
+    "logistic": (linear_model.LogisticRegression(**NEWTON), two_classes),
+    "multinomial": (linear_model.LogisticRegression(C=0.5, **NEWTON), three_classes),
+    "no intercept": (
+        linear_model.LogisticRegression(fit_intercept=False, **NEWTON),
+        three_classes,
+    ),
+    "balanced": (
+        linear_model.LogisticRegression(class_weight="balanced", **NEWTON),
+        two_classes,
+    ),
+    "given class weights": (
+        linear_model.LogisticRegression(class_weight={"a": 1, "b": 2, "c": 5}, **NEWTON),
+        three_classes,
+    ),
+    "liblinear": (
+        linear_model.LogisticRegression(solver="liblinear", intercept_scaling=2.0, **TIGHT),
+        two_classes,
+    ),
+    "ridge": (linear_model.Ridge(2.0), numbers),
+    "ridge, more features than rows": (linear_model.Ridge(2.0), wide),
+    "ridge classifier": (linear_model.RidgeClassifier(2.0), three_classes),
+    "ridge classifier, balanced": (
+        linear_model.RidgeClassifier(2.0, class_weight="balanced"),
+        two_classes,
+    ),
+    "poisson": (linear_model.PoissonRegressor(alpha=0.5, **NEWTON), counts),
+    "gamma": (linear_model.GammaRegressor(alpha=0.5, **NEWTON), numbers),
+    "huber": (linear_model.HuberRegressor(alpha=0.1, tol=1e-10, max_iter=100_000), numbers),
+    "SVC": (svm.LinearSVC(C=0.1, **TIGHT), two_classes),
+    "SVC, three classes": (svm.LinearSVC(C=0.1, **TIGHT), three_classes),
+    "SVR": (
+        svm.LinearSVR(C=0.1, epsilon=5.0, loss="squared_epsilon_insensitive", **TIGHT),
+        numbers,
+    ),
+}
+# L-BFGS on the objective of HuberRegressor stops early whatever its tolerance.
+LOOSE = {"huber": 1e-4}
+
+
+def refits_of_clones(model, X, y, queries, result, weight=None):
+    losses = []
+    for subset in result.subsets:
+        more = {} if weight is None else {"sample_weight": weight[subset]}
+        fitted = clone(model).fit(X[subset], y[subset], **more)
+        ones = np.ones(subset.sum()) if weight is None else weight[subset]
+        known = objective(fitted, X[subset], y[subset], ones)
+        losses.append(known.losses(queries[0], known.encode(queries[1])))
+    return np.transpose(losses)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", LINEAR_MODELS)
+def test_refits_in_closed_form_are_those_of_the_estimator(name, weighted):
+    model, load = LINEAR_MODELS[name]
+    X, y = load()
+    weight = np.random.default_rng(0).integers(0, 3, len(y)).astype(float) if weighted else None
+    queries = X[:15], y[:15]
+    result = retrain_on_subsets(
+        model, X, y, *queries, sample_weight=weight, n_subsets=4, random_state=0
+    )
+    assert result.converged.all()
+    fitted = clone(model).fit(X, y, sample_weight=weight)
+    ones = np.ones(len(y)) if weight is None else weight
+    assert Retraining.of(model, fitted, X, y, ones, *queries).in_closed_form
+    expected = refits_of_clones(model, X, y, queries, result, weight)
+    atol = LOOSE.get(name, 1e-6) * np.abs(expected).max()
+    assert_allclose(result.losses, expected, rtol=0, atol=atol)
+
+
+def test_refits_do_not_depend_on_how_well_the_estimator_converged():
+    X, y = three_classes()
+    loose = linear_model.LogisticRegression(tol=0.1)
+    tight = linear_model.LogisticRegression(**NEWTON)
+    settings = {"n_subsets": 5, "random_state": 0}
+    losses = [
+        retrain_on_subsets(model, X, y, X[:9], y[:9], **settings).losses
+        for model in (loose, tight)
+    ]
+    assert_allclose(*losses, rtol=1e-6, atol=1e-9)
+
+
+def test_sparse_rows_are_refitted_as_dense_ones_are():
+    X, y = two_classes()
+    X = np.where(np.abs(X) < 0.5, 0.0, X)
+    model = linear_model.LogisticRegression(**NEWTON)
+    settings = {"n_subsets": 4, "random_state": 0}
+    dense = retrain_on_subsets(model, X, y, X[:9], y[:9], **settings)
+    sparse = sp.csr_matrix(X)
+    other = retrain_on_subsets(model, sparse, y, sparse[:9], y[:9], **settings)
+    assert_array_equal(dense.subsets, other.subsets)
+    assert_allclose(dense.losses, other.losses, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["multinomial", "liblinear", "huber", "SVC, three classes"])
+def test_turned_coordinates_change_no_output(name):
+    model, load = LINEAR_MODELS[name]
+    X, y = load()
+    fitted = clone(model).fit(X, y)
+    plain = objective(fitted, X, y, np.ones(len(y)))
+    turned = decorrelated(plain)
+    losses = turned.objective.losses(turned.turn(X), turned.objective.targets)
+    assert_allclose(losses, plain.losses(X, plain.targets), rtol=1e-10)
+    theta = turned.objective.theta
+    assert_allclose(
+        (turned.objective.penalty * theta) @ theta, (plain.penalty * plain.theta) @ plain.theta
+    )
+
+
+@pytest.mark.parametrize("name", ["multinomial", "huber", "poisson", "liblinear"])
+def test_products_and_diagonals_are_those_of_the_hessian(name):
+    model, load = LINEAR_MODELS[name]
+    X, y = load()
+    loss = objective(clone(model).fit(X, y), X, y, np.ones(len(y))).loss
+    targets = loss.encode(y, np.unique(y))
+    rng = np.random.default_rng(0)
+    k = 2 if name in ("multinomial", "huber") else 1
+    z = rng.uniform(1, 2, size=(3, len(y), k))
+    vectors = rng.normal(size=z.shape)
+    hessian = loss.hessian(z, targets)
+    if loss.separable:
+        hessian = hessian[..., None] * np.eye(k)
+    expected = np.einsum("mnab,mnb->mna", hessian, vectors)
+    product = loss.hessian_product(z, targets)
+    assert_allclose(product(vectors), expected, atol=1e-12)
+    # Twice: the function must not consume what it holds.
+    assert_allclose(product(vectors), expected, atol=1e-12)
+    assert_allclose(loss.hessian_diagonal(z, targets), np.einsum("mnaa->mna", hessian), atol=1e-12)
+
+
+# ---------------------------------------------------------------------------
+# Other models
+# ---------------------------------------------------------------------------
+
+
+def test_a_model_without_known_objective_has_the_log_loss():
+    X, y = three_classes()
+    forest = RandomForestClassifier(5, max_depth=2, random_state=0)
+    result = retrain_on_subsets(forest, X, y, X[:9], y[:9], n_subsets=2, random_state=0)
+    for subset, losses in zip(result.subsets, result.losses.T, strict=True):
+        fitted = clone(forest).fit(X[subset], y[subset])
+        probabilities = fitted.predict_proba(X[:9])
+        assert_allclose(losses.mean(), log_loss(y[:9], probabilities, labels=fitted.classes_))
+
+
+def test_a_regressor_without_known_objective_has_the_squared_error():
+    X, y = numbers()
+    model = KNeighborsRegressor(3)
+    result = retrain_on_subsets(model, X, y, X[:9], y[:9], n_subsets=2, random_state=0)
+    fitted = clone(model).fit(X[result.subsets[1]], y[result.subsets[1]])
+    assert_allclose(result.losses[:, 1], (y[:9] - fitted.predict(X[:9])) ** 2)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        linear_model.LinearRegression(),
+        linear_model.Lasso(0.5),
+        svm.LinearSVC(C=0.1, class_weight="balanced", **TIGHT),
+    ],
+    ids=["no penalty", "L1", "balanced one-vs-rest"],
+)
+def test_models_that_their_own_rule_decides_are_cloned(model):
+    X, y = three_classes() if isinstance(model, svm.LinearSVC) else numbers()
+    weight = np.random.default_rng(0).integers(0, 3, len(y)).astype(float)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        result = retrain_on_subsets(
+            model, X, y, X[:9], y[:9], sample_weight=weight, n_subsets=3, random_state=0
+        )
+        expected = refits_of_clones(model, X, y, (X[:9], y[:9]), result, weight)
+    assert_array_equal(result.losses, expected)
+
+
+def test_featurizers_are_held_fixed():
+    X, y = two_classes()
+    X = X * np.arange(1, X.shape[1] + 1)
+    model = linear_model.LogisticRegression(**NEWTON)
+    settings = {"n_subsets": 3, "random_state": 0}
+    whole = retrain_on_subsets(
+        make_pipeline(StandardScaler(), model), X, y, X[:9], y[:9], **settings
+    )
+    features = StandardScaler().fit_transform(X)
+    last = retrain_on_subsets(model, features, y, features[:9], y[:9], **settings)
+    assert_allclose(whole.losses, last.losses, rtol=1e-9)
+
+
+def test_frozen_models_and_searches_are_unwrapped():
+    X, y = two_classes()
+    model = linear_model.LogisticRegression(C=0.5, **NEWTON)
+    settings = {"n_subsets": 3, "random_state": 0}
+    plain = retrain_on_subsets(model, X, y, X[:9], y[:9], **settings)
+    frozen = FrozenEstimator(clone(model).fit(X, y))
+    search = GridSearchCV(model, {"C": [0.5]}, cv=2)
+    for wrapped in (frozen, search):
+        result = retrain_on_subsets(wrapped, X, y, X[:9], y[:9], **settings)
+        assert_allclose(result.losses, plain.losses, rtol=1e-9)
+
+
+# ---------------------------------------------------------------------------
+# Subsets
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_subsets_hold_the_same_share_of_every_class(share):
+    strata = np.repeat([0, 1, 2], [100, 41, 3])
+    subsets = draw_subsets(strata, 50, share, np.random.RandomState(0))
+    for stratum, count in enumerate([100, 41, 3]):
+        sizes = subsets[:, strata == stratum].sum(axis=1)
+        assert (np.abs(sizes - share * count) < 1).all() or sizes.min() == 1
+        assert sizes.min() >= 1
+    assert len(np.unique(subsets, axis=0)) == 50
+    # Every row has its turn.
+    assert (subsets[:, :100].mean(axis=0) > 0).all() if share >= 0.5 else True
+
+
+def test_rows_of_a_class_are_drawn_evenly():
+    subsets = draw_subsets(np.repeat([0, 1], [8, 4]), 4000, 0.5, np.random.RandomState(0))
+    # The standard error of each share is 0.008.
+    assert_allclose(subsets.mean(axis=0), 0.5, atol=0.04)
+
+
+def test_the_first_subsets_do_not_depend_on_their_number():
+    strata = np.zeros(30, dtype=int)
+    few, many = (draw_subsets(strata, m, 0.5, np.random.RandomState(0)) for m in (3, 9))
+    assert_array_equal(few, many[:3])
+
+
+def test_no_class_vanishes():
+    X, y = three_classes()
+    keep = np.r_[0:50, 50:100, 100:102]
+    result = retrain_on_subsets(
+        linear_model.LogisticRegression(), X[keep], y[keep], X, y, n_subsets=20, share=0.1
+    )
+    assert all((y[keep][subset] == "b").any() for subset in result.subsets)
+
+
+def test_given_subsets_are_taken():
+    X, y = numbers()
+    subsets = ~np.eye(len(y), dtype=bool)[:5]
+    model = linear_model.Ridge(1.0)
+    result = retrain_on_subsets(model, X, y, X[:9], y[:9], subsets=subsets)
+    assert_array_equal(result.subsets, subsets)
+    expected = refits_of_clones(model, X, y, (X[:9], y[:9]), result)
+    assert_allclose(result.losses, expected, rtol=1e-5)
+
+
+def test_a_subset_without_rows_is_an_error():
+    X, y = numbers()
+    subsets = np.zeros((1, len(y)), dtype=bool)
+    with pytest.raises(ValueError, match="Subset 0 holds no training row that has a weight"):
+        retrain_on_subsets(linear_model.Ridge(), X, y, X, y, subsets=subsets)
+
+
+def test_an_unknown_label_of_a_query_is_an_error():
+    X, y = three_classes()
+    with pytest.raises(ValueError, match="labels that the model was not fitted on"):
+        retrain_on_subsets(linear_model.LogisticRegression(), X, y, X[:1], ["z"])
+
+
+def test_refits_that_do_not_converge_are_counted():
+    X, y = two_classes()
+    with pytest.warns(ConvergenceWarning, match="3 of 3 refits did not converge"):
+        result = retrain_on_subsets(
+            linear_model.LogisticRegression(), X, y, X, y, n_subsets=3, tol=1e-30
+        )
+    assert not result.converged.any()
+
+
+# ---------------------------------------------------------------------------
+# What is kept
+# ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Numbers of copies of each block that was refitted; nothing is kept from before."""
+    monkeypatch.setattr(_cache, "_PROCESS", _cache._ProcessMemory(2**20))
+    blocks, minimise = [], Refit.minimise
+
+    def counting(self, weight, *args, **more):
+        blocks.append(len(weight))
+        return minimise(self, weight, *args, **more)
+
+    monkeypatch.setattr(Refit, "minimise", counting)
+    return blocks
+
+
+@pytest.mark.parametrize("kind", ["process", "disk", "memory"])
+def test_each_subset_is_refitted_once(counted, tmp_path, kind):
+    X, y = two_classes()
+    memory = {"process": None, "disk": str(tmp_path), "memory": joblib.Memory(tmp_path, verbose=0)}
+    settings = {"random_state": 0, "memory": memory[kind]}
+    model = linear_model.LogisticRegression(**NEWTON)
+    few = retrain_on_subsets(model, X, y, X[:9], y[:9], n_subsets=4, **settings)
+    many = retrain_on_subsets(model, X, y, X[:9], y[:9], n_subsets=6, **settings)
+    assert counted == [4, 2]
+    assert_array_equal(few.losses, many.losses[:, :4])
+
+
+def test_other_data_and_parameters_are_refitted(counted):
+    X, y = two_classes()
+    ones = np.ones(len(y))
+
+    def run(model=None, X=X, y=y, query=9, **more):
+        model = linear_model.LogisticRegression() if model is None else model
+        before = sum(counted)
+        retrain_on_subsets(
+            model, X, y, X[:query], y[:query], n_subsets=2, **{"random_state": 0, **more}
+        )
+        return sum(counted) - before
+
+    assert run() == 2
+    assert run() == 0
+    assert run(random_state=1) == 2
+    assert run(linear_model.LogisticRegression(C=2.0)) == 2
+    assert run(X=X + 1) == 2
+    assert run(y=1 - y) == 2
+    assert run(query=8) == 2
+    assert run(sample_weight=1 + ones) == 2
+    assert run(tol=1e-6) == 2
+    assert run() == 0
+
+
+def test_the_process_forgets_the_oldest_losses():
+    memory = _cache._ProcessMemory(3 * 8 * 10)
+    store = _cache.LossStore(memory)
+    for key in "abcd":
+        store.put(key, np.zeros(10))
+    assert [store.get(key) is None for key in "abcd"] == [True, False, False, False]
+    assert memory.held == 240
+
+
+def test_workers_change_nothing(counted):
+    X, y = three_classes()
+    settings = {"n_subsets": 40, "random_state": 0}
+    model = linear_model.LogisticRegression(**NEWTON)
+    one = retrain_on_subsets(model, X, y, X[:9], y[:9], **settings)
+    _cache._PROCESS.kept.clear()
+    two = retrain_on_subsets(model, X, y, X[:9], y[:9], n_jobs=2, **settings)
+    assert counted == [32, 8, 32, 8]
+    assert_allclose(one.losses, two.losses, rtol=1e-9)
+
+
+def test_estimators_are_known_by_their_parameters():
+    first, second = (linear_model.Ridge(1.0) for _ in range(2))
+    assert _cache.fingerprint(first) == _cache.fingerprint(second.fit(*numbers()))
+    assert _cache.fingerprint(first) != _cache.fingerprint(linear_model.Ridge(2.0))
+    assert _cache.fingerprint(first) != _cache.fingerprint(linear_model.Lasso(1.0))
+
+
+def test_modules_are_known_by_their_numbers():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Linear(3, 2)
+    copy = torch.nn.Linear(3, 2)
+    assert _cache.fingerprint(module) != _cache.fingerprint(copy)
+    copy.load_state_dict(module.state_dict())
+    module(torch.ones(1, 3)).sum().backward()
+    assert _cache.fingerprint(module) == _cache.fingerprint(copy)
+
+
+def test_skorch_nets_are_known_by_their_numbers():
+    torch = pytest.importorskip("torch")
+    skorch = pytest.importorskip("skorch")
+    pytest.importorskip("skinfluence.models.torch")
+    X, y = two_classes()
+    net = skorch.NeuralNetClassifier(
+        torch.nn.Sequential(torch.nn.Linear(30, 2), torch.nn.Softmax(dim=1)),
+        max_epochs=3,
+        verbose=0,
+        iterator_train__shuffle=False,
+        train_split=None,
+    )
+    X, y = X.astype(np.float32), y.astype(np.int64)
+    before = _cache.fingerprint(net)
+    assert _cache.fingerprint(clone(net)) == before
+    assert _cache.fingerprint(clone(net).set_params(lr=0.5)) != before
+    fitted = clone(net).fit(X, y)
+    retraining = Retraining.of(net, fitted, X, y, np.ones(len(y)), X[:9], y[:9])
+    assert _cache.fingerprint(retraining.model) == before
+    # A refit on all rows starts from the module as it was given, not from the trained one.
+    losses, _ = retraining.losses(np.ones((1, len(y)), dtype=bool))
+    own = -np.log(fitted.predict_proba(X[:9])[np.arange(9), y[:9]])
+    assert_allclose(losses[:, 0], own, rtol=1e-5)
+    assert _cache.fingerprint(net) == before
