@@ -81,6 +81,9 @@ class SketchedInfluence(BaseInfluence):
         Threads over batches of queries.
     random_state : int, RandomState or None, default=None
         Determines the sketch, and the probes of `sketch_error_`.
+    scoring : callable, default=None
+        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
+        default one with its default parameters.
     verbose : int, default=0
         Whether to print what was chosen.
 
@@ -195,6 +198,7 @@ class SketchedInfluence(BaseInfluence):
         batch_size=None,
         n_jobs=None,
         random_state=None,
+        scoring=None,
         verbose=0,
     ):
         self.estimator = estimator
@@ -211,6 +215,7 @@ class SketchedInfluence(BaseInfluence):
         self.batch_size = batch_size
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.scoring = scoring
         self.verbose = verbose
 
     # What the family asks for.
