@@ -59,7 +59,7 @@ MAY_IMPORT = {
     **dict.fromkeys(ESTIMATORS, BELOW_ESTIMATORS),
     # A certificate is a measurement.
     "sketched": BELOW_ESTIMATORS | {"metrics"},
-    "model_selection": BELOW_ESTIMATORS | {"sketched", "metrics"},
+    "model_selection": BELOW_ESTIMATORS | {"_validation", "sketched", "metrics"},
     "selection": HELPERS | {"metrics", "_validation"},
     "inspection": HELPERS | {"metrics", "sketching"},
     # The names that the package lifts.

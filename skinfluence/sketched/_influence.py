@@ -1,6 +1,7 @@
 """Influence from few numbers for each row."""
 
 import warnings
+from copy import copy
 from functools import cached_property
 from numbers import Integral, Real
 
@@ -331,6 +332,21 @@ class SketchedInfluence(BaseInfluence):
             NumericalWarning,
             stacklevel=5,
         )
+
+    def _at_damping(self, damping):
+        """This fitted estimator at another damping, with the same sketch and eigenvalues.
+
+        None where these depend on the damping.
+        """
+        projection = self._projection
+        ridge = projection.setting.ridge.min()
+        vanishes = (ridge > 0) != (ridge - self.damping_ + damping > 0)
+        if self.debias or projection.scale is not None or vanishes:
+            return None
+        other = copy(self)
+        other._forget()
+        other.damping = other.damping_ = float(damping)
+        return other
 
     # How good the sketch is.
 
