@@ -2,6 +2,7 @@
 
 from skinfluence.exact import ExactInfluence
 from skinfluence.kfac import KFACInfluence
+from skinfluence.model_selection import SketchedInfluenceCV
 from skinfluence.selection import FilteredEstimator, MemorizationSelector
 from skinfluence.sketched import SketchedInfluence
 
@@ -11,6 +12,7 @@ __all__ = [
     "KFACInfluence",
     "MemorizationSelector",
     "SketchedInfluence",
+    "SketchedInfluenceCV",
 ]
 
 __version__ = "0.1.0.dev0"

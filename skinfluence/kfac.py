@@ -66,6 +66,9 @@ class KFACInfluence(BaseInfluence):
         Threads over batches of queries.
     random_state : int, RandomState or None, default=None
         Draws the sampled Fisher and random sketches.
+    scoring : callable, default=None
+        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
+        default one with its default parameters.
     verbose : int, default=0
         Whether to report progress.
 
@@ -158,6 +161,7 @@ class KFACInfluence(BaseInfluence):
         batch_size=None,
         n_jobs=None,
         random_state=None,
+        scoring=None,
         verbose=0,
     ):
         self.estimator = estimator
@@ -170,6 +174,7 @@ class KFACInfluence(BaseInfluence):
         self.batch_size = batch_size
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.scoring = scoring
         self.verbose = verbose
 
     @property

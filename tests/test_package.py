@@ -62,7 +62,7 @@ MAY_IMPORT = {
     **dict.fromkeys(ESTIMATORS, BELOW_ESTIMATORS),
     # A certificate is a measurement.
     "sketched": BELOW_ESTIMATORS | {"metrics"},
-    "model_selection": BELOW_ESTIMATORS | {"sketched", "metrics"},
+    "model_selection": BELOW_ESTIMATORS | {"_validation", "sketched", "metrics"},
     # The default influence is that of the wrapped model, exact.
     "selection": HELPERS | {"metrics", "_validation", "memorization", "models", "rows", "exact"},
     "inspection": HELPERS | {"metrics", "sketching"},

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import rankdata
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state
+from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._compat import Interval, StrOptions
@@ -124,8 +124,38 @@ class InfluenceScorer(BaseEstimator):
         """
         return float(np.mean(self.of_queries(estimator, X, y)))
 
-    def of_queries(self, estimator, X, y):
+    def of_queries(self, estimator, X, y, *, truth=None):
         """Score of every query for which it is defined.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted influence estimator, or a Pipeline that ends with one.
+        X : {array-like, sparse matrix} of shape (n_queries, n_features)
+            Queries.
+        y : array-like of shape (n_queries,)
+            Their targets.
+        truth : Bunch, default=None
+            What `ground_truth` returned for the same model, training rows and queries.
+
+        Returns
+        -------
+        ndarray of shape (n_defined,)
+            Scores; their mean is the score of the estimator.
+
+        Raises
+        ------
+        ValueError
+            If there is no such query.
+        """
+        truth = self.ground_truth(estimator, X, y) if truth is None else truth
+        X, influence = _last_step(estimator, X)
+        return {"lds": _lds, "loo": _loo, "faithfulness": _faithfulness}[self.metric](
+            influence, X, y, truth
+        )
+
+    def ground_truth(self, estimator, X, y):
+        """The refits by which an estimator is scored, whatever its sketch and damping.
 
         Parameters
         ----------
@@ -138,41 +168,18 @@ class InfluenceScorer(BaseEstimator):
 
         Returns
         -------
-        ndarray of shape (n_defined,)
-            Scores; their mean is the score of the estimator.
-
-        Raises
-        ------
-        ValueError
-            If there is no such query.
+        Bunch
+            ``losses`` (n_queries, n_refits), the ``subsets`` (n_refits, n_train) and, for
+            "loo", the ``rows`` that are left out.
         """
         self._validate_params()
-        if isinstance(estimator, Pipeline):
-            X, estimator = estimator[:-1].transform(X), estimator[-1]
-        check_is_fitted(estimator)
+        X, influence = _last_step(estimator, X)
         if y is None:
             raise ValueError("y is None. Expected the targets of the queries.")
-        queries = Queries(estimator, X, y, self)
-        return getattr(queries, f"of_{self.metric}")()
-
-
-class Queries:
-    """The queries of one estimator, and the refits that they are scored by.
-
-    Parameters
-    ----------
-    influence : BaseInfluence
-        A fitted influence estimator.
-    X, y : array-like
-        Queries.
-    scorer : InfluenceScorer
-        What is asked.
-    """
-
-    def __init__(self, influence, X, y, scorer):
-        self.influence, self.X, self.y, self.scorer = influence, X, y, scorer
+        if self.metric == "faithfulness":
+            return Bunch()
         objective = influence.objective_
-        self.retraining = Retraining(
+        retraining = Retraining(
             untrained(influence.estimator, influence._model),
             objective,
             objective.features,
@@ -181,48 +188,54 @@ class Queries:
             influence._features(X),
             np.asarray(y),
         )
-
-    def of_lds(self):
-        """Rank correlation of predicted and measured losses over random subsets."""
-        subsets = self.retraining.draw(
-            self.scorer.n_subsets, self.scorer.share, self.scorer.random_state
+        truth = self._choose(retraining)
+        truth.losses, truth.converged = retraining.losses(
+            truth.subsets, tol=self.tol, memory=self.memory, n_jobs=self.n_jobs
         )
-        losses = self._losses(subsets)
-        return agreement(self.influence._sums_of_influence(self.X, self.y, subsets), losses)
+        return truth
 
-    def of_loo(self):
-        """Correlation of predicted and measured changes when single rows are left out."""
-        n_train = self.influence.n_samples_
-        random_state = check_random_state(self.scorer.random_state)
-        rows = random_state.permutation(n_train)[: self.scorer.n_subsets]
+    def _choose(self, retraining):
+        if self.metric == "lds":
+            return Bunch(subsets=retraining.draw(self.n_subsets, self.share, self.random_state))
+        n_train = len(retraining.y)
+        rows = check_random_state(self.random_state).permutation(n_train)[: self.n_subsets]
+        # The last refit is that on all rows.
         subsets = np.ones((len(rows) + 1, n_train), dtype=bool)
         subsets[np.arange(len(rows)), rows] = False
-        losses = self._losses(subsets)
-        predicted = self.influence.leave_one_out_effect(self.X, self.y)[:, rows]
-        return agreement(predicted, losses[:, :-1] - losses[:, -1:], ranks=False)
+        return Bunch(subsets=subsets, rows=rows)
 
-    def of_faithfulness(self):
-        """Minus the relative error against the full curvature."""
-        influence, objective = self.influence, self.influence.objective_
-        exact = DenseCurvature(*objective.hessian(influence.curvature), objective.l2_penalty)
-        features = influence._features(self.X)
-        targets = objective.encode_queries(self.y, features.shape[0])
-        rows = objective.gradient_rows(features, targets)
-        solved = exact.solve(rows, influence.damping_)
-        reference = -solved.inner(objective.training_gradient_rows())
-        size = np.linalg.norm(reference, axis=1)
-        if not (size > 0).any():
-            raise ValueError(
-                "The relative error is not defined: no training row influences any query."
-            )
-        gap = np.linalg.norm(influence.influence(self.X, self.y) - reference, axis=1)
-        return -gap[size > 0] / size[size > 0]
 
-    def _losses(self, subsets):
-        scorer = self.scorer
-        return self.retraining.losses(
-            subsets, tol=scorer.tol, memory=scorer.memory, n_jobs=scorer.n_jobs
-        )[0]
+def _last_step(estimator, X):
+    """Queries and influence estimator behind the steps of a Pipeline."""
+    check_is_fitted(estimator)
+    if isinstance(estimator, Pipeline):
+        return estimator[:-1].transform(X), estimator[-1]
+    return X, estimator
+
+
+def _lds(influence, X, y, truth):
+    return agreement(influence._sums_of_influence(X, y, truth.subsets), truth.losses)
+
+
+def _loo(influence, X, y, truth):
+    predicted = influence.leave_one_out_effect(X, y)[:, truth.rows]
+    measured = truth.losses[:, :-1] - truth.losses[:, -1:]
+    return agreement(predicted, measured, ranks=False)
+
+
+def _faithfulness(influence, X, y, truth):
+    del truth
+    objective = influence.objective_
+    exact = DenseCurvature(*objective.hessian(influence.curvature), objective.l2_penalty)
+    features = influence._features(X)
+    targets = objective.encode_queries(y, features.shape[0])
+    solved = exact.solve(objective.gradient_rows(features, targets), influence.damping_)
+    reference = -solved.inner(objective.training_gradient_rows())
+    size = np.linalg.norm(reference, axis=1)
+    if not size.any():
+        raise ValueError("The relative error is not defined: no row influences any query.")
+    gap = np.linalg.norm(influence.influence(X, y) - reference, axis=1)
+    return -gap[size > 0] / size[size > 0]
 
 
 def agreement(predicted, measured, *, ranks=True):

@@ -1,6 +1,7 @@
 """Influence from few numbers for each row."""
 
 import warnings
+from copy import copy
 from functools import cached_property
 from numbers import Integral, Real
 
@@ -81,6 +82,9 @@ class SketchedInfluence(BaseInfluence):
         Threads over batches of queries.
     random_state : int, RandomState or None, default=None
         Determines the sketch, and the probes of `sketch_error_`.
+    scoring : callable, default=None
+        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
+        default one with its default parameters.
     verbose : int, default=0
         Whether to print what was chosen.
 
@@ -195,6 +199,7 @@ class SketchedInfluence(BaseInfluence):
         batch_size=None,
         n_jobs=None,
         random_state=None,
+        scoring=None,
         verbose=0,
     ):
         self.estimator = estimator
@@ -211,6 +216,7 @@ class SketchedInfluence(BaseInfluence):
         self.batch_size = batch_size
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.scoring = scoring
         self.verbose = verbose
 
     # What the family asks for.
@@ -326,6 +332,21 @@ class SketchedInfluence(BaseInfluence):
             NumericalWarning,
             stacklevel=5,
         )
+
+    def _at_damping(self, damping):
+        """This fitted estimator at another damping, with the same sketch and eigenvalues.
+
+        None where these depend on the damping.
+        """
+        projection = self._projection
+        ridge = projection.setting.ridge.min()
+        vanishes = (ridge > 0) != (ridge - self.damping_ + damping > 0)
+        if self.debias or projection.scale is not None or vanishes:
+            return None
+        other = copy(self)
+        other._forget()
+        other.damping = other.damping_ = float(damping)
+        return other
 
     # How good the sketch is.
 
