@@ -40,11 +40,12 @@ class Verdicts:
 
     def add(self, train, influence, X, y):
         """Add the verdict of held-out rows on the rows ``train``, which ``influence`` fitted."""
-        values, bounds, thresholds = sign_bounds(influence, bounded_loss_row(influence, X, y))
+        query = bounded_loss_row(influence, X, y)
+        memorized, values, bounds, thresholds = sign_bounds(influence, query)
         self.counts[train] += 1
         self.values[train] += values
         self.bounds[train] += bounds
-        self.memorization[train] += influence.memorization()
+        self.memorization[train] += memorized
         self.thresholds = tuple(np.minimum(self.thresholds, thresholds).tolist())
 
     def averaged(self):
