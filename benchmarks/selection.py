@@ -16,7 +16,6 @@ import csv
 import warnings
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
@@ -33,14 +32,24 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from benchmarks import datasets
+from benchmarks.selection_report import (
+    MEASURES,
+    NOISE,
+    Figures,
+    detection_table,
+    draw_cleaning,
+    draw_sampling,
+    rules_by_data,
+    rules_table,
+    same_share_table,
+    samples_table,
+    verdicts_table,
+)
 from skinfluence import ExactInfluence, FilteredEstimator, MemorizationSelector
 from skinfluence.metrics import mislabel_detection_auc
 
-matplotlib.use("agg")
-
 RESULTS = Path(__file__).parent / "results"
 HEADER = "data noise seed kind method share accuracy log_loss auc".split()
-NOISE = (0.0, 0.1, 0.3)
 KEPT = (0.9, 0.8, 0.7, 0.5)
 LESS = (0.5, 0.3, 0.2)
 
@@ -57,35 +66,6 @@ DATA = {
     ),
 }
 
-# Scores by which a share of rows is dropped, the highest first, with colour in the figure.
-SCORES = {
-    "random": "0.6",
-    "loss": "tab:olive",
-    "EL2N": "tab:brown",
-    "cleanlab": "tab:green",
-    "self-influence": "tab:purple",
-    "memorization": "tab:blue",
-    "validation influence": "tab:red",
-}
-# Methods that choose themselves how many rows to drop.
-RULES = [
-    "all rows",
-    "cleanlab",
-    "instance hardness",
-    "memorization",
-    "memorization, rounds",
-    "validation influence",
-    "validation influence, D+",
-    "validation influence, rounds",
-    "flipped rows (oracle)",
-]
-SAMPLERS = {
-    "random": "0.6",
-    "paper": "tab:blue",
-    "paper, weighted": "tab:red",
-    "largest loss": "tab:olive",
-}
-
 
 def measure(model, X, y):
     """Accuracy, log loss and AUC (one against the rest) on the test rows."""
@@ -100,7 +80,7 @@ def measure(model, X, y):
 
 
 def scores_of(fitted, influence, harm, held_out, X, y, random_state):
-    """Score of every row for each of `SCORES`; high is suspicious."""
+    """Scores of the rows by method; high is suspicious."""
     error = fitted.predict_proba(X) - (y[:, None] == fitted.classes_)
     own = -error[np.arange(len(y)), y]
     return {
@@ -115,7 +95,7 @@ def scores_of(fitted, influence, harm, held_out, X, y, random_state):
 
 
 def kept_by_rules(model, influence, harmful, held_out, X, y, flipped, cv):
-    """Rows that each of `RULES` keeps."""
+    """Rows that are kept by methods that choose themselves how many."""
     hardness = InstanceHardnessThreshold(estimator=model, cv=5, random_state=0)
     hardness.fit_resample(X, y)
     memorized = MemorizationSelector(influence, keep="generalizable").fit(X, y)
@@ -142,7 +122,7 @@ def kept_by_rules(model, influence, harmful, held_out, X, y, flipped, cv):
 
 
 def kept_by_samplers(influence, loss, memorization, X, y, seed):
-    """Rows and weights for each share in `LESS` and each of `SAMPLERS`."""
+    """Rows and weights of the sampling methods, for each share in `LESS`."""
     quartiles = np.quantile(memorization, [0.25, 0.75])
     beyond = np.mean(memorization > quartiles[1] + 1.5 * (quartiles[1] - quartiles[0]))
     for share in LESS:
@@ -237,3 +217,53 @@ def read(path):
         for name, noise, seed, kind, method, share, *values in list(csv.reader(file))[1:]:
             numbers = [float(value) for value in values if value]
             yield name, float(noise), int(seed), kind, method, float(share), numbers
+
+
+def report(figures):
+    """The tables as one page."""
+    others = ["all rows", "cleanlab", "instance hardness", "memorization"]
+    parts = ["# Which rows to drop, which to sample\n", INTRODUCTION]
+    parts += ["## Cleaning: each rule at its own share\n", "Mean of the five data sets.\n"]
+    parts += [rules_table(figures, measure) for measure in MEASURES]
+    parts += [
+        verdicts_table(figures, method, others, measure)
+        for measure in ("accuracy", "log loss")
+        for method in ("validation influence", "validation influence, D+")
+    ]
+    parts += [rules_by_data(figures, noise) for noise in NOISE]
+    parts += ["![Cleaning](selection_cleaning.png)\n"]
+    parts += ["## Cleaning: as many rows dropped as were flipped\n", same_share_table(figures)]
+    parts += ["## Finding the flipped labels\n", detection_table(figures)]
+    parts += ["## Sampling, without wrong labels\n"]
+    parts += [samples_table(figures, 0.0, measure) for measure in MEASURES]
+    parts += ["![Sampling](selection_sampling.png)\n"]
+    parts += ["## Sampling, 30 % of the labels flipped\n"]
+    parts += [samples_table(figures, 0.3, "accuracy")]
+    return "\n".join(parts)
+
+
+INTRODUCTION = """\
+Logistic regression on what each method keeps of the training rows, a share of whose labels is
+flipped; measured on right labels. Mean over ten splits ± its standard error. A win or a loss is a
+paired difference above two standard errors. Written by `python -m benchmarks.selection`.
+"""
+
+
+def main():
+    """Measure, or draw again what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--draw-only", action="store_true", help="from the saved figures")
+    arguments = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
+    saved = RESULTS / "selection.csv"
+    if not arguments.draw_only:
+        save(run_all(arguments.seeds), saved)
+    figures = Figures(read(saved))
+    (RESULTS / "selection.md").write_text(report(figures), encoding="utf-8")
+    draw_cleaning(figures, RESULTS / "selection_cleaning.png")
+    draw_sampling(figures, RESULTS / "selection_sampling.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -69,6 +69,9 @@ def judge_by_folds(influence, X, y, sample_weight, cv):
         weight = None if sample_weight is None else sample_weight[train]
         fold = clone(influence)
         fold.fit(_safe_indexing(X, train), _safe_indexing(y, train), sample_weight=weight)
+        if hasattr(fold, "classes_"):
+            # The loss of a label that the fold has never seen is not defined.
+            held_out = held_out[np.isin(_safe_indexing(y, held_out), fold.classes_)]
         verdicts.add(train, fold, _safe_indexing(X, held_out), _safe_indexing(y, held_out))
     return verdicts.averaged()
 
