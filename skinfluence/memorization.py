@@ -65,6 +65,8 @@ def sign_bounds(influence, query):
 
     Returns
     -------
+    memorized : ndarray of shape (n_train,)
+        Memorization.
     values : ndarray of shape (n_train,)
         ``I_loss = -sum_E c_E / h_E``.
     bounds : ndarray of shape (n_train,)
@@ -82,15 +84,17 @@ def sign_bounds(influence, query):
     largest = max(_norms(psi[None], starts).max(), np.finfo(float).tiny)
     parts = []
     for batch in rows.batches():
-        products = np.add.reduceat(basis.coordinates(rows[batch]) * psi, starts, axis=1)
+        chi = basis.coordinates(rows[batch])
+        products = np.add.reduceat(chi * psi, starts, axis=1)
         helping, harming = np.maximum(products, 0), np.maximum(-products, 0)
         columns = [helping @ inverse, harming @ inverse, helping.sum(axis=1), harming.sum(axis=1)]
-        parts.append(np.column_stack(columns))
-    helping, harming, plus, minus = np.concatenate(parts).T
+        memorized = _norms(chi / basis.values, starts).sum(axis=1)
+        parts.append(np.column_stack([memorized, *columns]))
+    memorized, helping, harming, plus, minus = np.concatenate(parts).T
     values = harming - helping
     bounds = np.where(values > 0, helping, harming) / largest
     smallest = inverse.min() / largest
-    return values, bounds, (plus.min() * smallest, minus.min() * smallest)
+    return memorized, values, bounds, (plus.min() * smallest, minus.min() * smallest)
 
 
 def _norms(coordinates, starts):

@@ -235,6 +235,15 @@ def test_folds_judge_the_rows_outside_them(noisy_cancer):
     )
 
 
+@pytest.mark.filterwarnings("ignore:The least populated class in y has only 1 member")
+def test_folds_without_a_class_judge_by_the_others(wine):
+    X, y = wine
+    rows = np.r_[np.flatnonzero(y < 2), np.flatnonzero(y == 2)[:1]]
+    selector = MemorizationSelector(exact(), criterion="sign").fit(X[rows], y[rows])
+    assert np.isfinite(selector.validation_influence_).all()
+    assert selector.support_[-1]
+
+
 # ---------------------------------------------------------------------------
 # Thresholds and what is kept
 # ---------------------------------------------------------------------------

@@ -110,7 +110,7 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
 
     _parameter_constraints: dict = {
         "estimator": [HasMethods("fit")],
-        "selector": [HasMethods(["fit", "get_support"]), None],
+        "selector": [HasMethods(["fit_resample", "get_support"]), None],
         "use_selector_weight": ["boolean"],
         "rounds": [Interval(Integral, 1, None, closed="left")],
     }
@@ -154,9 +154,8 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
         kept = self.sample_indices_
         given = dict(_check_method_params(X, for_estimator, indices=kept))
         if self.use_selector_weight:
-            for name, weight in fit_arguments(
-                self.estimator, self.selector_.sample_weight_
-            ).items():
+            own = fit_arguments(self.estimator, self.selector_.sample_weight_)
+            for name, weight in own.items():
                 given[name] = weight * np.asarray(given.get(name, 1.0))
         self.estimator_ = clone(self.estimator)
         self.estimator_.fit(_safe_indexing(X, kept), _safe_indexing(y, kept), **given)
@@ -166,7 +165,8 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
         if _routing_enabled():
             routed = process_routing(self, "fit", **params)
             return dict(routed.selector.fit), routed.estimator.fit
-        return {name: params[name] for name in ("sample_weight",) if name in params}, params
+        judged = {"sample_weight": params["sample_weight"]} if "sample_weight" in params else {}
+        return judged, params
 
     def _make_selector(self):
         selector = MemorizationSelector() if self.selector is None else clone(self.selector)

@@ -40,11 +40,12 @@ class Verdicts:
 
     def add(self, train, influence, X, y):
         """Add the verdict of held-out rows on the rows ``train``, which ``influence`` fitted."""
-        values, bounds, thresholds = sign_bounds(influence, bounded_loss_row(influence, X, y))
+        query = bounded_loss_row(influence, X, y)
+        memorized, values, bounds, thresholds = sign_bounds(influence, query)
         self.counts[train] += 1
         self.values[train] += values
         self.bounds[train] += bounds
-        self.memorization[train] += influence.memorization()
+        self.memorization[train] += memorized
         self.thresholds = tuple(np.minimum(self.thresholds, thresholds).tolist())
 
     def averaged(self):
@@ -68,6 +69,9 @@ def judge_by_folds(influence, X, y, sample_weight, cv):
         weight = None if sample_weight is None else sample_weight[train]
         fold = clone(influence)
         fold.fit(_safe_indexing(X, train), _safe_indexing(y, train), sample_weight=weight)
+        if hasattr(fold, "classes_"):
+            # The loss of a label that the fold has never seen is not defined.
+            held_out = held_out[np.isin(_safe_indexing(y, held_out), fold.classes_)]
         verdicts.add(train, fold, _safe_indexing(X, held_out), _safe_indexing(y, held_out))
     return verdicts.averaged()
 
