@@ -48,9 +48,9 @@ class SketchedInfluence(BaseInfluence):
         on probe queries, is at most ``eps``. A factorised sketch of a model with c outputs
         gives m // c numbers to its features; a pair is the sizes ``(m_A, m_E)`` for features
         and outputs. From the number of parameters on the result is exact.
-    sketch : {"auto", "gaussian", "rademacher", "sjlt", "srdct", "nystrom", "identity"} or \
-            callable, default="auto"
-        Kind of sketch. "nystrom" is a basis for the range of the features and needs the
+    sketch : str or callable, default="auto"
+        Kind of sketch: "auto", "gaussian", "rademacher", "sjlt", "srdct", "nystrom" or
+        "identity". "nystrom" is a basis for the range of the features and needs the
         fewest numbers; the others are random and need only one pass over the data. "auto" is
         "nystrom" where rows stay factored, else "sjlt". A callable is called with
         ``(data, size, seed)`` and returns a :class:`~skinfluence.sketching.Sketch`.
@@ -156,11 +156,11 @@ class SketchedInfluence(BaseInfluence):
     >>> from sklearn.linear_model import LogisticRegression
     >>> from skinfluence import SketchedInfluence
     >>> X, y = load_digits(return_X_y=True)
-    >>> model = LogisticRegression(C=0.01)
-    >>> influence = SketchedInfluence(model, sketch_size=180, random_state=0).fit(X, y)
+    >>> model = LogisticRegression(C=0.1)
+    >>> influence = SketchedInfluence(model, sketch_size=180, random_state=0).fit(X / 16, y)
     >>> influence.sketch_size_, influence.n_params_
     (180, 650)
-    >>> influence.influence(X[:5], y[:5]).shape
+    >>> influence.influence(X[:5] / 16, y[:5]).shape
     (5, 1797)
     >>> bool(influence.sketch_error_.spearman.value > 0.9)
     True

@@ -188,7 +188,10 @@ class SJLTSketch(Sketch):
 
 
 class SRDCTSketch(Sketch):
-    """Subsampled randomised cosine transform: signs, a fast transform, a choice of it.
+    """Subsampled randomised cosine transform: signs, an order, a fast transform, a choice.
+
+    Without the random order of the columns, columns side by side would have nearly the same
+    transform, and many more rows of it would be needed.
 
     A larger sketch of the same seed begins with the rows of a smaller one, rescaled.
 
@@ -218,6 +221,7 @@ class SRDCTSketch(Sketch):
         # A row that is padded with zeros has the same products.
         self._length = scipy.fft.next_fast_len(self.n_columns, real=True)
         self._sign = _signs(rng, self.n_columns)
+        self._order = rng.permutation(self.n_columns)
         self._chosen = rng.permutation(self._length)[: self.size]
         self._scale = (self._length / self.size) ** 0.5
 
@@ -229,7 +233,8 @@ class SRDCTSketch(Sketch):
         out = np.empty((array.shape[0], self.size), dtype=floating(array))
         for rows in batches(len(out), 2 * out.itemsize * self._length):
             part = array[rows].toarray() if sp.issparse(array) else array[rows]
-            signed = part.astype(out.dtype, copy=False) * self._sign.astype(out.dtype)
+            signed = part[:, self._order].astype(out.dtype, copy=False)
+            signed *= self._sign.astype(out.dtype)
             wave = scipy.fft.dct(signed, n=self._length, norm="ortho", workers=-1)
             out[rows] = wave[:, self._chosen]
             out[rows] *= self._scale
@@ -240,7 +245,8 @@ class SRDCTSketch(Sketch):
         library = sys.modules[type(tensor).__module__.split(".")[0]]
         n = self._length
         signed = tensor.new_zeros((tensor.shape[0], n))
-        signed[:, : self.n_columns] = tensor * tensor.new_tensor(self._sign)
+        order = library.as_tensor(self._order, device=tensor.device)
+        signed[:, : self.n_columns] = tensor[:, order] * tensor.new_tensor(self._sign)
         # A cosine transform of a row is the Fourier transform of its even entries
         # followed by its odd ones in reverse, with a turn (Makhoul, 1980).
         folded = library.cat([signed[:, ::2], signed[:, 1::2].flip(1)], dim=1)
@@ -256,7 +262,9 @@ class SRDCTSketch(Sketch):
         wave = np.zeros((array.shape[0], self._length), dtype=floating(array))
         wave[:, self._chosen] = array
         signed = scipy.fft.idct(wave, norm="ortho", workers=-1)[:, : self.n_columns]
-        return signed * self._sign.astype(wave.dtype) * wave.dtype.type(self._scale)
+        out = np.empty_like(signed)
+        out[:, self._order] = signed * self._sign.astype(wave.dtype)
+        return out * wave.dtype.type(self._scale)
 
 
 def _signs(rng, size):

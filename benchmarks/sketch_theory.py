@@ -1,0 +1,312 @@
+"""What the theory of sketched influence says, on real data and on chosen spectra.
+
+`python -m benchmarks.sketch_theory` writes `benchmarks/results/sketch_theory.md` and `.png`:
+the uniform error, the relative error and the rank correlation of sketched scores against the
+size of the sketch over the effective dimension, for every kind of sketch.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.optimize import brentq
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.datasets import load_digits, load_mnist_5k, load_spambase
+from skinfluence import ExactInfluence, SketchedInfluence
+from skinfluence.inspection import SketchErrorDisplay
+from skinfluence.metrics import faithfulness
+from skinfluence.sketching import SKETCHES, NystromSketch, effective_dimension
+
+RESULTS = Path(__file__).parent / "results"
+RANDOM = ("gaussian", "rademacher", "sjlt", "srdct")
+KINDS = (*RANDOM, "nystrom")
+MULTIPLES = np.array([0.25, 0.5, 1, 2, 4, 8, 16])
+N_QUERIES = 50
+SEEDS = (0, 1, 2)
+
+
+def real_data():
+    """Training rows, targets and the effective dimension at which each set is looked at."""
+    X, y = load_mnist_5k()
+    yield "MNIST, odd or even", X / 255, y % 2, 30
+    X, y = load_digits()
+    yield "digits", X / 16, y, 25
+    X, y = load_spambase()
+    yield "spambase", StandardScaler().fit_transform(np.log1p(X)), y, 3.5
+
+
+def damping_for(values, penalty, dimension):
+    """The damping at which F, of the given eigenvalues, has an effective dimension."""
+
+    def gap(log_ridge):
+        return effective_dimension(values, np.exp(log_ridge)) - dimension
+
+    return max(0.0, np.exp(brentq(gap, -30, 20)) - penalty)
+
+
+class Problem:
+    """Exact answers for one set of rows, queries, curvature and ridge.
+
+    Parameters
+    ----------
+    rows, queries : ndarray of shape (n, p)
+        Gradients.
+    curvature : ndarray of shape (p, p)
+        F.
+    ridge : float
+        The same on every coordinate.
+    """
+
+    def __init__(self, rows, queries, curvature, ridge):
+        self.rows, self.queries, self.F, self.ridge = rows, queries, curvature, ridge
+        self.values, vectors = np.linalg.eigh(curvature)
+        self.values = np.clip(self.values, 0, None)
+        self.root = np.sqrt(self.values)[:, None] * vectors.T
+        self.dimension = effective_dimension(self.values, ridge)
+        kept = self.values > 1e-12 * self.values[-1]
+        inverse = (vectors / (self.values + ridge)) @ vectors.T
+        pseudo = (vectors[:, kept] / self.values[kept]) @ vectors[:, kept].T
+        self.exact = queries @ inverse @ rows.T
+        self.own = np.einsum("np,np->n", rows @ inverse, rows)
+        self.train_scale = np.einsum("np,np->n", rows @ pseudo, rows)
+        self.query_scale = np.einsum("np,np->n", queries @ pseudo, queries)
+
+    def errors(self, kind, size, seed):
+        """Measures of one sketch, as `skinfluence.metrics.faithfulness` gives them."""
+        sketch = SKETCHES[kind].draw(self.root, size, seed)
+        P = sketch.toarray()
+        Z, Zq = self.rows @ P.T, self.queries @ P.T
+        inverse = np.linalg.inv(P @ self.F @ P.T + self.ridge * np.eye(size))
+        scores, own = Zq @ inverse @ Z.T, np.einsum("nm,nm->n", Z @ inverse, Z)
+        if isinstance(sketch, NystromSketch):
+            scores += (self.queries @ self.rows.T - Zq @ Z.T) / self.ridge
+            own += (np.sum(self.rows**2, axis=1) - np.sum(Z**2, axis=1)) / self.ridge
+        return faithfulness(
+            scores,
+            self.exact,
+            sketched_self_influence=own,
+            exact_self_influence=self.own,
+            query_scale=self.query_scale,
+            train_scale=self.train_scale,
+        )
+
+
+def real_problems():
+    """Problems of real data: all gradients of a logistic regression, without intercept."""
+    for name, X, y, dimension in real_data():
+        order = np.random.default_rng(0).permutation(len(y))
+        train, test = order[:-N_QUERIES], order[-N_QUERIES:]
+        model = LogisticRegression(C=0.1, fit_intercept=False, max_iter=5000, tol=1e-7)
+        model.fit(X[train], y[train])
+        exact = ExactInfluence(FrozenEstimator(model)).fit(X[train], y[train])
+        objective = exact.objective_
+        F = objective.curvature_rows("hessian").moment(np.ones(len(train)))
+        penalty = objective.l2_penalty[0]
+        values = np.clip(np.linalg.eigvalsh(F), 0, None)
+        ridge = penalty + damping_for(values, penalty, dimension)
+        keep = np.random.default_rng(1).choice(len(train), 1000, replace=False)
+        rows = objective.gradient_rows(X[train][keep], objective.targets[keep]).toarray()
+        queries = objective.gradient_rows(X[test], objective.encode(y[test])).toarray()
+        moving = (rows**2).sum(axis=1) > 0
+        yield name, Problem(rows[moving], queries, F, ridge)
+
+
+def chosen_spectra():
+    """Problems whose curvature has a given spectrum, with gradients that follow it."""
+    index = np.arange(1, 601)
+    for name, values in {
+        "i^-0.5": index**-0.5,
+        "i^-1": index**-1.0,
+        "i^-2": index**-2.0,
+        "exp(-i/20)": np.exp(-index / 20) + 1e-9,
+    }.items():
+        rng = np.random.default_rng(0)
+        basis = np.linalg.qr(rng.standard_normal((600, 600)))[0]
+        ridge = damping_for(values, 0.0, 20)
+        rows, queries = (
+            rng.standard_normal((n, 600)) * np.sqrt(values) @ basis.T for n in (500, N_QUERIES)
+        )
+        yield f"spectrum {name}", Problem(rows, queries, basis * values @ basis.T, ridge)
+
+
+def sizes_of(problem):
+    """Sizes from a quarter of the effective dimension to sixteen times, below p."""
+    sizes = np.unique(np.round(MULTIPLES * problem.dimension).astype(int))
+    return sizes[(sizes >= 1) & (sizes < 0.9 * len(problem.F))]
+
+
+def measure(problem):
+    """Measures by kind, each an array (n_seeds, n_sizes)."""
+    sizes = sizes_of(problem)
+    found = {}
+    for kind in KINDS:
+        runs = [[problem.errors(kind, m, seed) for m in sizes] for seed in SEEDS]
+        found[kind] = {
+            "uniform": np.array([[r.error_quantile for r in run] for run in runs]),
+            "ratio": np.array([[r.self_influence_ratio for r in run] for run in runs]),
+            "relative": np.array([[r.relative_error.mean() for r in run] for run in runs]),
+            "spearman": np.array([[r.spearman.mean() for r in run] for run in runs]),
+        }
+    return sizes, found
+
+
+def slope_above(sizes, errors, dimension, multiple=4):
+    """Slope on logarithmic axes from a multiple of the effective dimension on."""
+    beyond = sizes >= multiple * dimension * 0.95
+    if beyond.sum() < 2:
+        return np.nan
+    return np.polyfit(np.log(sizes[beyond]), np.log(errors.mean(axis=0)[beyond]), 1)[0]
+
+
+def size_for(sizes, values, target, rising=True):
+    """Size at which a measure crosses a target, by interpolation on a logarithmic axis."""
+    mean = values.mean(axis=0) if rising else -values.mean(axis=0)
+    target = target if rising else -target
+    reached = np.flatnonzero(mean >= target)
+    if not len(reached):
+        return np.inf
+    k = reached[0]
+    if k == 0:
+        return float(sizes[0])
+    share = (target - mean[k - 1]) / (mean[k] - mean[k - 1])
+    return float(np.exp(np.log(sizes[k - 1]) * (1 - share) + np.log(sizes[k]) * share))
+
+
+def tables(name, problem, sizes, found):
+    """Lines of Markdown for one problem."""
+    d = problem.dimension
+    lines = [
+        f"## {name}",
+        "",
+        f"p = {len(problem.F)}, ridge {problem.ridge:.3g}, effective dimension {d:.1f}, rank "
+        f"{int((problem.values > 1e-12 * problem.values[-1]).sum())}. Sizes: "
+        + ", ".join(f"{m} ({m / d:.2g} d)" for m in sizes),
+        "",
+        "| kind | uniform error | relative error | Spearman | mean of phi~/phi | slope from 4 d | "
+        "95 % of rank correlation at |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind, measures in found.items():
+        cells = [
+            " ".join(f"{v:.2g}" for v in measures[key].mean(axis=0))
+            for key in ("uniform", "relative", "spearman", "ratio")
+        ]
+        slope = slope_above(sizes, measures["uniform"], d)
+        multiple = size_for(sizes, measures["spearman"], 0.95) / d
+        lines.append(f"| {kind} | {' | '.join(cells)} | {slope:.2f} | {multiple:.1f} d |")
+    lines += ["", gain_line(sizes, found), ""]
+    return lines
+
+
+def gain_line(sizes, found):
+    """How many times fewer numbers a basis needs than the best random sketch."""
+    gains = []
+    for target in (0.3, 0.2, 0.1):
+        random = min(size_for(sizes, found[k]["relative"], target, rising=False) for k in RANDOM)
+        basis = size_for(sizes, found["nystrom"]["relative"], target, rising=False)
+        known = random < np.inf
+        random = random if known else sizes[-1]
+        sign = "" if known and basis > sizes[0] else "more than "
+        gains.append(f"{sign}{random / basis:.1f} at relative error {target}")
+    return "Times fewer numbers of nystrom than of the best random sketch: " + ", ".join(gains)
+
+
+def draw(problems):
+    """Error of each problem, its spectrum and its effective dimension against the ridge."""
+    figure, axes = plt.subplots(3, 3, figsize=(14, 12), layout="constrained")
+    spectrum, dimension = axes[2, 1:]
+    for ax, (name, problem, sizes, found) in zip(axes.flat, problems, strict=False):
+        errors = {kind: measures["uniform"] for kind, measures in found.items()}
+        SketchErrorDisplay(sizes, errors, problem.dimension).plot(ax)
+        ax.set(title=name)
+    for name, problem, *_ in problems:
+        values = problem.values[::-1]
+        values = values[values > 1e-10 * values[0]]
+        spectrum.loglog(np.arange(1, len(values) + 1), values / values[0], label=name)
+        ridges = np.geomspace(1e-6, 1, 50) * values[0]
+        found = [effective_dimension(values, ridge) for ridge in ridges]
+        dimension.loglog(ridges / values[0], found, label=name)
+    spectrum.set(xlabel="index", ylabel="eigenvalue over the largest", title="Spectra")
+    dimension.set(
+        xlabel="ridge over the largest eigenvalue",
+        ylabel="effective dimension",
+        title="Effective dimension",
+    )
+    spectrum.legend(fontsize="small")
+    return figure
+
+
+def head_of_ten_classes():
+    """The factorised sketch of MNIST with ten classes, with its effective dimensions."""
+    X, y = load_mnist_5k()
+    X = X / 255
+    order = np.random.default_rng(0).permutation(len(y))
+    train, test = order[:-N_QUERIES], order[-N_QUERIES:]
+    model = LogisticRegression(C=0.01, max_iter=2000, tol=1e-6).fit(X[train], y[train])
+    frozen = FrozenEstimator(model)
+    exact = ExactInfluence(frozen).fit(X[train], y[train])
+    scores = exact.influence(X[test], y[test])
+    lines = [
+        "## MNIST, ten classes, C = 0.01, features sketched",
+        "",
+        f"Effective dimension {exact.effective_dimension_:.0f} of {exact.n_params_} parameters.",
+        "",
+        "| sketch | m_A | m | relative error | Spearman | mean of phi~/phi |",
+        "|---|---|---|---|---|---|",
+    ]
+    own = exact.self_influence()
+    for kind, tail, sizes in (
+        ("gaussian", False, (64, 256)),
+        ("sjlt", False, (64, 256)),
+        ("srdct", False, (64, 256)),
+        ("nystrom", False, (16, 64)),
+        ("nystrom", True, (8, 16, 32, 64, 128)),
+    ):
+        for m_A in sizes:
+            influence = SketchedInfluence(
+                frozen, sketch=kind, sketch_size=9 * m_A, tail=tail, random_state=0
+            ).fit(X[train], y[train])
+            result = faithfulness(
+                influence.influence(X[test], y[test]),
+                scores,
+                sketched_self_influence=influence.self_influence(),
+                exact_self_influence=own,
+                query_scale=np.ones(N_QUERIES),
+            )
+            label = kind if kind != "nystrom" else f"nystrom, {'with' if tail else 'no'} tail"
+            lines.append(
+                f"| {label} | {m_A} | {influence.sketch_size_} | "
+                f"{result.relative_error.mean():.3f} | {result.spearman.mean():.3f} | "
+                f"{result.self_influence_ratio:.2f} |"
+            )
+    of_features, of_outputs = influence.factor_effective_dimensions_
+    lines[3:3] = [
+        f"The factors have {of_features:.0f} (features) and {of_outputs:.1f} (outputs), whose "
+        f"product {of_features * of_outputs:.0f} is the price of the factorisation."
+    ]
+    return [*lines, ""]
+
+
+def main():
+    problems, lines = [], ["# The theory of sketched influence, measured", ""]
+    lines += [
+        "Mean over three seeds; `d` is the effective dimension. Uniform error: 95th percentile of "
+        "|B~ - B| / sqrt(phi_0 phi_0') over queries and training rows.",
+        "",
+    ]
+    for name, problem in [*real_problems(), *chosen_spectra()]:
+        sizes, found = measure(problem)
+        problems.append((name, problem, sizes, found))
+        lines += tables(name, problem, sizes, found)
+    lines += head_of_ten_classes()
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "sketch_theory.md").write_text("\n".join(lines), encoding="utf-8")
+    draw(problems).savefig(RESULTS / "sketch_theory.png", dpi=80)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
