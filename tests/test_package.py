@@ -26,7 +26,8 @@ ESTIMATORS = {"exact", "sketched", "kfac", "head", "relative"}
 # Small helpers that import nothing of the package and may be used anywhere.
 HELPERS = {"_batching", "_compat", "exceptions"}
 BELOW_ESTIMATORS = HELPERS | {
-    *("base", "models", "sketching", "curvature", "kronecker", "rows", "network_rows", "refit")
+    *("base", "models", "sketching", "solvers", "curvature", "kronecker", "rows", "network_rows"),
+    *("refit", "metrics", "lep", "subsets", "theorems"),
 }
 MODELS = {"models.losses", "models.objectives", "models.registry", "models.weighting"}
 
@@ -40,6 +41,10 @@ MAY_IMPORT = {
     "sketching": HELPERS | {"rows"},
     "curvature": HELPERS | {"rows"},
     "kronecker": HELPERS | {"rows", "network_rows", "curvature"},
+    "solvers": HELPERS | {"curvature"},
+    "subsets": HELPERS,
+    "theorems": HELPERS,
+    "lep": HELPERS | {"metrics", "rows", "theorems"},
     # The door and its rooms know each other, so that opening it registers them.
     "models": MODELS | {"rows", "models.linear", "models.mlp", "models.torch"},
     **dict.fromkeys(MODELS, HELPERS | MODELS | {"models", "rows"}),
