@@ -2,7 +2,8 @@
 
 from skinfluence.exact import ExactInfluence
 from skinfluence.kfac import KFACInfluence
+from skinfluence.relative import RelativeHessianInfluence
 
-__all__ = ["ExactInfluence", "KFACInfluence"]
+__all__ = ["ExactInfluence", "KFACInfluence", "RelativeHessianInfluence"]
 
 __version__ = "0.1.0.dev0"
