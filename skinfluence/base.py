@@ -50,7 +50,8 @@ class BaseInfluence(
     """Influence functions of a fitted model.
 
     Need to be defined: ``_make_curvature``. May be overridden: ``_project`` and ``_lift``, by
-    estimators whose curvature lives in another space than the model's coordinates.
+    estimators whose curvature lives in another space than the model's coordinates; ``_open`` and
+    ``_read``, by estimators that explain some of the parameters.
     """
 
     _parameter_constraints: dict = {
@@ -68,6 +69,14 @@ class BaseInfluence(
     @abstractmethod
     def _make_curvature(self):
         """Curvature against which rows are solved; ``objective_`` is known by then."""
+
+    def _open(self, model, features, y, weight):
+        """Objective of the parameters that are explained."""
+        return objective(model, features, y, weight)
+
+    def _read(self, features):
+        """Features of queries as ``objective_`` reads them."""
+        return features
 
     def _project(self, rows):
         """Rows as curvature and scores see them."""
@@ -114,7 +123,7 @@ class BaseInfluence(
         self.estimator_ = self._fit_estimator(X, y, sample_weight, weight)
         self._featurizers, model = unwrap(self.estimator_)
         features = check_model_features(self._featurize(X if self._featurizers else checked_X))
-        self.objective_ = objective(model, features, y, weight)
+        self.objective_ = self._open(model, features, y, weight)
         if self.objective_.classes is not None:
             self.classes_ = self.objective_.classes
         self.n_samples_ = self.objective_.features.shape[0]
@@ -161,10 +170,14 @@ class BaseInfluence(
 
     # Scores.
 
-    def _features(self, X):
+    def _model_features(self, X):
+        """Features as the model sees them."""
         check_is_fitted(self)
         checked = check_queries(self, X, numeric=not self._featurizers)
         return check_model_features(self._featurize(X if self._featurizers else checked))
+
+    def _features(self, X):
+        return self._read(self._model_features(X))
 
     def _query_rows(self, X, y=None):
         """Projected gradients of the queries' losses, or of their predictions without y."""

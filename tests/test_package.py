@@ -27,7 +27,7 @@ ESTIMATORS = {"exact", "sketched", "kfac", "head", "relative"}
 HELPERS = {"_batching", "_compat", "exceptions"}
 BELOW_ESTIMATORS = HELPERS | {
     *("base", "models", "sketching", "solvers", "curvature", "kronecker", "rows", "network_rows"),
-    *("refit", "metrics", "lep", "subsets", "theorems"),
+    *("refit", "metrics", "fidelity", "lep", "subsets", "theorems"),
 }
 MODELS = {"models.losses", "models.objectives", "models.registry", "models.weighting"}
 
@@ -45,15 +45,17 @@ MAY_IMPORT = {
     "subsets": HELPERS,
     "theorems": HELPERS,
     "lep": HELPERS | {"metrics", "rows", "theorems"},
+    "fidelity": HELPERS | {"metrics", "solvers", "theorems"},
     # The door and its rooms know each other, so that opening it registers them.
-    "models": MODELS | {"rows", "models.linear", "models.mlp", "models.torch"},
+    "models": MODELS | {"rows", "models.heads", "models.linear", "models.mlp", "models.torch"},
     **dict.fromkeys(MODELS, HELPERS | MODELS | {"models", "rows"}),
     "models.linear": HELPERS | MODELS | {"models", "rows"},
     "models.network": HELPERS | MODELS | {"models", "rows", "network_rows"},
     **dict.fromkeys(
         ["models.mlp", "models.torch"],
-        HELPERS | MODELS | {"models", "models.network", "rows", "network_rows"},
+        HELPERS | MODELS | {"models", "models.heads", "models.network", "rows", "network_rows"},
     ),
+    "models.heads": HELPERS | MODELS | {"models", "models.linear"},
     "metrics": HELPERS | {"models", "refit", "rows"},
     "refit": HELPERS | {"rows", "curvature"},
     "leave_out": HELPERS | {"refit", "rows"},

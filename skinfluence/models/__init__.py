@@ -1,7 +1,18 @@
 """One door from a fitted model to the rows and the curvature of the objective it minimised."""
 
 from skinfluence.models import linear, mlp
+from skinfluence.models.heads import Head, head
 from skinfluence.models.objectives import Objective
 from skinfluence.models.registry import fit_arguments, objective, supported, unwrap
 
-__all__ = ["Objective", "fit_arguments", "linear", "mlp", "objective", "supported", "unwrap"]
+__all__ = [
+    "Head",
+    "Objective",
+    "fit_arguments",
+    "head",
+    "linear",
+    "mlp",
+    "objective",
+    "supported",
+    "unwrap",
+]

@@ -82,6 +82,15 @@ class MLPObjective(NetworkObjective):
             ]
         )
 
+    def hidden(self, features):
+        """Inputs of the last layer, (n, d)."""
+        return np.concatenate(
+            [
+                self._forward(features[batch])[0][-1]
+                for batch in batches(features.shape[0], self.sample_bytes)
+            ]
+        )
+
     def make_rows(self, features, vectors):
         inputs, _ = self._forward(features)
         delta = vectors
