@@ -53,7 +53,8 @@ class BaseInfluence(
 
     Need to be defined: ``_make_curvature``. May be overridden: ``_project``, ``_project_queries``,
     ``_penalty`` and ``_lift``, by estimators whose curvature lives in another space than the
-    model's coordinates.
+    model's coordinates; ``_open`` and ``_read``, by estimators that explain some of the
+    parameters.
     """
 
     _parameter_constraints: dict = {
@@ -75,6 +76,14 @@ class BaseInfluence(
     @abstractmethod
     def _make_curvature(self):
         """Curvature against which rows are solved; ``objective_`` is known by then."""
+
+    def _open(self, model, features, y, weight):
+        """Objective of the parameters that are explained."""
+        return objective(model, features, y, weight)
+
+    def _read(self, features):
+        """Features of queries as ``objective_`` reads them."""
+        return features
 
     def _project(self, rows):
         """Rows as curvature and scores see them."""
@@ -126,7 +135,7 @@ class BaseInfluence(
         self._featurizers, self._model = unwrap(self.estimator_)
         self._y = y
         features = check_model_features(self._featurize(X if self._featurizers else checked_X))
-        self.objective_ = objective(self._model, features, y, weight)
+        self.objective_ = self._open(self._model, features, y, weight)
         if self.objective_.classes is not None:
             self.classes_ = self.objective_.classes
         self.n_samples_ = self.objective_.features.shape[0]
@@ -173,10 +182,14 @@ class BaseInfluence(
 
     # Scores.
 
-    def _features(self, X):
+    def _model_features(self, X):
+        """Features as the model sees them."""
         check_is_fitted(self)
         checked = check_queries(self, X, numeric=not self._featurizers)
         return check_model_features(self._featurize(X if self._featurizers else checked))
+
+    def _features(self, X):
+        return self._read(self._model_features(X))
 
     def _query_gradients(self, X, y=None):
         """Gradients of the queries' losses, or of their predictions without y."""

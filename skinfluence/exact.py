@@ -2,10 +2,7 @@
 
 from skinfluence._compat import StrOptions
 from skinfluence.base import BaseInfluence
-from skinfluence.curvature import DenseCurvature, GramCurvature, MatrixFreeCurvature
-
-# Beyond these sizes a dense Hessian (or Gram matrix) no longer fits and iteration takes over.
-MAX_DENSE = 20_000
+from skinfluence.solvers import SOLVERS, choose_solver, make_curvature
 
 
 class ExactInfluence(BaseInfluence):
@@ -91,7 +88,7 @@ class ExactInfluence(BaseInfluence):
 
     _parameter_constraints: dict = {
         **BaseInfluence._parameter_constraints,
-        "solver": [StrOptions({"auto", "direct", "gram", "cg", "lissa"})],
+        "solver": [StrOptions(SOLVERS)],
     }
 
     def __init__(
@@ -118,26 +115,5 @@ class ExactInfluence(BaseInfluence):
         self.verbose = verbose
 
     def _make_curvature(self):
-        objective, penalty = self.objective_, self.objective_.l2_penalty
-        self.solver_ = self._choose_solver()
-        if self.solver_ == "direct":
-            return DenseCurvature(*objective.hessian(self.curvature), penalty)
-        if self.solver_ == "gram":
-            return GramCurvature(objective.curvature_rows(self.curvature), penalty)
-        return MatrixFreeCurvature(
-            objective.curvature_product(self.curvature),
-            penalty,
-            self.solver_,
-            random_state=self.random_state,
-        )
-
-    def _choose_solver(self):
-        if self.solver != "auto":
-            return self.solver
-        n_coordinates = len(self.objective_.penalty)
-        n_roots = self.n_samples_
-        if self.curvature != "empirical_fisher":
-            n_roots *= self.objective_.training_outputs.shape[1]
-        if n_roots < n_coordinates and n_roots <= MAX_DENSE:
-            return "gram"
-        return "direct" if n_coordinates <= MAX_DENSE else "cg"
+        self.solver_ = choose_solver(self.objective_, self.curvature, self.solver)
+        return make_curvature(self.objective_, self.curvature, self.solver_, self.random_state)

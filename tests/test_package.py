@@ -26,7 +26,8 @@ ESTIMATORS = {"exact", "sketched", "kfac", "head", "relative"}
 # Small helpers that import nothing of the package and may be used anywhere.
 HELPERS = {"_batching", "_compat", "exceptions"}
 BELOW_ESTIMATORS = HELPERS | {
-    *("base", "models", "sketching", "curvature", "kronecker", "rows", "network_rows", "refit")
+    *("base", "models", "sketching", "solvers", "curvature", "kronecker", "rows", "network_rows"),
+    *("refit", "metrics", "fidelity", "lep", "subsets", "theorems"),
 }
 MODELS = {"models.losses", "models.objectives", "models.registry", "models.weighting"}
 LINEAR = {"models.linear", "models.decorrelated"}
@@ -42,17 +43,23 @@ MAY_IMPORT = {
     "sketching": HELPERS | {"rows"},
     "curvature": HELPERS | {"rows"},
     "kronecker": HELPERS | {"rows", "network_rows", "curvature"},
+    "solvers": HELPERS | {"curvature"},
+    "subsets": HELPERS,
+    "theorems": HELPERS,
+    "lep": HELPERS | {"metrics", "rows", "theorems"},
+    "fidelity": HELPERS | {"metrics", "solvers", "theorems"},
     # The door and its rooms know each other, so that opening it registers them.
-    "models": MODELS | {"rows", "models.linear", "models.mlp", "models.torch"},
+    "models": MODELS | {"rows", "models.heads", "models.linear", "models.mlp", "models.torch"},
     **dict.fromkeys(MODELS, HELPERS | MODELS | {"models", "rows"}),
     "models.linear": HELPERS | MODELS | {"models", "rows"},
     "models.network": HELPERS | MODELS | {"models", "rows", "network_rows"},
     **dict.fromkeys(
         ["models.mlp", "models.torch"],
-        HELPERS | MODELS | {"models", "models.network", "rows", "network_rows"},
+        HELPERS | MODELS | {"models", "models.heads", "models.network", "rows", "network_rows"},
     ),
     "models.decorrelated": {"models.linear", "models.losses"},
     "metrics": HELPERS | LINEAR | {"models", "refit", "rows", "curvature"},
+    "models.heads": HELPERS | MODELS | {"models", "models.linear"},
     "refit": HELPERS | {"rows", "curvature"},
     "leave_out": HELPERS | {"refit", "rows"},
     "memorization": HELPERS,

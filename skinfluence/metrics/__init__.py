@@ -19,6 +19,7 @@ from skinfluence.metrics._labels import (
     label_sign_agreement,
     mislabel_detection_auc,
 )
+from skinfluence.metrics._ratio import influence_ratio
 from skinfluence.metrics._refits import (
     leave_one_out_correlation,
     linear_datamodeling_score,
@@ -31,6 +32,7 @@ __all__ = [
     "almost_positive",
     "bootstrap_interval",
     "faithfulness",
+    "influence_ratio",
     "label_sign_agreement",
     "leave_one_out_correlation",
     "linear_datamodeling_score",

@@ -49,7 +49,7 @@ class MLPObjective(NetworkObjective):
     def __init__(self, *, weights, biases, activation, alpha, **settings):
         self.weights = weights
         self.biases = biases
-        self.phi, self.slope_of, self.bend_of = ACTIVATIONS[activation]
+        self.activation = activation
         shapes = [w.shape for w in weights]
         penalty = [np.repeat([alpha, 0.0], [c * d, c]) for c, d in shapes]
         super().__init__(
@@ -63,6 +63,23 @@ class MLPObjective(NetworkObjective):
             ),
             **settings,
         )
+
+    # Found by name, so that the objective can be pickled.
+
+    @property
+    def phi(self):
+        """Function between the layers."""
+        return ACTIVATIONS[self.activation][0]
+
+    @property
+    def slope_of(self):
+        """Its derivative, as a function of its value."""
+        return ACTIVATIONS[self.activation][1]
+
+    @property
+    def bend_of(self):
+        """Its second derivative, as a function of its value."""
+        return ACTIVATIONS[self.activation][2]
 
     def _forward(self, features):
         """Inputs of every layer, and the raw outputs."""
@@ -78,6 +95,15 @@ class MLPObjective(NetworkObjective):
         return np.concatenate(
             [
                 self._forward(features[batch])[1]
+                for batch in batches(features.shape[0], self.sample_bytes)
+            ]
+        )
+
+    def hidden(self, features):
+        """Inputs of the last layer, (n, d)."""
+        return np.concatenate(
+            [
+                self._forward(features[batch])[0][-1]
                 for batch in batches(features.shape[0], self.sample_bytes)
             ]
         )

@@ -9,11 +9,13 @@ influence takes the Hessian.
 """
 
 from abc import ABC, abstractmethod
+from copy import copy
 from functools import cached_property
 
 import numpy as np
 from sklearn.utils import check_array
 
+from skinfluence.models.weighting import Weighting
 from skinfluence.rows import SelectedRows
 
 
@@ -173,6 +175,28 @@ class Objective(ABC):
         rows = self.curvature_rows(curvature)
         moment = rows.moment(np.ones(rows.n_samples))
         return np.arange(len(moment))[None], moment[None]
+
+    def restricted(self, weight):
+        """The objective on some of its rows, its penalty as it is.
+
+        Parameters
+        ----------
+        weight : ndarray of shape (n_samples,)
+            Weights of the training rows; those of weight 0 are left out. With weights that
+            add up to ``total_weight`` the mean objective keeps its penalty too.
+
+        Returns
+        -------
+        Objective
+        """
+        index = np.flatnonzero(weight)
+        part = copy(self)
+        for name in ("weight", "stationarity"):
+            part.__dict__.pop(name, None)
+        part.features, part.targets = self.features[index], self.targets[index]
+        part.training_outputs = self.training_outputs[index]
+        part.weighting = Weighting(weight[index])
+        return part
 
     def output_curvature(self, curvature):
         """What each training row adds to the curvature, at its outputs, (n, k, k)."""

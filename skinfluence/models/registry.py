@@ -36,7 +36,7 @@ def objective(model, X, y, sample_weight):
     TypeError
         If no function is registered for the class of the model.
     """
-    if _comes_from(model, "torch", "skorch") and _load_torch_models(model):
+    if load_torch_models(model, objective):
         return objective(model, X, y, sample_weight)
     raise TypeError(
         f"The objective of {type(model).__name__} is not known, or not smooth. Supported: "
@@ -50,10 +50,13 @@ def _comes_from(model, *packages):
     return any(cls.__module__.split(".")[0] in packages for cls in type(model).__mro__)
 
 
-def _load_torch_models(model):
-    before = objective.dispatch(type(model))
+def load_torch_models(model, door):
+    """Whether the models of torch had to be imported for a door to know the model."""
+    if not _comes_from(model, "torch", "skorch"):
+        return False
+    before = door.dispatch(type(model))
     import_module("skinfluence.models.torch")
-    return objective.dispatch(type(model)) is not before
+    return door.dispatch(type(model)) is not before
 
 
 def supported():

@@ -11,6 +11,7 @@ if find_spec("torch") is None:
         "pip install 'skinfluence[torch]'"
     )
 
+from skinfluence.models.torch import _head as _head  # registers the heads
 from skinfluence.models.torch._model import TorchModel
 
 if find_spec("skorch") is not None:

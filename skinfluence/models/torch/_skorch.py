@@ -10,7 +10,9 @@ from torch import nn
 
 from skinfluence._compat import encode_labels
 from skinfluence.models import losses
+from skinfluence.models.heads import head
 from skinfluence.models.registry import objective
+from skinfluence.models.torch._head import find_layer
 from skinfluence.models.torch._losses import CallableLoss
 from skinfluence.models.torch._network import N_PROBES, Network
 from skinfluence.models.torch._objective import TorchObjective
@@ -19,8 +21,20 @@ from skinfluence.models.weighting import Weighting
 
 @objective.register(NeuralNet)
 def _(net, X, y, sample_weight):
-    _warn_of_rows_held_out(net)
+    return _objective(net, X, y, sample_weight)
+
+
+@head.register(NeuralNet)
+def _(net, X, y, sample_weight, name="auto"):
     network = Network(net.module_, transform=_transform(net))
+    layer = find_layer(network, X, name, type(net.module_).__name__)
+    return layer.head(_objective(net, X, y, sample_weight, layer.parameters), X)
+
+
+def _objective(net, X, y, sample_weight, parameters=None):
+    """Objective of the parameters with these names, of all by default."""
+    _warn_of_rows_held_out(net)
+    network = Network(net.module_, parameters, transform=_transform(net))
     n_outputs = network.outputs(X[:N_PROBES]).shape[1]
     loss, classes, class_weight = _loss(net, y, n_outputs)
     codes = None if class_weight is None else encode_labels(y, classes)

@@ -1,0 +1,182 @@
+"""The head of a fitted model: a linear model on the features that the rest computes."""
+
+from dataclasses import dataclass
+from functools import singledispatch
+
+import numpy as np
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+from skinfluence.models.linear import LinearObjective
+from skinfluence.models.losses import SoftmaxLoss, SoftmaxScores
+from skinfluence.models.registry import load_torch_models, objective
+
+
+def _identity(features):
+    return features
+
+
+@dataclass
+class Head:
+    """The linear head of a model.
+
+    Parameters
+    ----------
+    objective : LinearObjective
+        What the parameters of the head minimise while the featurizer is held fixed.
+    layer : str or None
+        Name of the head among the layers of the model's objective, None where it is all of it.
+    featurize : callable
+        Features of the head from those of the model.
+    """
+
+    objective: LinearObjective
+    layer: str | None = None
+    featurize: callable = _identity
+
+    def coordinates(self, full):
+        """Coordinates of the head in the objective of the whole model.
+
+        Parameters
+        ----------
+        full : Objective
+            Objective of the whole model.
+
+        Returns
+        -------
+        ndarray of int
+            Those of the weights, output by output, then those of the intercepts.
+
+        Raises
+        ------
+        ValueError
+            If the objective has no block of its own for the head.
+        """
+        if self.layer is None:
+            return np.arange(len(full.theta))
+        if self.layer not in full.layers:
+            raise ValueError(
+                f"The parameters of the head {self.layer!r} have no block of their own in the "
+                f"objective of the model, whose blocks are {', '.join(full.layers)}. Explain all "
+                "parameters, and do not share those of the head with other layers."
+            )
+        nothing = np.zeros((1, 1, full.training_outputs.shape[1]))
+        sizes = [b.n_columns for b in full.pullback(full.features[:1], nothing).blocks]
+        position = full.layers.index(self.layer)
+        return sum(sizes[:position]) + np.arange(sizes[position])
+
+
+@singledispatch
+def head(model, X, y, sample_weight, name="auto"):
+    """Linear head of a fitted model.
+
+    Register a function for a new class of models with ``head.register(cls)``.
+
+    Parameters
+    ----------
+    model : estimator
+        A fitted model, no wrapper.
+    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
+        Training rows as the model sees them.
+    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+        Targets.
+    sample_weight : ndarray of shape (n_samples,)
+        Weights that the model was fitted with.
+    name : str, default="auto"
+        Name of the layer; the last linear one by default.
+
+    Returns
+    -------
+    Head
+
+    Raises
+    ------
+    TypeError
+        If the model has no linear head, or no function is registered for its class.
+    ValueError
+        If no layer has that name, or it is not the last one.
+    """
+    if load_torch_models(model, head):
+        return head(model, X, y, sample_weight, name)
+    whole = objective(model, X, y, sample_weight)
+    if not isinstance(whole, LinearObjective):
+        raise TypeError(
+            f"{type(model).__name__} has no linear head that is known. Supported: linear models, "
+            "perceptrons, TorchModel and skorch nets with a last linear layer. Register a "
+            "function for another class of models with skinfluence.models.head.register."
+        )
+    check_name(name, ["auto"], type(model).__name__)
+    return Head(whole)
+
+
+@head.register(MLPClassifier)
+@head.register(MLPRegressor)
+def _(model, X, y, sample_weight, name="auto"):
+    whole = objective(model, X, y, sample_weight)
+    check_name(name, ["auto", *whole.layers], type(model).__name__)
+    last = whole.layers[-1]
+    if name not in ("auto", last):
+        raise ValueError(
+            f"The layer {name!r} of this {type(model).__name__} is not its head: its outputs go "
+            f"through further layers. Use {last!r}, or head='auto'."
+        )
+    weight, bias = whole.weights[-1], whole.biases[-1]
+    penalty = whole.penalty[-weight.size - len(bias) :]
+    made = linear_head(whole, whole.hidden(X), weight, bias, penalty)
+    return Head(made, last, whole.hidden)
+
+
+def check_name(name, known, model):
+    """Raise a ValueError if a head has another name than those that are known."""
+    if name not in known:
+        raise ValueError(
+            f"head={name!r} is not found in this {model}. Expected one of "
+            f"{', '.join(map(repr, known))}."
+        )
+
+
+def linear_head(whole, features, weight, bias, penalty):
+    """Objective of a last layer whose outputs are those of the model.
+
+    Parameters
+    ----------
+    whole : Objective
+        Objective of the model, or of some of its parameters.
+    features : ndarray of shape (n_samples, d)
+        What goes into the layer.
+    weight : ndarray of shape (c, d)
+        Weights of the layer.
+    bias : ndarray of shape (c,) or (0,)
+        Its intercepts, maybe none.
+    penalty : ndarray of shape (c * d + len(bias),)
+        L2 penalty of the objective on them.
+
+    Returns
+    -------
+    LinearObjective
+    """
+    loss, expand = whole.loss, None
+    ridge = penalty[: weight.size].reshape(weight.shape)[:, 0]
+    free_ridge = penalty[-1] if len(bias) else 0.0
+    if isinstance(loss, SoftmaxScores):
+        # A constant that is added to all scores changes nothing: leave it out, so that the
+        # Hessian is not singular.
+        loss = SoftmaxLoss(len(weight))
+        expand = loss.contrasts
+        weight = expand.T @ weight
+        bias = expand.T @ bias if len(bias) else bias
+        ridge = ridge[: len(weight)]
+    outputs = np.arange(len(weight))
+    return LinearObjective(
+        weights=weight,
+        free=bias,
+        feature_outputs=outputs,
+        free_outputs=outputs[: len(bias)],
+        ridge=ridge,
+        free_ridge=free_ridge,
+        expand=expand,
+        loss=loss,
+        features=features,
+        targets=whole.targets,
+        weighting=whole.weighting,
+        classes=whole.classes,
+    )

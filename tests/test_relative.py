@@ -1,0 +1,409 @@
+"""RelativeHessianInfluence: subsets, the search for their size, and Theorem 2."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import make_classification, make_regression
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skinfluence import ExactInfluence, RelativeHessianInfluence
+from skinfluence.lep import LepComparison
+from skinfluence.rows import DenseRows
+from skinfluence.subsets import RowOrder
+from skinfluence.theorems import LepConditions, multiply_by_g, row_sums, solve_with_g
+
+
+@parametrize_with_checks([RelativeHessianInfluence(LogisticRegression())])
+def test_estimator_follows_the_rules_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def make_data(n_samples=3000, n_classes=2, seed=0):
+    return make_classification(
+        n_samples,
+        n_features=8,
+        n_informative=5,
+        n_redundant=0,
+        n_classes=n_classes,
+        random_state=seed,
+    )
+
+
+# ---------------------------------------------------------------------------
+# Subsets
+# ---------------------------------------------------------------------------
+
+
+def make_order(scores=None, seed=0):
+    rng = np.random.RandomState(1)
+    weight = rng.uniform(0.5, 2, size=400)
+    weight[::5] = 0
+    strata = rng.choice(4, p=[0.5, 0.3, 0.17, 0.03], size=400)
+    return RowOrder(weight, strata=strata, scores=scores, random_state=seed)
+
+
+@pytest.mark.parametrize("part", [(0, 40), (40, 80), (100, 260), (0, 320)])
+@pytest.mark.parametrize("scores", [None, np.linspace(0.5, 8, 400) ** 2])
+def test_weights_of_a_subset_add_up_to_those_of_all_rows_in_every_stratum(part, scores):
+    order = make_order(scores)
+    weight = order.weights(*part)
+    assert_allclose(np.bincount(order.strata, weight), np.bincount(order.strata, order.weight))
+    assert not weight[order.weight == 0].any()
+
+
+def test_a_subset_of_all_rows_has_their_weights():
+    order = make_order(np.linspace(0.5, 8, 400))
+    assert_allclose(order.weights(0, len(order)), order.weight, rtol=1e-14)
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+@pytest.mark.parametrize("start", [0, 40])
+def test_sums_over_subsets_are_those_over_all_rows_on_average(start, skewed):
+    values = np.random.RandomState(2).standard_exponential(400) ** 2
+    scores = 0.5 + 0.5 * values / values.mean() if skewed else None
+    orders = [make_order(scores, seed) for seed in range(300)]
+    sums = [order.weights(start, start + 40) @ values for order in orders]
+    full = orders[0].weight @ values
+    # Ratios of sums, and rows that are taken along, leave a bias of the order of 1 / size.
+    assert abs(np.mean(sums) - full) < 4 * np.std(sums) / np.sqrt(len(sums)) + 3 / 40 * full
+
+
+def test_a_rare_class_is_in_every_subset():
+    y = np.zeros(1000, dtype=int)
+    y[:3] = 1
+    for seed in range(20):
+        order = RowOrder(np.ones(1000), strata=y, random_state=seed)
+        for part in [(0, 2), (0, 20), (20, 40)]:
+            assert_allclose(order.weights(*part)[:3].sum(), 3)
+
+
+def test_two_parts_of_an_order_share_no_row():
+    order = make_order()
+    first, second = order.weights(0, 50), order.weights(50, 100)
+    common = (first > 0) & (second > 0)
+    # Only strata that the second part lacks may come along.
+    assert set(order.strata[common]) <= {3}
+
+
+# ---------------------------------------------------------------------------
+# The estimator
+# ---------------------------------------------------------------------------
+
+
+def weighted(n_samples):
+    weight = np.random.RandomState(3).uniform(0, 2, size=n_samples)
+    weight[::7] = 0
+    return weight
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        LogisticRegression(C=0.1),
+        LogisticRegression(C=0.1, class_weight="balanced"),
+        Ridge(),
+        PoissonRegressor(alpha=0.1, tol=1e-8),
+        make_pipeline(StandardScaler(), LogisticRegression()),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [1.0, "auto"])
+def test_all_rows_give_the_exact_influence(model, size):
+    X, y = make_data(200, n_classes=3)
+    weight = weighted(200)
+    if isinstance(model, (Ridge, PoissonRegressor)):
+        y = 1.0 * y
+    exact = ExactInfluence(model).fit(X, y, sample_weight=weight)
+    relative = RelativeHessianInfluence(model, subset_size=size, random_state=0)
+    relative.fit(X, y, sample_weight=weight)
+    assert_array_equal(relative.subset_indices_, np.flatnonzero(weight))
+    assert_allclose(relative.influence(X[:5], y[:5]), exact.influence(X[:5], y[:5]), rtol=1e-9)
+    assert_allclose(relative.self_influence(), exact.self_influence(), rtol=1e-9)
+
+
+def test_hessian_is_that_of_the_subset_with_the_whole_penalty():
+    X, y = make_data()
+    relative = RelativeHessianInfluence(
+        LogisticRegression(C=0.01), subset_size=50, random_state=0, damping=0.1
+    ).fit(X, y)
+    chosen = np.column_stack([X, np.ones(len(X))])[relative.subset_indices_]
+    p = relative.estimator_.predict_proba(X[relative.subset_indices_])[:, 1]
+    H = (chosen.T * (relative.subset_weights_ * p * (1 - p))) @ chosen / len(X)
+    ridge = np.append(np.full(8, 100 / len(X)), 0) + 0.1
+    assert_allclose(relative.curvature_.matrix(relative.damping_), H + np.diag(ridge))
+    assert_allclose(relative.subset_weights_.sum(), len(X))
+
+
+def test_gradients_come_from_all_rows():
+    X, y = make_data()
+    relative = RelativeHessianInfluence(LogisticRegression(), subset_size=60).fit(X, y)
+    assert relative.subset_size_ == 60
+    assert relative.influence(X[:2], y[:2]).shape == (2, len(X))
+    assert np.isnan(relative.ratio_dispersion_)
+
+
+def test_classes_are_in_proportion():
+    X, y = make_data(n_classes=3)
+    relative = RelativeHessianInfluence(
+        LogisticRegression(), subset_size=0.05, random_state=0
+    ).fit(X, y)
+    counts = np.bincount(y[relative.subset_indices_])
+    assert_allclose(counts, 0.05 * np.bincount(y), atol=1)
+
+
+@pytest.mark.parametrize("solver", ["direct", "gram", "cg", "lissa"])
+def test_solvers_agree(solver):
+    X, y = make_data(600)
+    settings = dict(subset_size=100, random_state=0)
+    model = FrozenEstimator(LogisticRegression().fit(X, y))
+    direct = RelativeHessianInfluence(model, solver="direct", **settings).fit(X, y)
+    other = RelativeHessianInfluence(model, solver=solver, **settings).fit(X, y)
+    assert other.solver_ == solver
+    wanted = direct.influence(X[:3], y[:3])
+    assert_allclose(other.influence(X[:3], y[:3]), wanted, rtol=1e-6, atol=1e-9)
+
+
+def test_few_rows_of_many_features_are_solved_by_their_inner_products():
+    X, y = make_regression(100, 60, random_state=0)
+    relative = RelativeHessianInfluence(Ridge(), subset_size=20).fit(X, y)
+    assert relative.solver_ == "gram"
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "leverage"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_auto_finds_a_subset_with_the_ranks_of_the_full_hessian(sampling, n_classes):
+    X, y = make_data(12_000, n_classes=n_classes)
+    model = FrozenEstimator(LogisticRegression().fit(X, y))
+    relative = RelativeHessianInfluence(model, sampling=sampling, random_state=0).fit(X, y)
+    assert relative.subset_size_ < len(X) / 2
+    assert relative.ratio_dispersion_ <= 0.15
+    assert relative.tried_dispersions_[-1] == relative.ratio_dispersion_
+    check = relative.lep_check(X[:30], y[:30])
+    assert check.spearman.mean() > 0.985
+    assert check.sign_agreement.mean() > 0.95
+    assert_allclose(check.rho, 1, atol=0.15)
+
+
+def test_auto_takes_all_rows_when_no_two_subsets_agree():
+    X, y = make_data(500)
+    relative = RelativeHessianInfluence(LogisticRegression(), tol=0.0, random_state=0).fit(X, y)
+    assert relative.subset_size_ == 500
+    assert relative.ratio_dispersion_ == 0
+    assert_array_equal(relative.tried_sizes_, [256])
+
+
+def test_verbose_reports_the_sizes(capsys):
+    X, y = make_data(600)
+    RelativeHessianInfluence(LogisticRegression(), random_state=0, verbose=1).fit(X, y)
+    assert "two subsets of 128 rows: dispersion of the ratio" in capsys.readouterr().out
+
+
+def test_leverages_find_the_rows_that_matter():
+    rng = np.random.RandomState(0)
+    X = rng.standard_normal((4000, 5))
+    X[:, 0] = 0.01
+    X[:20, 0] = 10
+    y = (X[:, 1] + rng.standard_normal(4000) > 0).astype(int)
+    model = FrozenEstimator(LogisticRegression(C=10).fit(X, y))
+    settings = dict(subset_size=400, random_state=0, damping=1e-6)
+    chosen = {
+        sampling: RelativeHessianInfluence(model, sampling=sampling, **settings).fit(X, y)
+        for sampling in ("uniform", "leverage")
+    }
+    found = {name: (r.subset_indices_ < 20).sum() for name, r in chosen.items()}
+    assert found["leverage"] > 2 * max(1, found["uniform"])
+
+
+# ---------------------------------------------------------------------------
+# Theorem 2
+# ---------------------------------------------------------------------------
+
+
+def spd(rng, p):
+    root = rng.standard_normal((p, 3 * p))
+    return root @ root.T / (3 * p)
+
+
+def test_g_and_its_inverse_are_the_matrices(global_random_seed):
+    rng = np.random.RandomState(global_random_seed)
+    gradient, vectors, delta = rng.standard_normal(6), rng.standard_normal((4, 6)), -0.3
+    G = np.outer(np.ones(6), gradient) + delta * np.eye(6)
+    assert_allclose(multiply_by_g(delta, gradient, vectors), vectors @ G.T)
+    assert_allclose(solve_with_g(delta, gradient, vectors), np.linalg.solve(G, vectors.T).T)
+
+
+def test_row_sums_and_conditions_are_those_of_the_matrices(global_random_seed):
+    rng = np.random.RandomState(global_random_seed)
+    p, delta = 6, 0.4
+    H, H_m = spd(rng, p), spd(rng, p)
+    queries, rows = rng.standard_normal((3, p)), rng.standard_normal((5, p))
+    ratio = (queries @ np.linalg.solve(H, rows.T)) / (queries @ np.linalg.solve(H_m, rows.T))
+    carry = H_m @ np.linalg.inv(H)
+    deltas = np.full(3, delta)
+    conditions = LepConditions(queries, rows, rows @ carry.T, carry @ np.ones(p), ratio)
+    sums = row_sums(deltas, queries, carry @ np.ones(p))
+    for t, query in enumerate(queries):
+        G = np.outer(np.ones(p), query) + delta * np.eye(p)
+        W = G @ carry @ np.linalg.inv(G)
+        assert_allclose(sums[t], W.sum(axis=1), rtol=1e-9)
+        for i, row in enumerate(rows):
+            r = ratio[t, i]
+            gap = np.linalg.inv(H) - r * np.linalg.inv(H_m)
+            N = delta * H_m @ np.linalg.inv(G) @ gap
+            size = np.linalg.norm(G @ N @ row) / np.linalg.norm(r * G @ row)
+            assert_allclose(conditions.first(deltas)[t, i], size, rtol=1e-6)
+            dropped = np.linalg.norm(W @ row) + abs(r) * np.linalg.norm(row)
+            kept = abs(r * (query @ row)) * np.sqrt(p)
+            second = conditions.second(deltas)[t, i]
+            assert_allclose(second, delta * dropped / kept, rtol=1e-6)
+            distance = np.sqrt(np.mean((sums[t] - r) ** 2)) / abs(r)
+            assert distance <= size * (1 + second) + second
+
+
+def compare(H, H_m, queries, rows):
+    return LepComparison(
+        DenseRows(queries),
+        DenseRows(rows),
+        lambda v: DenseRows(np.linalg.solve(H, v.toarray().T).T),
+        lambda v: DenseRows(np.linalg.solve(H_m, v.toarray().T).T),
+        lambda v: v @ H_m,
+    ).result(None, 0.1)
+
+
+@pytest.mark.parametrize("c", [1.0, 0.25, 3.0])
+def test_a_multiple_of_the_hessian_gives_that_multiple(c):
+    rng = np.random.RandomState(0)
+    H = spd(rng, 5)
+    result = compare(H, c * H, rng.standard_normal((4, 5)), rng.standard_normal((50, 5)))
+    assert_allclose(result.rho, c)
+    assert_allclose(result.dispersion, 0, atol=1e-10)
+    assert_allclose(result.row_sum, c)
+    assert result.is_preserving.all()
+    assert result.first_condition.max() < 1e-5
+    assert result.second_condition.max() < 1e-5
+
+
+def test_row_sum_is_the_ratio_where_the_conditions_hold():
+    # A subset that changes the Hessian in all directions but that of the query's gradient, an
+    # eigenvector: it is no multiple of the full Hessian, and yet preserves this estimate.
+    rng = np.random.RandomState(0)
+    H, other = spd(rng, 6), spd(rng, 6)
+    query = np.linalg.eigh(H)[1][:, 2]
+    across = np.eye(6) - np.outer(query, query)
+    rows = rng.standard_normal((60, 6))
+    result = compare(H, 1.7 * H + across @ other @ across, query[None], rows)
+    assert_allclose(result.dispersion, 0, atol=1e-9)
+    assert max(result.first_condition[0], result.second_condition[0]) < 1e-4
+    assert_allclose(result.rho, 1.7)
+    assert_allclose(result.row_sum, 1.7, rtol=1e-4)
+    assert result.row_sum_spread < 1e-4
+
+
+def test_a_uniform_ratio_does_not_need_the_conditions():
+    # Gradients along one line: any Hessian preserves their order, whatever the row sums.
+    rng = np.random.RandomState(0)
+    line, queries, rows = np.ones(6), rng.uniform(1, 2, (4, 1)), rng.uniform(1, 2, (80, 1))
+    result = compare(spd(rng, 6), spd(rng, 6), queries * line, rows * line)
+    assert_allclose(result.dispersion, 0, atol=1e-9)
+    assert result.is_preserving.all()
+    assert result.first_condition.min() > 0.1
+
+
+def test_identical_subsets_give_one():
+    X, y = make_data(400)
+    relative = RelativeHessianInfluence(LogisticRegression(), subset_size=1.0).fit(X, y)
+    check = relative.lep_check(X[:10], y[:10])
+    assert check.reference == "full" and check.reference_size == 400
+    assert_allclose(check.rho, 1)
+    assert_allclose(check.dispersion, 0, atol=1e-12)
+    assert_allclose(check.spearman, 1)
+    assert_allclose(check.row_sum, 1)
+
+
+def test_check_against_a_second_subset():
+    X, y = make_data(6000)
+    relative = RelativeHessianInfluence(LogisticRegression(), subset_size=500, random_state=0)
+    relative.fit(X, y)
+    full = relative.lep_check(X[:20], y[:20])
+    subset = relative.lep_check(X[:20], y[:20], reference="subset")
+    assert subset.reference == "subset" and subset.reference_size == 2000
+    again = relative.lep_check(X[:20], y[:20], reference="subset")
+    assert_array_equal(subset.dispersion, again.dispersion)
+    assert np.median(subset.dispersion / full.dispersion) < 2
+
+
+def test_delta_of_a_check_can_be_given():
+    X, y = make_data(300)
+    relative = RelativeHessianInfluence(LogisticRegression(), subset_size=100).fit(X, y)
+    free = relative.lep_check(X[:5], y[:5])
+    fixed = relative.lep_check(X[:5], y[:5], delta=0.1)
+    assert_array_equal(fixed.delta, 0.1)
+    worst = np.maximum(free.first_condition, free.second_condition)
+    assert (worst <= np.maximum(fixed.first_condition, fixed.second_condition) + 1e-9).all()
+
+
+def test_search_finds_a_subset_that_can_be_fitted_again():
+    X, y = make_data(2000)
+    model = FrozenEstimator(LogisticRegression().fit(X, y))
+    relative = RelativeHessianInfluence(model, subset_size=100, random_state=0).fit(X, y)
+    found = relative.lep_search(X[:10], y[:10], n_iter=12, random_state=0)
+    assert found.score == found.scores.min()
+    assert found.scores.shape == found.dispersions.shape == (12,)
+    again = relative.set_params(random_state=found.random_state).fit(X, y)
+    assert_array_equal(again.subset_indices_, found.subset_indices)
+    assert (
+        np.median(again.lep_check(X[:10], y[:10]).dispersion)
+        == found.dispersions[found.scores.argmin()]
+    )
+
+
+# ---------------------------------------------------------------------------
+# Bad input
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["direct", "gram"])
+def test_a_subset_that_is_too_small_for_the_rank_is_refused(solver):
+    X, y = make_regression(200, 30, noise=1.0, random_state=0)
+    relative = RelativeHessianInfluence(
+        LinearRegression(), subset_size=20, damping=0, solver=solver
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"subset of 20 rows \(subset_size=20\) is too small: 31 coordinates have neither "
+        r"penalty nor damping, .* at most rank 20 .* at least 31 rows, or damping > 0",
+    ):
+        relative.fit(X, y)
+    assert relative.set_params(damping=0.1).fit(X, y).subset_size_ == 20
+
+
+def test_a_subset_without_one_of_the_classes_is_refused():
+    X, y = make_data(1000)
+    y = np.where(np.arange(1000) < 2, "rare", np.where(y, "yes", "no"))
+    relative = RelativeHessianInfluence(
+        LogisticRegression(), subset_size=50, stratify=False, random_state=1
+    )
+    with pytest.raises(ValueError, match=r"holds none of the class\(es\) \['rare'\]. Use strat"):
+        relative.fit(X, y)
+    relative.set_params(stratify=True).fit(X, y)
+    relative.set_params(subset_size=2)
+    with pytest.raises(ValueError, match="subset of 2 rows .* cannot .* each of the 3 classes"):
+        relative.fit(X, y)
+
+
+def test_a_subset_larger_than_the_training_set_is_refused():
+    X, y = make_data(100)
+    relative = RelativeHessianInfluence(LogisticRegression(), subset_size=101)
+    with pytest.raises(ValueError, match="subset_size=101 exceeds .* a positive weight, 100"):
+        relative.fit(X, y)
+
+
+def test_an_unknown_reference_is_refused():
+    X, y = make_data(100)
+    relative = RelativeHessianInfluence(LogisticRegression(), subset_size=50).fit(X, y)
+    with pytest.raises(ValueError, match="reference must be 'auto', 'full' or 'subset'"):
+        relative.lep_check(X, y, reference="exact")
