@@ -12,7 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 from skinfluence._compat import StrOptions, _fit_context
 from skinfluence._validation import check_model_features, check_training_data, check_weights
 from skinfluence.base import BaseInfluence
+<<<<<<< HEAD
 from skinfluence.metrics import InfluenceScorer
+=======
+from skinfluence.metrics import InfluenceScorer, bootstrap_interval
+>>>>>>> 48b6665 (SketchedInfluenceCV: one sketch and one eigendecomposition for all dampings)
 from skinfluence.models import objective, unwrap
 from skinfluence.sketched import SketchedInfluence
 from skinfluence.sketching import NystromSketch
@@ -81,7 +85,11 @@ class SketchedInfluenceCV(BaseInfluence):
     cv_results_ : dict of ndarray
         As in GridSearchCV: ``params``, ``param_sketch_size``, ``param_damping``,
         ``split<k>_test_score``, ``mean_test_score``, ``std_test_score``, ``rank_test_score``.
+<<<<<<< HEAD
         Also ``low_test_score`` and ``high_test_score``, a 95 % interval by the spread over the
+=======
+        Also ``low_test_score`` and ``high_test_score``, a 95 % interval by resampling the
+>>>>>>> 48b6665 (SketchedInfluenceCV: one sketch and one eigendecomposition for all dampings)
         queries; ``effective_dimension``, ``tr(F H^{-1})`` at that damping by the largest
         sketch, and ``relative_size``, the sketch size over it; both means over the splits.
     n_splits_ : int
@@ -408,8 +416,11 @@ def _results(grid, found):
     of_splits = np.array([[values.mean() for values in split] for split in scores])
     mean, dimension = of_splits.mean(axis=0), np.mean(dimensions, axis=0)
     pooled = [np.concatenate(values) for values in zip(*scores, strict=True)]
+<<<<<<< HEAD
     # 1.96 standard errors of a mean over queries.
     margin = np.array([1.96 * values.std(ddof=1) / np.sqrt(len(values)) for values in pooled])
+=======
+>>>>>>> 48b6665 (SketchedInfluenceCV: one sketch and one eigendecomposition for all dampings)
     results = {"params": grid}
     for name in grid[0]:
         results[f"param_{name}"] = np.array([point[name] for point in grid])
@@ -418,7 +429,23 @@ def _results(grid, found):
     results["mean_test_score"] = mean
     results["std_test_score"] = of_splits.std(axis=0)
     results["rank_test_score"] = rankdata(-mean, method="min").astype(np.int32)
+<<<<<<< HEAD
     results["low_test_score"], results["high_test_score"] = mean - margin, mean + margin
     results["effective_dimension"] = dimension
     results["relative_size"] = results["param_sketch_size"] / dimension
     return results
+=======
+    for name, values in zip(("low", "high"), _intervals(pooled), strict=True):
+        results[f"{name}_test_score"] = values
+    results["effective_dimension"] = dimension
+    results["relative_size"] = results["param_sketch_size"] / dimension
+    return results
+
+
+def _intervals(pooled):
+    """Ends of the intervals that hold the mean over all queries."""
+    found = [bootstrap_interval(v, n_resamples=999, random_state=0) for v in pooled if len(v) > 1]
+    if len(found) < len(pooled):
+        return np.full((2, len(pooled)), np.nan)
+    return np.transpose([[interval.low, interval.high] for interval in found])
+>>>>>>> 48b6665 (SketchedInfluenceCV: one sketch and one eigendecomposition for all dampings)
