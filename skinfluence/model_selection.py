@@ -2,7 +2,7 @@
 
 import numpy as np
 from scipy.stats import rankdata
-from sklearn.base import is_classifier
+from sklearn.base import clone, is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils import _safe_indexing
@@ -12,12 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 from skinfluence._compat import StrOptions, _fit_context
 from skinfluence._validation import check_model_features, check_training_data, check_weights
 from skinfluence.base import BaseInfluence
-<<<<<<< HEAD
 from skinfluence.metrics import InfluenceScorer
-=======
-from skinfluence.metrics import InfluenceScorer, bootstrap_interval
->>>>>>> 48b6665 (SketchedInfluenceCV: one sketch and one eigendecomposition for all dampings)
-from skinfluence.models import objective, unwrap
+from skinfluence.models import fit_arguments, objective, unwrap
 from skinfluence.sketched import SketchedInfluence
 from skinfluence.sketching import NystromSketch
 
@@ -37,8 +33,8 @@ class SketchedInfluenceCV(BaseInfluence):
     Parameters
     ----------
     estimator : estimator
-        The model, as in `SketchedInfluence`. A ``FrozenEstimator`` is taken as it is in every
-        split, fitted on its training rows or not.
+        The model, as in `SketchedInfluence`. Clones of a ``FrozenEstimator``'s inner model are
+        fitted in the splits; the final influence is that of the frozen model as it is.
     sketch_sizes : "auto" or array-like of int, default="auto"
         Sizes that are tried. "auto": shares 1/32, 1/16, 1/8, 1/4 and 1/2 of the number of
         parameters.
@@ -85,11 +81,7 @@ class SketchedInfluenceCV(BaseInfluence):
     cv_results_ : dict of ndarray
         As in GridSearchCV: ``params``, ``param_sketch_size``, ``param_damping``,
         ``split<k>_test_score``, ``mean_test_score``, ``std_test_score``, ``rank_test_score``.
-<<<<<<< HEAD
         Also ``low_test_score`` and ``high_test_score``, a 95 % interval by the spread over the
-=======
-        Also ``low_test_score`` and ``high_test_score``, a 95 % interval by resampling the
->>>>>>> 48b6665 (SketchedInfluenceCV: one sketch and one eigendecomposition for all dampings)
         queries; ``effective_dimension``, ``tr(F H^{-1})`` at that damping by the largest
         sketch, and ``relative_size``, the sketch size over it; both means over the splits.
     n_splits_ : int
@@ -206,7 +198,7 @@ class SketchedInfluenceCV(BaseInfluence):
         grid = self._grid(model, X, y, weight)
         splits = list(check_cv(self.cv, y, classifier=classifier).split(X, y))
         run = Parallel(n_jobs=self.n_jobs)
-        found = run(delayed(self._search)(X, y, given, *split, grid) for split in splits)
+        found = run(delayed(self._search)(checked, y, given, *split, grid) for split in splits)
         self.n_splits_ = len(splits)
         self.cv_results_ = _results(grid, found)
         self.best_index_ = int(np.argmax(self.cv_results_["mean_test_score"]))
@@ -214,9 +206,9 @@ class SketchedInfluenceCV(BaseInfluence):
         self.best_params_ = self.cv_results_["params"][self.best_index_]
         self.best_estimator_ = self._candidate(model, X, y, given, **self.best_params_)
         # What the best estimator has learned serves all methods of the family.
-        mine = self.get_params(deep=False)
+        given = self.best_estimator_.get_params(deep=False)
         learned = vars(self.best_estimator_).items()
-        vars(self).update({name: value for name, value in learned if name not in mine})
+        vars(self).update({name: value for name, value in learned if name not in given})
         return self
 
     def _grid(self, model, X, y, weight):
@@ -263,8 +255,11 @@ class SketchedInfluenceCV(BaseInfluence):
         X_train, y_train = _safe_indexing(X, train), y[train]
         queries = _safe_indexing(X, test), y[test]
         weight = None if sample_weight is None else sample_weight[train]
-        ones = np.ones(len(train)) if weight is None else weight
-        model = self._fit_estimator(X_train, y_train, weight, ones)
+        # A frozen model has seen the queries.
+        fresh = self.estimator
+        while isinstance(fresh, FrozenEstimator):
+            fresh = fresh.estimator
+        model = clone(fresh).fit(X_train, y_train, **fit_arguments(fresh, weight))
         score = _Score(self.scoring)
         path = _Path(self, (model, X_train, y_train, weight), grid)
         scores, dimensions = [None] * len(grid), {}
@@ -416,11 +411,8 @@ def _results(grid, found):
     of_splits = np.array([[values.mean() for values in split] for split in scores])
     mean, dimension = of_splits.mean(axis=0), np.mean(dimensions, axis=0)
     pooled = [np.concatenate(values) for values in zip(*scores, strict=True)]
-<<<<<<< HEAD
     # 1.96 standard errors of a mean over queries.
     margin = np.array([1.96 * values.std(ddof=1) / np.sqrt(len(values)) for values in pooled])
-=======
->>>>>>> 48b6665 (SketchedInfluenceCV: one sketch and one eigendecomposition for all dampings)
     results = {"params": grid}
     for name in grid[0]:
         results[f"param_{name}"] = np.array([point[name] for point in grid])
@@ -429,23 +421,7 @@ def _results(grid, found):
     results["mean_test_score"] = mean
     results["std_test_score"] = of_splits.std(axis=0)
     results["rank_test_score"] = rankdata(-mean, method="min").astype(np.int32)
-<<<<<<< HEAD
     results["low_test_score"], results["high_test_score"] = mean - margin, mean + margin
     results["effective_dimension"] = dimension
     results["relative_size"] = results["param_sketch_size"] / dimension
     return results
-=======
-    for name, values in zip(("low", "high"), _intervals(pooled), strict=True):
-        results[f"{name}_test_score"] = values
-    results["effective_dimension"] = dimension
-    results["relative_size"] = results["param_sketch_size"] / dimension
-    return results
-
-
-def _intervals(pooled):
-    """Ends of the intervals that hold the mean over all queries."""
-    found = [bootstrap_interval(v, n_resamples=999, random_state=0) for v in pooled if len(v) > 1]
-    if len(found) < len(pooled):
-        return np.full((2, len(pooled)), np.nan)
-    return np.transpose([[interval.low, interval.high] for interval in found])
->>>>>>> 48b6665 (SketchedInfluenceCV: one sketch and one eigendecomposition for all dampings)
