@@ -206,8 +206,8 @@ class BaseInfluence(
     def _solve(self, rows):
         return self.curvature_.solve(rows, self.damping_)
 
-    def _eigenbasis(self, *rows):
-        return self.curvature_.eigenbasis(self.damping_, *rows)
+    def _eigenbasis(self, query=None):
+        return self.curvature_.eigenbasis(self.damping_, query)
 
     def _batches(self, n_rows, row_bytes):
         return batches(n_rows, row_bytes, self.batch_size)

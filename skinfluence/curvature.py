@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skinfluence._batching import batches
+from skinfluence.eigenbasis import Eigenbasis, OutsideBasis
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.rows import CombinedRows, DenseRows
 
@@ -45,8 +46,8 @@ class Curvature(ABC):
             "embedding. Use solver='direct', or a sketch."
         )
 
-    def eigenbasis(self, damping, *rows):
-        """`Eigenbasis` of H; eigenvectors orthogonal to all of ``rows`` may be left out."""
+    def eigenbasis(self, damping, query=None):
+        """`Eigenbasis` of H, in which inner products with the row ``query`` may be taken."""
         raise NotImplementedError(
             f"{type(self).__name__} holds no eigenvectors of the curvature, which memorization "
             "asks for. Use solver='direct' or 'gram', or a sketch."
@@ -138,42 +139,18 @@ class DenseCurvature(Curvature):
             total += root.shape[1] - ridge @ np.einsum("ij,ij->i", root, root)
         return float(total)
 
-    def eigenbasis(self, damping, *rows):
+    def eigenbasis(self, damping, query=None):
         ridge = self.penalty + damping
         pairs = zip(self.index, self.blocks, strict=True)
         spectra = [eigh(block + np.diag(ridge[index])) for index, block in pairs]
         values = np.concatenate([values for values, _ in spectra])
-        vectors = [vectors for _, vectors in spectra]
-        return Eigenbasis(values, self.index, vectors, damping)
 
+        def write(rows):
+            array = rows.toarray()
+            pairs = zip(self.index, spectra, strict=True)
+            return np.concatenate([array[:, index] @ v for index, (_, v) in pairs], axis=1)
 
-class Eigenbasis:
-    """Orthonormal eigenvectors of H on its range, and rows written in them.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_vectors,)
-        Eigenvalues of all blocks, one block after the other.
-    index : sequence of ndarray of int
-        Coordinates of each block.
-    vectors : sequence of ndarray
-        Eigenvectors of each block as columns.
-    damping : float
-        The damping in H, for messages.
-    """
-
-    def __init__(self, values, index, vectors, damping):
-        kept = values > _check_definite(values, damping)
-        ascending = np.argsort(values, kind="stable")
-        self._columns = ascending[kept[ascending]]
-        self._blocks = list(zip(index, vectors, strict=True))
-        self.values = values[self._columns]
-
-    def coordinates(self, rows):
-        """Rows in the eigenbasis, (n_rows, len(values)), by ascending eigenvalue."""
-        array = rows.toarray()
-        blocks = [array[:, index] @ vectors for index, vectors in self._blocks]
-        return np.concatenate(blocks, axis=1)[:, self._columns]
+        return Eigenbasis(values, _check_definite(values, damping), write)
 
 
 class _CholeskyFactor:
@@ -306,8 +283,10 @@ class SpectralCurvature(Curvature):
         values, kept = self._kept(damping)
         return float(np.sum(self._of_data[kept] / values))
 
-    def eigenbasis(self, damping, *rows):
-        return Eigenbasis(self.values + damping, [slice(None)], [self.vectors], damping)
+    def eigenbasis(self, damping, query=None):
+        values = self.values + damping
+        floor = _check_definite(values, damping)
+        return Eigenbasis(values, floor, lambda rows: rows @ self.vectors)
 
     def symmetric_root(self, rows, damping):
         """Array ``rows H^{-1/2}`` in the coordinates of the rows themselves."""
@@ -380,18 +359,23 @@ class GramCurvature(Curvature):
         moment = self.rows.moment(np.ones(self.rows.n_samples))
         return DenseCurvature(np.arange(len(moment))[None], moment[None], self.penalty)
 
-    def eigenbasis(self, damping, *rows):
+    def eigenbasis(self, damping, query=None):
         ridge = self.penalty + damping
         free, levels = np.flatnonzero(ridge <= 0), np.unique(ridge[ridge > 0])
-        n_spanned = len(free) + sum(part.shape[0] for part in (self.rows, *rows))
-        if len(levels) > 1 or n_spanned >= len(ridge):
-            return self._written_out().eigenbasis(damping, *rows)
+        if len(levels) > 1 or len(free) + self.rows.shape[0] >= len(ridge):
+            return self._written_out().eigenbasis(damping, query)
         # H is a multiple of the identity away from its root rows and the free coordinates.
-        spanned = [_unit_rows(free, len(ridge)), *(part.toarray() for part in (self.rows, *rows))]
-        basis = np.linalg.qr(np.concatenate(spanned).T)[0]
+        spanned = np.concatenate([_unit_rows(free, len(ridge)), self.rows.toarray()])
+        basis = np.linalg.qr(spanned.T)[0]
         root = self.rows @ basis
         values, vectors = eigh(root.T @ root + basis.T @ (ridge[:, None] * basis))
-        return Eigenbasis(values, [slice(None)], [basis @ vectors], damping)
+        basis = basis @ vectors
+        outside = OutsideBasis(ridge, lambda rows: (rows @ basis) @ basis.T, query)
+        return Eigenbasis(
+            np.concatenate([values, outside.values]),
+            _check_definite(values, damping),
+            lambda rows: np.hstack([rows @ basis, outside.coordinates(rows)]),
+        )
 
     def effective_dimension(self, damping):
         # tr(F H^-1) is the sum of the leverages of the root rows.

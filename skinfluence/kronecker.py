@@ -16,6 +16,7 @@ from scipy.linalg import eigh
 
 from skinfluence._batching import batches
 from skinfluence.curvature import Curvature
+from skinfluence.eigenbasis import Eigenbasis
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.network_rows import SharedRows
 from skinfluence.rows import BlockRows, DenseRows, KroneckerRows
@@ -265,14 +266,18 @@ class KroneckerCurvature(Curvature):
     def _split(self, columns):
         return np.split(columns, self._edges, axis=1)
 
-    def _inverses(self, damping):
-        """``1 / (eigenvalue + ridge)`` of every block, 0 where both vanish."""
+    def _totals(self, damping):
+        """Eigenvalues of H in every block, and up to where they count as 0."""
         totals = [
             basis.values + ridge + damping
             for basis, ridge in zip(self.bases, self._ridges, strict=True)
         ]
         largest = max(total.max() for total in totals)
-        floor = np.finfo(np.float64).eps * max(map(np.size, totals)) * largest
+        return totals, np.finfo(np.float64).eps * max(map(np.size, totals)) * largest
+
+    def _inverses(self, damping):
+        """``1 / (eigenvalue + ridge)`` of every block, 0 where both vanish."""
+        totals, floor = self._totals(damping)
         singular = sum(int((total <= floor).sum()) for total in totals)
         if singular and not self._warned:
             self._warned = True
@@ -325,3 +330,11 @@ class KroneckerCurvature(Curvature):
     def effective_dimension(self, damping):
         pairs = zip(self.bases, self._inverses(damping), strict=True)
         return float(sum((basis.values * inverse).sum() for basis, inverse in pairs))
+
+    def eigenbasis(self, damping, query=None):
+        totals, floor = self._totals(damping)
+
+        def write(rows):
+            return np.hstack([part.reshape(len(part), -1) for part in self._rotated(rows)])
+
+        return Eigenbasis(np.concatenate([total.ravel() for total in totals]), floor, write)

@@ -14,32 +14,13 @@ Conventions
 
 import numpy as np
 
-# Eigenvalues closer than this, relative to their size, count as equal; so do eigenvalues whose
-# distance is below what rounding leaves of the largest one.
-EQUAL = np.sqrt(np.finfo(np.float64).eps)
-
-
-def eigenspaces(values):
-    """Where each eigenspace begins among ascending eigenvalues.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_vectors,)
-        Positive eigenvalues, ascending.
-
-    Returns
-    -------
-    ndarray of int of shape (n_eigenspaces,)
-    """
-    rounding = len(values) * np.finfo(np.float64).eps * values[-1]
-    new = np.diff(values) > np.maximum(EQUAL * values[1:], rounding)
-    return np.flatnonzero(np.concatenate([[True], new]))
+from skinfluence.eigenbasis import eigenspaces
 
 
 def memorization(influence):
     """``||H^{-1} g_p||_1`` of every training row, (n_train,)."""
     rows = influence._rows
-    basis = influence._eigenbasis(rows)
+    basis = influence._eigenbasis()
     starts = eigenspaces(basis.values)
     out = np.empty(len(rows))
     for batch in rows.batches():
@@ -77,7 +58,7 @@ def sign_bounds(influence, query):
         D+ and D- of the theorem, which hold for all training rows at once.
     """
     rows = influence._rows
-    basis = influence._eigenbasis(rows, query)
+    basis = influence._eigenbasis(query)
     starts = eigenspaces(basis.values)
     psi = basis.coordinates(query)[0]
     inverse = 1.0 / basis.values[starts]

@@ -27,7 +27,7 @@ ESTIMATORS = {"exact", "sketched", "kfac", "head", "relative"}
 HELPERS = {"_batching", "_compat", "exceptions"}
 BELOW_ESTIMATORS = HELPERS | {
     *("base", "models", "sketching", "solvers", "curvature", "kronecker", "rows", "network_rows"),
-    *("refit", "metrics", "fidelity", "lep", "subsets", "theorems"),
+    *("eigenbasis", "refit", "metrics", "fidelity", "lep", "subsets", "theorems"),
 }
 MODELS = {"models.losses", "models.objectives", "models.registry", "models.weighting"}
 LINEAR = {"models.linear", "models.decorrelated"}
@@ -41,8 +41,9 @@ MAY_IMPORT = {
     "rows": HELPERS,
     "network_rows": HELPERS | {"rows"},
     "sketching": HELPERS | {"rows"},
-    "curvature": HELPERS | {"rows"},
-    "kronecker": HELPERS | {"rows", "network_rows", "curvature"},
+    "eigenbasis": HELPERS,
+    "curvature": HELPERS | {"rows", "eigenbasis"},
+    "kronecker": HELPERS | {"rows", "network_rows", "curvature", "eigenbasis"},
     "solvers": HELPERS | {"curvature"},
     "subsets": HELPERS,
     "theorems": HELPERS,
@@ -62,7 +63,7 @@ MAY_IMPORT = {
     "models.heads": HELPERS | MODELS | {"models", "models.linear"},
     "refit": HELPERS | {"rows", "curvature"},
     "leave_out": HELPERS | {"refit", "rows"},
-    "memorization": HELPERS,
+    "memorization": HELPERS | {"eigenbasis"},
     "base": HELPERS
     | {"_validation", "leave_out", "memorization", "models", "sketching", "curvature", "rows"}
     | {"metrics"},

@@ -18,13 +18,21 @@ from sklearn.model_selection import (
     train_test_split,
 )
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from benchmarks.datasets import flip_labels
-from skinfluence import ExactInfluence, FilteredEstimator, MemorizationSelector
-from skinfluence.memorization import eigenspaces
+from skinfluence import (
+    ExactInfluence,
+    FilteredEstimator,
+    KFACInfluence,
+    MemorizationSelector,
+    SketchedInfluence,
+)
+from skinfluence.eigenbasis import eigenspaces
+from skinfluence.rows import DenseRows
 
 
 def logistic(C=0.1, **params):
@@ -135,6 +143,49 @@ def test_gram_route_has_the_same_memorization(n_classes):
     assert_allclose(gram.memorization(), direct.memorization(), rtol=1e-8)
 
 
+def memorization_by_definition(influence):
+    """Norms in the eigenspaces of the curvature that an estimator solves with."""
+    rows = influence._rows
+    identity = DenseRows(np.eye(rows.n_columns))
+    inverse = influence.curvature_.solve(identity, influence.damping_).toarray()
+    values, vectors = np.linalg.eigh((inverse + inverse.T) / 2)
+    solved = rows.toarray() @ vectors * values
+    new = np.diff(values) > 1e-6 * values[1:]
+    starts = np.flatnonzero(np.concatenate([[True], new]))
+    return np.sqrt(np.add.reduceat(solved**2, starts, axis=1)).sum(axis=1), len(starts)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"sketch": "gaussian"},
+        {"sketch": "nystrom", "tail": False},
+        {"sketch": "nystrom"},
+        {"sketch": "nystrom", "damping": 1.0},
+    ],
+)
+def test_memorization_in_the_sketched_space(wine, params):
+    influence = SketchedInfluence(logistic(), sketch_size=12, random_state=0, **params)
+    influence.fit(*wine)
+    expected, _ = memorization_by_definition(influence)
+    assert_allclose(influence.memorization(), expected, rtol=1e-6)
+
+
+def test_tail_of_a_sketch_is_one_eigenspace(wine):
+    influence = SketchedInfluence(logistic(), sketch="nystrom", sketch_size=12).fit(*wine)
+    _, n_eigenspaces = memorization_by_definition(influence)
+    assert n_eigenspaces == influence.sketch_.size + 1
+
+
+@pytest.mark.parametrize("correction", [True, False])
+def test_memorization_in_the_kronecker_basis(wine, correction):
+    model = MLPClassifier((4,), "tanh", alpha=0.1, solver="lbfgs", tol=1e-8, random_state=0)
+    influence = KFACInfluence(model, eigenvalue_correction=correction, damping=0.1).fit(*wine)
+    expected, _ = memorization_by_definition(influence)
+    # Values along eigenvectors of equal eigenvalues are not resolved by the reference.
+    assert_allclose(influence.memorization(), expected, rtol=1e-3)
+
+
 def test_memorization_of_a_singular_curvature_is_that_of_its_range(diabetes):
     X, y = diabetes
     repeated = np.column_stack([X, X[:, 0]])
@@ -171,6 +222,28 @@ def test_mislabelled_rows_are_memorized(noisy_cancer):
 # ---------------------------------------------------------------------------
 
 CASES = [("cancer", logistic()), ("wine", logistic()), ("diabetes", Ridge())]
+INFLUENCES = {
+    "exact": exact(),
+    "sketched": SketchedInfluence(logistic(), sketch_size=12, random_state=0),
+    "gram": exact(solver="gram"),
+}
+
+
+@pytest.mark.parametrize("name", INFLUENCES)
+def test_theorem_holds_for_every_route(name):
+    X, y = load_digits(n_class=3, return_X_y=True)
+    X, y = X[:80] / 16, y[:80]
+    selector = MemorizationSelector(
+        INFLUENCES[name], criterion="sign", validation=(X[40:], y[40:])
+    )
+    selector.fit(X[:40], y[:40])
+    # The same sign and size as the influence itself, up to the bounded loss.
+    influence = selector.influence_
+    weight = np.exp(-influence.objective_.losses(X[40:], influence.objective_.encode(y[40:])))
+    expected = weight @ influence.influence(X[40:], y[40:]) / len(weight)
+    assert_allclose(selector.validation_influence_, expected, rtol=1e-6, atol=1e-10)
+    assert_allclose(selector.memorization_, influence.memorization(), rtol=1e-6)
+    assert (selector.memorization_ > selector.guaranteed_).all()
 
 
 @pytest.mark.parametrize("data, model", CASES)

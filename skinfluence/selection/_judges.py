@@ -88,5 +88,4 @@ def bounded_loss_row(influence, X, y):
     if influence.objective_.classes is None:
         losses = losses / max(np.median(losses) / MEDIAN_LOSS, np.finfo(float).tiny)
     weight = np.exp(-losses) / len(losses)
-    rows = influence._project(influence.objective_.gradient_rows(features, targets))
-    return DenseRows(weight[None] @ rows)
+    return DenseRows(weight[None] @ influence._query_rows(X, y))

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from skinfluence.curvature import Curvature
+from skinfluence.eigenbasis import Eigenbasis, OutsideBasis
 from skinfluence.rows import CombinedRows, DenseRows, Rows
 
 
@@ -155,6 +156,21 @@ class TailCurvature(Curvature):
         # The symmetric root, so that the coordinates are those of Q.
         white = self.inside.symmetric_root(inside, damping) - inside.toarray() * reduced
         return _full(rows).toarray() * full + self.sketch.lift(white)
+
+    def eigenbasis(self, damping, query=None):
+        inside = self.inside.eigenbasis(damping)
+        ridge = self.penalty + damping
+        ridge[len(ridge) - self.n_carried :] = 0
+
+        def part_inside(rows):
+            return self.sketch.lift(_reduced(rows, self.sketch).toarray())
+
+        def write(rows):
+            reduced = _reduced(rows, self.sketch)
+            return np.hstack([inside.coordinates(reduced), outside.coordinates(rows)])
+
+        outside = OutsideBasis(ridge, part_inside, query)
+        return Eigenbasis(np.concatenate([inside.values, outside.values]), 0.0, write)
 
     def effective_dimension(self, damping):
         return sum(self.effective_dimension_parts(damping))
