@@ -196,7 +196,8 @@ def tables(name, problem, sizes, found):
         ]
         slope = slope_above(sizes, measures["uniform"], d)
         multiple = size_for(sizes, measures["spearman"], 0.95) / d
-        lines.append(f"| {kind} | {' | '.join(cells)} | {slope:.2f} | {multiple:.1f} d |")
+        reached = f"{multiple:.1f} d" if multiple < np.inf else f"over {sizes[-1] / d:.0f} d"
+        lines.append(f"| {kind} | {' | '.join(cells)} | {slope:.2f} | {reached} |")
     lines += ["", gain_line(sizes, found), ""]
     return lines
 

@@ -239,7 +239,6 @@ class SketchedInfluence(BaseInfluence):
         self._projection = self._choose_size(setting)
         self.sketch_ = self._projection.sketch
         self.sketch_size_ = self._projection.sketched_size
-        self.sketch_is_injective_ = is_injective(self._projection)
         self._warn_if_saturated(setting)
         if self.verbose:
             print(
@@ -322,7 +321,7 @@ class SketchedInfluence(BaseInfluence):
         return MatrixFreeCurvature(product, setting.penalty, "cg", random_state=self._seed)
 
     def _warn_if_saturated(self, setting):
-        if self.sketch_is_injective_ or setting.ridge.min() > 0:
+        if setting.ridge.min() > 0 or self.sketch_is_injective_:
             return
         size = self._projection.feature_sketch.size
         warnings.warn(
@@ -405,6 +404,12 @@ class SketchedInfluence(BaseInfluence):
         if not self.factorized_:
             raise AttributeError("Gradients are sketched as a whole: there are no factors.")
         return _dimension.factors(self._projection)
+
+    @cached_property
+    def sketch_is_injective_(self):
+        """Whether the sketch is known to lose nothing of the range of F."""
+        check_is_fitted(self)
+        return is_injective(self._projection)
 
     @cached_property
     def _range(self):
