@@ -308,7 +308,8 @@ class KroneckerRows(Rows):
         return _into(out, result)
 
     def dotted_by(self, vectors, out=None):
-        if not sp.issparse(self.activation):
+        # Activations times the vectors, (n, c, m), against rows that are written out, (n, c, d).
+        if not sp.issparse(self.activation) and len(vectors) > self.layer_shape[1]:
             return super().dotted_by(vectors, out)
         return _into(out, (self @ np.ascontiguousarray(vectors.T)).T)
 
