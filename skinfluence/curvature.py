@@ -330,7 +330,8 @@ class GramCurvature(Curvature):
         scaled = self.rows.rescaled(np.sqrt(inverse))
         gram = scaled.inner(scaled)
         gram[np.diag_indices_from(gram)] += 1.0
-        lower = cholesky(gram, lower=True, overwrite_a=True)
+        # LAPACK works in place only on columns, and the matrix is its own transpose.
+        lower = cholesky(gram.T, lower=True, overwrite_a=True)
         edge = self.rows.columns(free)
         white = solve_triangular(lower, edge, lower=True)
         schur = _factor(white.T @ white, np.zeros(len(free)), 0.0) if len(free) else None

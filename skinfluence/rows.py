@@ -308,7 +308,8 @@ class KroneckerRows(Rows):
         return _into(out, result)
 
     def dotted_by(self, vectors, out=None):
-        if not sp.issparse(self.activation):
+        # Activations times the vectors, (n, c, m), against rows that are written out, (n, c, d).
+        if not sp.issparse(self.activation) and len(vectors) > self.layer_shape[1]:
             return super().dotted_by(vectors, out)
         return _into(out, (self @ np.ascontiguousarray(vectors.T)).T)
 
@@ -407,8 +408,16 @@ class BlockRows(Rows):
     def inner(self, other, out=None):
         if not isinstance(other, BlockRows):
             return super().inner(other, out)
-        pairs = zip(self.blocks, other.blocks, strict=True)
-        return _into(out, sum(mine.inner(theirs) for mine, theirs in pairs))
+        out = np.empty((self.shape[0], other.shape[0])) if out is None else out
+        # The terms of one batch are held beside the sum, never those of all rows.
+        for batch in batches(self.n_samples, 8 * 4 * self.rows_per_sample * other.shape[0]):
+            pairs = zip(self[batch].blocks, other.blocks, strict=True)
+            terms = (mine.inner(theirs) for mine, theirs in pairs)
+            part = out[self._row_slice(batch)]
+            part[...] = next(terms)
+            for term in terms:
+                part += term
+        return out
 
     def dotted_by(self, vectors, out=None):
         parts = self._split(vectors, 1)
