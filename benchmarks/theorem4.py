@@ -169,8 +169,8 @@ def verdict(means):
     yield (
         f"Of {len(thinned)} rows with a changed ratio, in {moved} the loss falls on the class "
         "whose share grew and rises on the other one, as the paper's discussion predicts, on "
-        f"features of either kind. The cross entropy is below that of all rows in {entropy} of them, the AUC "
-        f"above it (by more than 0.00005) in {auc}."
+        f"features of either kind. The cross entropy is below that of all rows in {entropy} of "
+        f"them, the AUC above it (by more than 0.00005) in {auc}."
     )
 
 

@@ -53,8 +53,8 @@ class BaseInfluence(
 
     Need to be defined: ``_make_curvature``. May be overridden: ``_project``, ``_project_queries``,
     ``_penalty`` and ``_lift``, by estimators whose curvature lives in another space than the
-    model's coordinates; ``_open`` and ``_read``, by estimators that explain some of the
-    parameters.
+    model's coordinates; ``_open``, ``_read`` and ``_whole``, by estimators that explain some
+    of the parameters.
     """
 
     _parameter_constraints: dict = {
@@ -84,6 +84,11 @@ class BaseInfluence(
     def _read(self, features):
         """Features of queries as ``objective_`` reads them."""
         return features
+
+    @property
+    def _whole(self):
+        """Objective of all parameters of the model, on its own features."""
+        return self.objective_
 
     def _project(self, rows):
         """Rows as curvature and scores see them."""

@@ -1,15 +1,22 @@
 """Influence over the parameters of a model's classifier alone."""
 
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
-from skinfluence._compat import StrOptions
+from skinfluence._compat import Interval, StrOptions
 from skinfluence.base import BaseInfluence
 from skinfluence.fidelity import WholeModel
 from skinfluence.models import head, objective
+from skinfluence.sketched._setting import Setting
+from skinfluence.sketched._size import by_theorem, fixed
+from skinfluence.sketching import SKETCHES
 from skinfluence.solvers import SOLVERS, choose_solver, make_curvature
+
+# What sketch_size="auto" guarantees: the defaults of SketchedInfluence.
+EPS, DELTA = 0.25, 0.05
 
 # Queries that are compared where the whole Hessian is too large to decompose.
 N_COMPARED = 32
@@ -30,6 +37,11 @@ class ClassifierHeadInfluence(BaseInfluence):
     head : str, default="auto"
         The last linear layer, or a layer by its name: "layer 1" of a perceptron, the path of a
         module in torch. The last step of a Pipeline may be named too.
+    sketch_size : {"auto"}, int or (int, int), default=None
+        Numbers kept for each row of the head, as in `SketchedInfluence`. By default nothing is
+        sketched, and ``solver`` solves with the whole Hessian of the head.
+    sketch : {"nystrom", "gaussian", "rademacher", "sjlt", "srdct"}, default="nystrom"
+        Kind of the sketch.
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 where the model's own penalty
         makes the objective of the head strictly convex, else 0.1 times the mean eigenvalue.
@@ -42,10 +54,13 @@ class ClassifierHeadInfluence(BaseInfluence):
     n_jobs : int, default=None
         Threads over batches of queries.
     random_state : int, RandomState or None, default=None
-        Draws the preconditioner of "cg" and "lissa", and the queries that `head_fidelity`
-        compares.
+        Draws the sketch, the preconditioner of "cg" and "lissa", and the queries that
+        `head_fidelity` compares.
+    scoring : callable, default=None
+        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
+        default one with its default parameters.
     verbose : int, default=0
-        Whether to report progress.
+        How much joblib reports of the batches.
 
     Attributes
     ----------
@@ -54,7 +69,7 @@ class ClassifierHeadInfluence(BaseInfluence):
     head_ : str or None
         Name of the layer, None where the model is its own head.
     solver_ : str
-        The solver that was used.
+        The solver that was used, "sketch" where a sketch took its place.
     damping_ : float
         The damping that was used.
     stationarity_ : float
@@ -103,6 +118,13 @@ class ClassifierHeadInfluence(BaseInfluence):
     _parameter_constraints: dict = {
         **BaseInfluence._parameter_constraints,
         "head": [str],
+        "sketch_size": [
+            None,
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+            tuple,
+        ],
+        "sketch": [StrOptions(set(SKETCHES) - {"identity"})],
         "solver": [StrOptions(SOLVERS)],
     }
 
@@ -111,29 +133,35 @@ class ClassifierHeadInfluence(BaseInfluence):
         estimator,
         *,
         head="auto",
+        sketch_size=None,
+        sketch="nystrom",
         damping="auto",
         solver="auto",
         curvature="hessian",
         batch_size=None,
         n_jobs=None,
         random_state=None,
+        scoring=None,
         verbose=0,
     ):
         self.estimator = estimator
         self.head = head
+        self.sketch_size = sketch_size
+        self.sketch = sketch
         self.damping = damping
         self.solver = solver
         self.curvature = curvature
         self.batch_size = batch_size
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.scoring = scoring
         self.verbose = verbose
 
     def _open(self, model, features, y, weight):
         name = "auto" if self.head == _last_step(self.estimator_) else self.head
         self._head = head(model, features, y, weight, name)
-        self._whole = features, y, weight, model
-        vars(self).pop("_full", None)
+        self._given = model, features, y, weight
+        vars(self).pop("_whole", None)
         self.head_ = self._head.layer
         return self._head.objective
 
@@ -141,14 +169,45 @@ class ClassifierHeadInfluence(BaseInfluence):
         return self._head.featurize(features)
 
     def _make_curvature(self):
+        self._projection = None if self.sketch_size is None else self._draw()
+        if self._projection is not None and not self._projection.is_exact:
+            self.solver_ = "sketch"
+            return self._projection.curvature()
         self.solver_ = choose_solver(self.objective_, self.curvature, self.solver)
         return make_curvature(self.objective_, self.curvature, self.solver_, self.random_state)
 
+    def _draw(self):
+        """Projection of the rows by a sketch."""
+        setting = Setting(
+            roots=self.objective_.curvature_rows(self.curvature),
+            penalty=self.objective_.l2_penalty,
+            damping=self.damping_,
+            draw=SKETCHES[self.sketch].draw,
+            seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
+            factorized=True,
+            tail=True,
+            debias=False,
+        )
+        if self.sketch_size == "auto":
+            return by_theorem(setting, EPS, DELTA)
+        return fixed(setting, self.sketch_size)
+
+    def _project(self, rows):
+        return rows if self._projection is None else self._projection.project(rows)
+
+    @property
+    def _penalty(self):
+        if self._projection is None:
+            return self.objective_.penalty
+        return self._projection.penalty * self.objective_.total_weight
+
+    def _lift(self, solved):
+        array = solved.toarray()
+        return array if self._projection is None else self._projection.lift(array)
+
     @cached_property
-    def _full(self):
-        """Objective of all parameters of the model."""
-        features, y, weight, model = self._whole
-        return objective(model, features, y, weight)
+    def _whole(self):
+        return objective(*self._given)
 
     def head_fidelity(self, X, y, *, curvature="auto", damping="auto"):
         """How far the influence over the head is from the influence over all parameters.
@@ -213,19 +272,21 @@ class ClassifierHeadInfluence(BaseInfluence):
         Relative Influence, Memorization and Generalization*, Theorem 1.
         """
         features = self._model_features(X)
-        targets = self._full.encode_queries(y, features.shape[0])
-        whole = self._whole_model(curvature, damping)
+        targets = self._whole.encode_queries(y, features.shape[0])
+        whole = self._comparison(curvature, damping)
         chosen = np.arange(features.shape[0])
         if not whole.is_decomposed and len(chosen) > N_COMPARED:
             draw = check_random_state(self.random_state).permutation(len(chosen))
             chosen = np.sort(draw[:N_COMPARED])
         features, targets = features[chosen], targets[chosen]
         own = self.objective_.gradient_rows(self._read(features), targets)
-        classification = -self.curvature_.solve(own, whole.damping).inner(self._rows)
-        queries = self._full.gradient_rows(features, targets)
+        classification = -self.curvature_.solve(self._project(own), whole.damping).inner(
+            self._rows
+        )
+        queries = self._whole.gradient_rows(features, targets)
         return Bunch(**whole.compare(queries, classification), queries=chosen)
 
-    def _whole_model(self, curvature, damping):
+    def _comparison(self, curvature, damping):
         check_curvature = {"auto", "hessian", "ggn", "empirical_fisher"}
         if curvature not in check_curvature:
             raise ValueError(
@@ -235,9 +296,9 @@ class ClassifierHeadInfluence(BaseInfluence):
             curvature = "ggn" if self.curvature == "hessian" else self.curvature
         if damping == "auto":
             damping = self.damping_
-            if not (damping > 0 or self._full.strictly_convex):
-                damping = 0.1 * self._full.mean_eigenvalue(curvature)
-        return WholeModel(self._full, self._head, curvature, damping, self.random_state)
+            if not (damping > 0 or self._whole.strictly_convex):
+                damping = 0.1 * self._whole.mean_eigenvalue(curvature)
+        return WholeModel(self._whole, self._head, curvature, damping, self.random_state)
 
 
 def _last_step(estimator):

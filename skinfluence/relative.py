@@ -60,6 +60,9 @@ class RelativeHessianInfluence(BaseInfluence):
         Threads over batches of queries.
     random_state : int, RandomState or None, default=None
         Draws the subset.
+    scoring : callable, default=None
+        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
+        default one with its default parameters.
     verbose : int, default=0
         Whether to report the sizes that are tried.
 
@@ -155,6 +158,7 @@ class RelativeHessianInfluence(BaseInfluence):
         batch_size=None,
         n_jobs=None,
         random_state=None,
+        scoring=None,
         verbose=0,
     ):
         self.estimator = estimator
@@ -168,6 +172,7 @@ class RelativeHessianInfluence(BaseInfluence):
         self.batch_size = batch_size
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.scoring = scoring
         self.verbose = verbose
 
     def _make_curvature(self):
@@ -209,7 +214,7 @@ class RelativeHessianInfluence(BaseInfluence):
             return np.zeros(len(targets), dtype=int)
         if targets.shape[1] > 1:
             return targets.argmax(axis=1)
-        return np.unique(targets, return_inverse=True)[1].ravel()
+        return np.searchsorted(np.unique(targets), targets[:, 0])
 
     def _leverage_scores(self, weight, random_state, n_draws=16):
         """Chances that follow the leverages against a pilot Hessian, at least half of 1."""
@@ -272,8 +277,9 @@ class RelativeHessianInfluence(BaseInfluence):
 
     def _check_classes(self):
         strata = self._strata
-        weighted = np.unique(strata[self.objective_.weight > 0])
-        missing = np.setdiff1d(weighted, strata[self.subset_indices_])
+        full = np.bincount(strata, self.objective_.weight)
+        counts = np.bincount(strata[self.subset_indices_], minlength=len(full))
+        missing = np.flatnonzero((full > 0) & (counts == 0))
         if len(missing):
             names = self.objective_.classes[missing].tolist()
             raise ValueError(

@@ -29,11 +29,15 @@ class RowOrder:
         self.weight = weight
         self.strata = np.zeros(len(weight), dtype=int) if strata is None else strata
         self.scores = np.ones(len(weight)) if scores is None else scores / scores.mean()
+        # NumPy sorts short integers in linear time.
+        self.strata = self.strata.astype(np.min_scalar_type(self.strata.max(initial=0)))
         number = _permanent_numbers(weight, self.strata, check_random_state(random_state))
         # Sequential Poisson sampling: the m smallest of u / p hold row i with a chance of
         # nearly p_i t, t the threshold that lets m rows pass.
         self.keys = number / self.scores
         self.order = np.argsort(self.keys, kind="stable")[: np.count_nonzero(weight)]
+
+        self._full = np.bincount(self.strata, weight)
 
     def __len__(self):
         return len(self.order)
@@ -41,16 +45,15 @@ class RowOrder:
     @property
     def n_strata(self):
         """Number of strata that have rows; the first rows of the order are one of each."""
-        return len(np.unique(self.strata[self.order]))
+        return np.count_nonzero(self._full)
 
-    def _shares(self, size):
-        """Chance of every row to be among the first ``size``."""
+    def _threshold(self, size):
+        """What the chances of rows to be among the first ``size`` are proportional to."""
         if size == 0:
-            return np.zeros_like(self.keys)
+            return 0.0
         if size >= len(self):
-            return np.ones_like(self.keys)
-        threshold = self.keys[self.order[size - 1 : size + 1]].mean()
-        return np.minimum(1.0, self.scores * threshold)
+            return np.inf
+        return self.keys[self.order[size - 1 : size + 1]].mean()
 
     def weights(self, start, stop):
         """Weights with which the rows of a part of the order stand for all rows.
@@ -69,21 +72,24 @@ class RowOrder:
             0 for rows that are left out; adds up to the weights of all rows, stratum by
             stratum.
         """
-        before, after = self._shares(start), self._shares(stop)
         earlier, part = self.order[:start], self.order[start:stop]
+        before = np.minimum(1.0, self.scores[self.order[:stop]] * self._threshold(start))
+        after = np.minimum(1.0, self.scores[part] * self._threshold(stop))
+        present = np.bincount(self.strata[part], minlength=len(self._full)) > 0
+        along = (before[:start] == 1) | ~present[self.strata[earlier]]
+        rows = np.concatenate([part, earlier[along]])
+        shares = np.concatenate([after - before[start:], before[:start][along]])
+        own = self.weight[rows] / shares
         weight = np.zeros(len(self.weight))
-        weight[part] = self.weight[part] / (after - before)[part]
-        missing = ~np.isin(self.strata[earlier], self.strata[part])
-        along = earlier[missing | (before[earlier] == 1)]
-        weight[along] = self.weight[along] / before[along]
-        return weight * self._correction(weight)
+        weight[rows] = own * self._correction(rows, own)
+        return weight
 
-    def _correction(self, weight):
+    def _correction(self, rows, own):
         """What makes the weights of every stratum add up to those of all its rows."""
-        sums = np.bincount(self.strata, weight)
-        full = np.bincount(self.strata, self.weight)
+        full, strata = self._full, self.strata[rows]
+        sums = np.bincount(strata, own, minlength=len(full))
         ratio = np.divide(full, sums, out=np.zeros_like(full), where=sums > 0)
-        return ratio[self.strata] * full.sum() / full[sums > 0].sum()
+        return ratio[strata] * full.sum() / full[sums > 0].sum()
 
 
 def _permanent_numbers(weight, strata, random_state):

@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import ClassifierHeadInfluence, ExactInfluence
+from skinfluence.metrics import InfluenceScorer, influence_ratio
 from skinfluence.models import objective
 from skinfluence.theorems import classification_terms, dominant_partition
 
@@ -171,6 +172,43 @@ def test_solvers_agree(solver):
     assert other.solver_ == solver
     wanted = direct.influence(X[:3], y[:3])
     assert_allclose(other.influence(X[:3], y[:3]), wanted, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("sketch", ["nystrom", "gaussian", "sjlt"])
+def test_a_sketch_of_the_whole_rank_is_exact(sketch):
+    X, y = iris()
+    settings = {"damping": 1e-6 if sketch == "nystrom" else 0.0, "random_state": 0}
+    exact = ClassifierHeadInfluence(fitted_mlp(), **settings).fit(X, y)
+    full = ClassifierHeadInfluence(fitted_mlp(), sketch=sketch, sketch_size=1000, **settings)
+    assert_allclose(full.fit(X, y).influence(X[:3], y[:3]), exact.influence(X[:3], y[:3]))
+    assert full.solver_ == "direct"
+
+
+def test_a_small_sketch_is_close():
+    X, y = iris()
+    exact = ClassifierHeadInfluence(fitted_mlp(), damping=0.01).fit(X, y)
+    some = ClassifierHeadInfluence(fitted_mlp(), damping=0.01, sketch_size=8, random_state=0)
+    some.fit(X, y)
+    assert some.solver_ == "sketch"
+    match = influence_ratio(some.influence(X[::5], y[::5]), exact.influence(X[::5], y[::5]))
+    assert match.spearman.mean() > 0.9
+    assert some.parameter_influence([0, 1]).shape == (2, 21)
+    fidelity = some.head_fidelity(X[::5], y[::5])
+    assert_allclose(fidelity.classification, some.influence(X[::5], y[::5]), rtol=1e-6)
+    auto = ClassifierHeadInfluence(fitted_mlp(), damping=0.01, sketch_size="auto").fit(X, y)
+    match = influence_ratio(auto.influence(X[::5], y[::5]), exact.influence(X[::5], y[::5]))
+    assert match.spearman.mean() > 0.9
+
+
+def test_score_refits_the_whole_model():
+    X, y = iris()
+    model = fitted_mlp().estimator
+    scorer = InfluenceScorer(n_subsets=4, random_state=0)
+    head = ClassifierHeadInfluence(FrozenEstimator(model), scoring=scorer).fit(X, y)
+    exact = ExactInfluence(FrozenEstimator(model), damping=0.01, curvature="ggn").fit(X, y)
+    truth, wanted = (scorer.ground_truth(influence, X[::9], y[::9]) for influence in (head, exact))
+    assert_allclose(truth.losses, wanted.losses)
+    assert -1 <= head.score(X[::9], y[::9]) <= 1
 
 
 def test_a_layer_has_a_name():
@@ -346,9 +384,9 @@ def test_only_the_head_of_a_module_is_held(torch):
     influence = ClassifierHeadInfluence(torch_model(make_module(torch), l2=0.01))
     ignoring_convergence(influence, X, y)
     assert len(influence.objective_.theta) == 12
-    assert "_full" not in vars(influence)
+    assert "_whole" not in vars(influence)
     influence.head_fidelity(X[:4], y[:4])
-    assert len(influence._full.theta) == 43
+    assert len(influence._whole.theta) == 43
 
 
 @pytest.mark.parametrize("softmax", [False, True])

@@ -70,6 +70,8 @@ MAY_IMPORT = {
     **dict.fromkeys(ESTIMATORS, BELOW_ESTIMATORS),
     # A certificate is a measurement.
     "sketched": BELOW_ESTIMATORS | {"metrics"},
+    # Its rows can be sketched in the same way.
+    "head": BELOW_ESTIMATORS | {"sketched"},
     "model_selection": BELOW_ESTIMATORS | {"_validation", "sketched", "metrics"},
     # The default influence is that of the wrapped model, exact.
     "selection": HELPERS | {"metrics", "_validation", "memorization", "models", "rows", "exact"},

@@ -340,10 +340,12 @@ def test_delta_of_a_check_can_be_given():
     X, y = make_data(300)
     relative = RelativeHessianInfluence(LogisticRegression(), subset_size=100).fit(X, y)
     free = relative.lep_check(X[:5], y[:5])
-    fixed = relative.lep_check(X[:5], y[:5], delta=0.1)
-    assert_array_equal(fixed.delta, 0.1)
-    worst = np.maximum(free.first_condition, free.second_condition)
-    assert (worst <= np.maximum(fixed.first_condition, fixed.second_condition) + 1e-9).all()
+    fixed = relative.lep_check(X[:5], y[:5], delta=free.delta[0])
+    assert_array_equal(fixed.delta, free.delta[0])
+    for name in ("first_condition", "second_condition", "row_sum"):
+        assert_allclose(fixed[name][0], free[name][0])
+    other = relative.lep_check(X[:5], y[:5], delta=10 * free.delta[0])
+    assert (other.second_condition != free.second_condition).all()
 
 
 def test_search_finds_a_subset_that_can_be_fitted_again():

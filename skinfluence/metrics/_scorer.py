@@ -178,14 +178,14 @@ class InfluenceScorer(BaseEstimator):
             raise ValueError("y is None. Expected the targets of the queries.")
         if self.metric == "faithfulness":
             return Bunch()
-        objective = influence.objective_
+        objective = influence._whole
         retraining = Retraining(
             untrained(influence.estimator, influence._model),
             objective,
             objective.features,
             influence._y,
             objective.weighting.sample_weight,
-            influence._features(X),
+            influence._model_features(X),
             np.asarray(y),
         )
         truth = self._choose(retraining)

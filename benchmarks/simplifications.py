@@ -1,0 +1,184 @@
+"""What two simplifications cost and keep: the head alone, and a Hessian from fewer rows.
+
+    python -m benchmarks.simplifications
+
+writes ``benchmarks/results/simplifications.md``. Seconds are CPU seconds of all threads together.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.datasets import make_classification
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+
+from benchmarks.datasets import load_digits, load_mnist_5k
+from skinfluence import (
+    ClassifierHeadInfluence,
+    ExactInfluence,
+    KFACInfluence,
+    RelativeHessianInfluence,
+)
+from skinfluence.metrics import bootstrap_interval, influence_ratio, linear_datamodeling_score
+
+RESULTS = Path(__file__).parent / "results"
+N_QUERIES, N_SUBSETS = 100, 24
+DAMPING = 1e-3
+
+NETS = {
+    "digits": (load_digits, 16, [25, 125]),
+    "mnist_5k": (load_mnist_5k, 255, [16, 64, 126]),
+}
+
+
+def timed(function, *args):
+    start = time.process_time()
+    return function(*args), time.process_time() - start
+
+
+# The head alone.
+
+
+def shuffled(load, scale):
+    X, y = load()
+    order = np.random.default_rng(0).permutation(len(y))
+    X, y = X[order] / scale, y[order]
+    return X[N_QUERIES:], y[N_QUERIES:], X[:N_QUERIES], y[:N_QUERIES]
+
+
+def refits(model, X, y, Xq, yq):
+    """Random halves of the training rows, and losses of the queries after a refit on each."""
+    rng = np.random.default_rng(1)
+    subsets = np.zeros((N_SUBSETS, len(y)), dtype=bool)
+    losses = np.empty((len(yq), N_SUBSETS))
+    for j, subset in enumerate(subsets):
+        subset[rng.permutation(len(y))[: len(y) // 2]] = True
+        p = clone(model).fit(X[subset], y[subset]).predict_proba(Xq)
+        losses[:, j] = -np.log(p[np.arange(len(yq)), yq] + 1e-12)
+    return subsets, losses
+
+
+def influences(model):
+    """Methods for a fitted perceptron, with the same damping where they have one."""
+    n_params = sum(w.size for w in model.coefs_ + model.intercepts_)
+    frozen = FrozenEstimator(model)
+    yield "head alone", ClassifierHeadInfluence(frozen, damping=DAMPING)
+    yield "head alone, damping='auto'", ClassifierHeadInfluence(frozen)
+    yield "all parameters, EK-FAC", KFACInfluence(frozen, damping=DAMPING)
+    if n_params < 5000:
+        yield "all parameters, exact GGN", ExactInfluence(frozen, damping=DAMPING, curvature="ggn")
+
+
+def fit_and_score(influence, X, y, Xq, yq):
+    return influence.fit(X, y).influence(Xq, yq)
+
+
+def head_table():
+    yield (
+        "| data, hidden units | parameters | influence over | parameters of it | LDS (95 % "
+        "interval) | Spearman with all parameters | fit and 100 queries, s |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for name, (load, scale, widths) in NETS.items():
+        X, y, Xq, yq = shuffled(load, scale)
+        for width in widths:
+            model = MLPClassifier(
+                (width,), alpha=1e-3, learning_rate_init=5e-3, max_iter=20, random_state=0
+            )
+            yield from net_rows(f"{name}, {width}", model, X, y, Xq, yq)
+
+
+def net_rows(name, model, X, y, Xq, yq):
+    subsets, losses = refits(model, X, y, Xq, yq)
+    model = clone(model).fit(X, y)
+    runs = {
+        method: (influence, *timed(fit_and_score, influence, X, y, Xq, yq))
+        for method, influence in influences(model)
+    }
+    # The last one is the best of the full ones that could be computed.
+    reference = list(runs.values())[-1][1]
+    n_params = sum(w.size for w in model.coefs_ + model.intercepts_)
+    for method, (influence, scores, seconds) in runs.items():
+        lds = linear_datamodeling_score(scores, subsets, losses)
+        interval = bootstrap_interval(lds, random_state=0)
+        spearman = influence_ratio(scores, reference).spearman.mean()
+        yield (
+            f"| {name} | {n_params} | {method} | {influence.n_params_} | {interval.value:.3f} "
+            f"({interval.low:.3f} to {interval.high:.3f}) | {spearman:.3f} | {seconds:.2f} |"
+        )
+        print(name, method, f"{lds.mean():.3f} {spearman:.3f} {seconds:.2f}", flush=True)
+
+
+# A Hessian from fewer rows.
+
+
+def relative_data(n_features, n_classes):
+    X, y = make_classification(
+        200_000 + N_QUERIES,
+        n_features=n_features,
+        n_informative=n_features // 2,
+        n_classes=n_classes,
+        n_clusters_per_class=1,
+        class_sep=0.7,
+        random_state=0,
+    )
+    return X[N_QUERIES:], y[N_QUERIES:], X[:N_QUERIES], y[:N_QUERIES]
+
+
+def cost(influence):
+    """CPU seconds of the Hessian (with the search for its rows) and its factors, best of 3."""
+
+    def build():
+        influence._make_curvature().solve(influence._rows[:1], influence.damping_)
+
+    return min(timed(build)[1] for _ in range(3))
+
+
+def relative_table(n_features, n_classes, sizes=(256, 1024, 4096, 16_384, 65_536, "auto")):
+    X, y, Xq, yq = relative_data(n_features, n_classes)
+    model = FrozenEstimator(LogisticRegression(max_iter=1000).fit(X, y))
+    exact = ExactInfluence(model).fit(X, y)
+    wanted = exact.influence(Xq, yq)
+    full = cost(exact)
+    yield (
+        "| rows of the Hessian | share | sampling | dispersion | Hessian, s | of the full one | "
+        "Spearman | same sign |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
+    for sampling in ("uniform", "leverage"):
+        for size in sizes:
+            relative = RelativeHessianInfluence(
+                model, subset_size=size, sampling=sampling, random_state=0
+            ).fit(X, y)
+            match = influence_ratio(relative.influence(Xq, yq), wanted)
+            seconds, m = cost(relative), relative.subset_size_
+            mark = f"**{m} (auto)**" if size == "auto" else m
+            yield (
+                f"| {mark} | {m / len(y):.1%} | {sampling} | {np.median(match.dispersion):.3f} | "
+                f"{seconds:.3f} | {seconds / full:.0%} | {match.spearman.mean():.4f} | "
+                f"{match.sign_agreement.mean():.4f} |"
+            )
+            print(n_classes, sampling, size, m, f"{seconds:.3f} of {full:.3f}", flush=True)
+    yield f"| {len(y)} | 100% | all rows | 0 | {full:.3f} | 100% | 1 | 1 |"
+
+
+def main():
+    RESULTS.mkdir(exist_ok=True)
+    lines = ["# What the simplifications cost and keep", ""]
+    for n_features, n_classes in ((60, 2), (200, 2), (40, 10)):
+        lines += [
+            f"## A Hessian from fewer rows: logistic regression on 200,000 rows of {n_features} "
+            f"features, {n_classes} classes",
+            "",
+            *relative_table(n_features, n_classes),
+            "",
+        ]
+    lines += ["## The head alone: perceptrons with one hidden layer", "", *head_table(), ""]
+    (RESULTS / "simplifications.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
