@@ -3,8 +3,8 @@
 import numpy as np
 
 # Constants of ``influence_min_dim``, calibrated by benchmarks/sketch_calibration.py.
-MIN_DIM_SLOPE = 0.75
-MIN_DIM_OFFSET = 0.75
+MIN_DIM_SLOPE = 0.9
+MIN_DIM_OFFSET = 0.9
 
 
 def effective_dimension(eigenvalues, damping):

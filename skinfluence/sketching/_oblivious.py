@@ -235,7 +235,7 @@ class SRDCTSketch(Sketch):
             part = array[rows].toarray() if sp.issparse(array) else array[rows]
             signed = part[:, self._order].astype(out.dtype, copy=False)
             signed *= self._sign.astype(out.dtype)
-            wave = scipy.fft.dct(signed, n=self._length, norm="ortho", workers=-1)
+            wave = scipy.fft.dct(signed, n=self._length, norm="ortho")
             out[rows] = wave[:, self._chosen]
             out[rows] *= self._scale
         return out
@@ -261,7 +261,7 @@ class SRDCTSketch(Sketch):
     def _lift(self, array):
         wave = np.zeros((array.shape[0], self._length), dtype=floating(array))
         wave[:, self._chosen] = array
-        signed = scipy.fft.idct(wave, norm="ortho", workers=-1)[:, : self.n_columns]
+        signed = scipy.fft.idct(wave, norm="ortho")[:, : self.n_columns]
         out = np.empty_like(signed)
         out[:, self._order] = signed * self._sign.astype(wave.dtype)
         return out * wave.dtype.type(self._scale)
