@@ -86,8 +86,8 @@ def projection_lines():
     lines = [
         f"## Projecting {N_ROWS} x {N_COLUMNS:,} to {SIZE}",
         "",
-        "Processor seconds of one thread. They include drawing the sketch, except for the stored matrix. Error: root mean "
-        "square error of inner products over the product of the norms.",
+        "Processor seconds of one thread. They include drawing the sketch, except for the stored "
+        "matrix. Error: root mean square error of inner products over the product of the norms.",
         "",
         "| projection | seconds | times faster than stored Gaussian | error |",
         "|---|---|---|---|",
