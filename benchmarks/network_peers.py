@@ -157,7 +157,7 @@ def dattri_arnoldi(module, train, queries, folder):
 
 
 METHODS = {
-    "kronfluence EK-FAC": by_kronfluence("ekfac"),
+    "kronfluence EK-FAC": by_kronfluence("ekfac", 1e-8),
     "kronfluence EK-FAC, damping = decay": by_kronfluence("ekfac", DECAY),
     "dattri EK-FAC": dattri_ekfac,
     "dattri EK-FAC, damping = decay": partial(dattri_ekfac, damping=DECAY),
