@@ -157,7 +157,7 @@ def dattri_arnoldi(module, train, queries, folder):
 
 
 METHODS = {
-    "kronfluence EK-FAC": by_kronfluence("ekfac"),
+    "kronfluence EK-FAC": by_kronfluence("ekfac", 1e-8),
     "kronfluence EK-FAC, damping = decay": by_kronfluence("ekfac", DECAY),
     "dattri EK-FAC": dattri_ekfac,
     "dattri EK-FAC, damping = decay": partial(dattri_ekfac, damping=DECAY),
@@ -176,9 +176,9 @@ def main():
     train = TensorDataset(torch.as_tensor(data["X"]), torch.as_tensor(data["y"]))
     queries = TensorDataset(torch.as_tensor(data["X_query"]), torch.as_tensor(data["y_query"]))
     module = make_module(options.folder)
-    start = time.perf_counter()
+    start = time.process_time()
     scores = METHODS[options.method](module, train, queries, options.folder)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     slug = "".join(c if c.isalnum() else "_" for c in options.method)
     np.savez(options.folder / f"{slug}.npz", scores=scores, seconds=seconds, peak=peak)

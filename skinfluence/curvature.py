@@ -428,8 +428,12 @@ class MatrixFreeCurvature(Curvature):
         # A shift keeps the small core matrix positive definite in floating point.
         shift = np.sqrt(p) * np.finfo(np.float64).eps * np.linalg.norm(image)
         image += shift * test
-        core = cholesky((test @ image.T + image @ test.T) / 2, lower=True)
-        factor = solve_triangular(core, image, lower=True)
+        # The Hessian of a network may bend down: the preconditioner is for what bends up.
+        values, vectors = eigh((test @ image.T + image @ test.T) / 2)
+        kept = values > max(shift, 0.0)
+        kept[-1] = True
+        root = vectors[:, kept] / np.sqrt(np.where(values > 0, values, 1.0)[kept])
+        factor = root.T @ image
         _, singular, self._basis = np.linalg.svd(factor, full_matrices=False)
         self._values = np.maximum(0, singular**2 - shift)
 

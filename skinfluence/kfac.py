@@ -17,6 +17,7 @@ from skinfluence.kronecker import (
     is_layer,
     matrix_of,
     moments,
+    rows_of,
 )
 from skinfluence.network_rows import SharedRows
 from skinfluence.rows import BlockRows, DenseRows, KroneckerRows
@@ -316,10 +317,7 @@ class LayerSketch:
             sketched = self.outputs @ matrices @ self.inputs.T
             return DenseRows(sketched.reshape(len(sketched), -1), block.rows_per_sample)
         residual, inputs = factors(block)
-        residual, inputs = residual @ self.outputs.T, inputs @ self.inputs.T
-        if residual.shape[2] == 1:
-            return KroneckerRows(residual[:, :, 0], inputs)
-        return SharedRows(residual, inputs, bias=False)
+        return rows_of(residual @ self.outputs.T, inputs @ self.inputs.T)
 
     @property
     def _shape(self):

@@ -19,7 +19,7 @@ from skinfluence.curvature import Curvature
 from skinfluence.eigenbasis import Eigenbasis
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.network_rows import SharedRows
-from skinfluence.rows import BlockRows, DenseRows, KroneckerRows
+from skinfluence.rows import BlockRows, DenseRows, KroneckerRows, Rows
 
 
 def blocks_of(rows):
@@ -53,6 +53,13 @@ def factors(block):
         stack = sp.hstack if sp.issparse(inputs) else np.hstack
         inputs = stack([inputs, one])
     return residual, sp.csr_array(inputs) if sp.issparse(inputs) else inputs.astype(np.float64)
+
+
+def rows_of(residual, inputs):
+    """Rows of a layer without bias from its factors, as `factors` gives them."""
+    if residual.shape[2] == 1:
+        return KroneckerRows(residual[:, :, 0], inputs)
+    return SharedRows(residual, inputs, bias=False)
 
 
 def matrix_of(columns, shape, has_bias):
@@ -170,6 +177,13 @@ class KroneckerBasis:
         residual, inputs = factors(block)
         return residual @ self.outputs, inputs @ self.inputs
 
+    def rotated_rows(self, block):
+        """The same as rows, (n_rows, c * d), factored where the block is."""
+        if is_layer(block):
+            return rows_of(*self._rotated_factors(block))
+        rotated = self.rotated(block)
+        return DenseRows(rotated.reshape(len(rotated), -1), block.rows_per_sample)
+
     def rotated_columns(self, columns):
         """The same from written out rows."""
         matrices = matrix_of(columns, self.shape, self.has_bias)
@@ -209,6 +223,10 @@ class DenseBasis:
         """Rows in the basis, (n_rows, p)."""
         return self.rotated_columns(block.toarray())
 
+    def rotated_rows(self, block):
+        """The same as rows."""
+        return DenseRows(self.rotated(block), block.rows_per_sample)
+
     def rotated_columns(self, columns):
         """The same from written out rows."""
         return columns @ self.vectors
@@ -224,6 +242,60 @@ class DenseBasis:
     def ridge(self, penalty):
         """Diagonal of the penalty in the basis, (p,)."""
         return (self.vectors**2).T @ penalty
+
+
+class RotatedRows(Rows):
+    """Rows in the eigenbases of their layers, rotated back only where they are written out.
+
+    Inner products rotate the factors of the other rows instead, which are small.
+
+    Parameters
+    ----------
+    bases : list of KroneckerBasis or DenseBasis
+        Basis of each block of columns.
+    parts : list of ndarray of shape (n_rows, ...)
+        The blocks in these bases.
+    rows_per_sample : int
+        Rows of each sample.
+    """
+
+    def __init__(self, bases, parts, rows_per_sample):
+        self.bases = bases
+        self.parts = parts
+        self._rows_per_sample = rows_per_sample
+
+    @property
+    def n_samples(self):
+        return len(self.parts[0]) // self._rows_per_sample
+
+    @property
+    def rows_per_sample(self):
+        return self._rows_per_sample
+
+    @property
+    def n_columns(self):
+        return sum(basis.values.size for basis in self.bases)
+
+    def __getitem__(self, samples):
+        index = np.arange(self.shape[0]).reshape(self.n_samples, -1)[samples].ravel()
+        parts = [part[index] for part in self.parts]
+        return RotatedRows(self.bases, parts, self._rows_per_sample)
+
+    def toarray(self):
+        pairs = zip(self.bases, self.parts, strict=True)
+        return np.hstack([basis.unrotated_columns(part) for basis, part in pairs])
+
+    def inner(self, other, out=None):
+        if not (isinstance(other, BlockRows) or len(self.bases) == 1):
+            return DenseRows(self.toarray(), self._rows_per_sample).inner(other, out)
+        out = np.empty((self.shape[0], other.shape[0])) if out is None else out
+        vectors = [part.reshape(len(part), -1) for part in self.parts]
+        for batch, blocks in held_batches(other):
+            terms = zip(self.bases, blocks, vectors, strict=True)
+            out[:, other._row_slice(batch)] = sum(
+                basis.rotated_rows(block).dotted_by(vector) for basis, block, vector in terms
+            )
+        return out
 
 
 class KroneckerCurvature(Curvature):
@@ -301,14 +373,9 @@ class KroneckerCurvature(Curvature):
         return [basis.rotated_columns(columns) for basis, columns in pairs]
 
     def solve(self, rows, damping):
-        out = np.empty(rows.shape)
-        inverses = self._inverses(damping)
-        for batch in rows.batches():
-            held = rows[batch]
-            parts = zip(self.bases, self._rotated(held), inverses, strict=True)
-            solved = [basis.unrotated_columns(part * inverse) for basis, part, inverse in parts]
-            out[rows._row_slice(batch)] = np.hstack(solved)
-        return DenseRows(out, rows.rows_per_sample)
+        parts = zip(self._rotated(rows[:]), self._inverses(damping), strict=True)
+        solved = [part * inverse for part, inverse in parts]
+        return RotatedRows(self.bases, solved, rows.rows_per_sample)
 
     def whiten(self, rows, damping):
         out = np.empty(rows.shape)

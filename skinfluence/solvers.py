@@ -25,7 +25,8 @@ def choose_solver(objective, curvature, solver):
     n_coordinates, n_roots = len(objective.penalty), objective.features.shape[0]
     if curvature != "empirical_fisher":
         n_roots *= objective.training_outputs.shape[1]
-    if n_roots < n_coordinates and n_roots <= MAX_DENSE:
+    fewer = n_roots < n_coordinates and n_roots <= MAX_DENSE
+    if fewer and objective.has_root_rows(curvature):
         return "gram"
     return "direct" if n_coordinates <= MAX_DENSE else "cg"
 

@@ -42,7 +42,7 @@ def fitted(model, X, y, **params):
 def dense(influence, damping):
     """H of a curvature, from its solutions for the unit vectors."""
     identity = DenseRows(np.eye(len(influence.objective_.penalty)))
-    return np.linalg.inv(influence.curvature_.solve(identity, damping).array)
+    return np.linalg.inv(influence.curvature_.solve(identity, damping).toarray())
 
 
 def block_diagonal(influence, curvature="ggn"):
@@ -69,7 +69,7 @@ def test_a_layer_with_constant_residuals_has_its_fisher(correction, global_rando
     rows = KroneckerRows(residual, inputs, residual).weighted(np.sqrt(weight))
     curvature = KroneckerCurvature(rows, moments(rows, weight), np.zeros(15), correction)
     written = rows.toarray()
-    solved = curvature.solve(DenseRows(np.eye(15)), 0.1).array
+    solved = curvature.solve(DenseRows(np.eye(15)), 0.1).toarray()
     assert_allclose(np.linalg.inv(solved), written.T @ written + 0.1 * np.eye(15), atol=1e-10)
 
 

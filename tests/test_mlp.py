@@ -6,9 +6,11 @@ import scipy.sparse as sp
 import sklearn
 from numpy.testing import assert_allclose
 from sklearn import config_context
+from sklearn.frozen import FrozenEstimator
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils.fixes import parse_version
 
+from skinfluence import ExactInfluence
 from skinfluence.models import objective
 
 HAS_WEIGHTS = parse_version(sklearn.__version__) >= parse_version("1.7")
@@ -263,6 +265,35 @@ def test_early_stopping_warns_of_rows_held_out():
     model = fitted("binary", X, y, solver="adam", max_iter=5, early_stopping=True)
     with pytest.warns(UserWarning, match="held out 10%"):
         objective(model, X, y, np.ones(N))
+
+
+@pytest.mark.parametrize("solver", ["auto", "direct", "cg"])
+def test_the_hessian_of_a_network_is_solved_without_roots(solver):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((8, D)), rng.standard_normal(8)
+    model = FrozenEstimator(fitted("real", X, y, alpha=2.0))
+    influence = ExactInfluence(model, damping=0.5, solver=solver, random_state=0).fit(X, y)
+    assert influence.n_params_ > len(X)
+    matrix = influence.objective_.hessian("hessian")[1][0]
+    matrix += np.diag(influence.objective_.l2_penalty + 0.5)
+    rows = influence.objective_.training_gradient_rows().toarray()
+    expected = -rows @ np.linalg.solve(matrix, rows.T)
+    assert_allclose(influence.influence(X, y), expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_gram_and_direct_agree_on_the_ggn(task, global_random_seed):
+    X, y = problem(task, np.random.default_rng(global_random_seed))
+    X, y = (X[:12], y[:12]) if task != "classes" else (X, y)
+    model = FrozenEstimator(fitted(task, X, y))
+    scores = [
+        ExactInfluence(model, curvature="ggn", damping=0.05, solver=solver, random_state=0)
+        .fit(X, y)
+        .influence(X, y)
+        for solver in ("gram", "direct", "cg")
+    ]
+    for other in scores[1:]:
+        assert_allclose(other, scores[0], rtol=1e-5, atol=1e-8)
 
 
 def test_the_hessian_has_no_root_rows():

@@ -51,8 +51,11 @@ class NetworkObjective(Objective):
         # Rows that fit into the working memory are made once.
         return rows if len(rows.batches()) > 1 else make(slice(None))
 
+    def has_root_rows(self, curvature):
+        return curvature != "hessian"
+
     def curvature_rows(self, curvature):
-        if curvature == "hessian":
+        if not self.has_root_rows(curvature):
             raise ValueError(
                 "The Hessian of a network has negative eigenvalues, so it is no sum of outer "
                 "products of rows. Use curvature='ggn' or 'empirical_fisher', or "

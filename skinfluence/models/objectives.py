@@ -157,6 +157,10 @@ class Objective(ABC):
             rows = self.pullback(self.features, root)
         return rows.weighted(np.sqrt(self.weight / self.total_weight))
 
+    def has_root_rows(self, curvature):
+        """Whether a curvature is a sum of outer products of rows."""
+        return True
+
     def curvature_product(self, curvature):
         """Function that multiplies vectors (m, n_coordinates) with the curvature F."""
         rows = self.curvature_rows(curvature)
