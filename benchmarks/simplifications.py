@@ -26,6 +26,7 @@ from skinfluence.metrics import bootstrap_interval, influence_ratio, linear_data
 
 RESULTS = Path(__file__).parent / "results"
 N_QUERIES, N_SUBSETS = 100, 24
+N_RELATIVE = 20
 DAMPING = 1e-3
 
 NETS = {
@@ -117,7 +118,7 @@ def net_rows(name, model, X, y, Xq, yq):
 
 def relative_data(n_features, n_classes):
     X, y = make_classification(
-        200_000 + N_QUERIES,
+        200_000 + N_RELATIVE,
         n_features=n_features,
         n_informative=n_features // 2,
         n_classes=n_classes,
@@ -125,7 +126,7 @@ def relative_data(n_features, n_classes):
         class_sep=0.7,
         random_state=0,
     )
-    return X[N_QUERIES:], y[N_QUERIES:], X[:N_QUERIES], y[:N_QUERIES]
+    return X[N_RELATIVE:], y[N_RELATIVE:], X[:N_RELATIVE], y[:N_RELATIVE]
 
 
 def cost(influence):
