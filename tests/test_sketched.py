@@ -230,6 +230,9 @@ def test_a_callable_draws_the_sketch():
     influence, *_ = fit("binary", sketch=draw, sketch_size=10)
     assert influence.sketch_.sketches[0].features.nonzeros == 2
     assert influence.sketch_size_ == 10
+    by_class, Xq, yq = fit("binary", sketch=SJLTSketch, sketch_size=10)
+    by_name, *_ = fit("binary", sketch="sjlt", sketch_size=10)
+    assert_array_equal(by_class.influence(Xq, yq), by_name.influence(Xq, yq))
 
 
 @pytest.mark.parametrize("curvature", ["ggn", "empirical_fisher"])

@@ -94,7 +94,7 @@ class Probes:
         pairs = self.uniform(sketched)
         draws = np.random.default_rng(self.seed).integers(0, len(pairs), (999, len(pairs)))
         resampled = [np.quantile(pairs[np.ix_(draw, draw)], 0.95) for draw in draws]
-        low, high = np.quantile(resampled, [0.025, 0.975])
+        low, high = np.quantile(resampled, [0.025, 0.975]).tolist()
         return Bunch(
             uniform=Bunch(value=float(np.quantile(pairs, 0.95)), low=low, high=high),
             relative=self._interval(self.relative(sketched)),

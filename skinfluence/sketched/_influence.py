@@ -52,8 +52,9 @@ class SketchedInfluence(BaseInfluence):
         Kind of sketch: "auto", "gaussian", "rademacher", "sjlt", "srdct", "nystrom" or
         "identity". "nystrom" is a basis for the range of the features and needs the
         fewest numbers; the others are random and need only one pass over the data. "auto" is
-        "nystrom" where rows stay factored, else "sjlt". A callable is called with
-        ``(data, size, seed)`` and returns a :class:`~skinfluence.sketching.Sketch`.
+        "nystrom" where rows stay factored, else "sjlt". Also a class of
+        :mod:`skinfluence.sketching`, or a callable that is called with ``(data, size, seed)``
+        and returns a sketch.
     tail : bool, default=True
         Whether the ridge stands for what the basis of "nystrom" leaves out, at the cost of
         inner products of the rows themselves. The embedding of `transform` then has as many
@@ -275,7 +276,7 @@ class SketchedInfluence(BaseInfluence):
 
     def _choose_kind(self):
         if callable(self.sketch):
-            return self.sketch
+            return getattr(self.sketch, "draw", self.sketch)
         kind = self.sketch
         if kind == "auto":
             kind = "nystrom" if self.factorized_ else "sjlt"
