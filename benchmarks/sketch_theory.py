@@ -74,6 +74,12 @@ class Problem:
         self.train_scale = np.einsum("np,np->n", rows @ pseudo, rows)
         self.query_scale = np.einsum("np,np->n", queries @ pseudo, queries)
 
+    def level_outside(self, basis):
+        """Mean eigenvalue of F outside of a basis, each weighted by itself."""
+        outside = np.eye(len(self.F)) - basis.T @ basis
+        left_out = outside @ self.F @ outside
+        return np.sum(left_out**2) / np.trace(left_out)
+
     def errors(self, kind, size, seed):
         """Measures of one sketch, as `skinfluence.metrics.faithfulness` gives them."""
         sketch = SKETCHES[kind].draw(self.root, size, seed)
@@ -82,8 +88,9 @@ class Problem:
         inverse = np.linalg.inv(P @ self.F @ P.T + self.ridge * np.eye(size))
         scores, own = Zq @ inverse @ Z.T, np.einsum("nm,nm->n", Z @ inverse, Z)
         if isinstance(sketch, NystromSketch):
-            scores += (self.queries @ self.rows.T - Zq @ Z.T) / self.ridge
-            own += (np.sum(self.rows**2, axis=1) - np.sum(Z**2, axis=1)) / self.ridge
+            ridge = self.ridge + self.level_outside(P)
+            scores += (self.queries @ self.rows.T - Zq @ Z.T) / ridge
+            own += (np.sum(self.rows**2, axis=1) - np.sum(Z**2, axis=1)) / ridge
         return faithfulness(
             scores,
             self.exact,

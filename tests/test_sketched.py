@@ -127,13 +127,18 @@ def test_scores_are_those_of_the_sketched_rows(name, kind, factorized):
 
 @pytest.mark.parametrize("factorized", [True, False])
 @pytest.mark.parametrize("name", ["binary", "multinomial"])
-def test_tail_is_the_ridge_alone_outside_of_the_basis(name, factorized):
+def test_tail_is_one_number_outside_of_the_basis(name, factorized):
     influence, Xq, yq = fit(name, sketch="nystrom", sketch_size=18, factorized=factorized)
     rows, queries, F, ridge = written_out(influence, Xq, yq)
     Q = influence.sketch_.toarray().T
     assert_allclose(Q.T @ Q, np.eye(Q.shape[1]), atol=1e-12)
     inside = (queries @ Q) @ np.linalg.solve(Q.T @ (F + np.diag(ridge)) @ Q, Q.T @ rows.T)
-    outside = (queries @ rows.T - (queries @ Q) @ (Q.T @ rows.T)) / ridge[0]
+    n_free = int((ridge != ridge[0]).sum())
+    level = np.repeat(
+        influence.curvature_.level, (len(ridge) - n_free) // len(influence.curvature_.level)
+    )
+    left_out = (np.eye(len(Q)) - Q @ Q.T)[: len(level)]
+    outside = (queries @ left_out.T / (ridge[0] + level)) @ (left_out @ rows.T)
     expected = -(inside + outside)
     scale = np.abs(expected).max()
     assert_allclose(influence.influence(Xq, yq), expected, atol=1e-9 * scale)
@@ -142,6 +147,19 @@ def test_tail_is_the_ridge_alone_outside_of_the_basis(name, factorized):
     assert_allclose(-embedding @ training.T, expected, atol=1e-8 * scale)
     own = np.einsum("ij,ij->i", training, training)
     assert_allclose(influence.self_influence(), own, rtol=1e-7)
+
+
+def test_level_outside_is_the_mean_curvature_that_gradients_meet():
+    influence, Xq, yq = fit("multinomial", sketch_size=24)
+    _, _, F, _ = written_out(influence, Xq, yq)
+    Q = influence.sketch_.toarray().T
+    left_out = np.eye(len(Q)) - Q @ Q.T
+    F_out = left_out @ F @ left_out
+    d = (len(F) - 3) // 3
+    for k, found in enumerate(influence.curvature_.level):
+        block = slice(k * d, (k + 1) * d)
+        expected = np.diag(F_out @ F_out)[block].sum() / np.diag(F_out)[block].sum()
+        assert found == pytest.approx(expected, rel=0.3)
 
 
 def test_tail_brings_the_scores_closer():
@@ -199,7 +217,7 @@ def test_every_output_keeps_its_own_ridge(settings):
         expected -= zq @ np.linalg.solve(H, z.T)
         if influence._projection.has_tail:
             tail = queries[:, slope] @ rows[:, slope].T - zq[:, :10] @ z[:, :10].T
-            expected -= tail / ridge[slope][0]
+            expected -= tail / (ridge[slope][0] + influence.curvature_.level[k])
     assert_allclose(influence.influence(Xq, yq), expected, atol=1e-9 * np.abs(expected).max())
 
 
@@ -403,7 +421,12 @@ def test_uniform_error_of_a_basis_is_the_spectral_radius(name):
     rows, _, F, ridge = written_out(influence, Xq, yq)
     Q = influence.sketch_.toarray().T
     R = np.diag(ridge)
-    H_tilde = Q @ Q.T @ F @ Q @ Q.T + R
+    level = influence.curvature_.level
+    outside = np.eye(len(F)) - Q @ Q.T
+    outside[: len(F) - len(level)] *= np.repeat(level, (len(F) - len(level)) // len(level))[
+        :, None
+    ]
+    H_tilde = Q @ Q.T @ F @ Q @ Q.T + R + outside
     expected = np.abs(eigh(F + R, H_tilde, eigvals_only=True) - 1).max()
     found = influence.curvature_.uniform_error(influence.damping_, n_iterations=50)
     assert found == pytest.approx(expected, rel=1e-3)

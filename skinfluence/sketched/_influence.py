@@ -56,9 +56,9 @@ class SketchedInfluence(BaseInfluence):
         :mod:`skinfluence.sketching`, or a callable that is called with ``(data, size, seed)``
         and returns a sketch.
     tail : bool, default=True
-        Whether the ridge stands for what the basis of "nystrom" leaves out, at the cost of
-        inner products of the rows themselves. The embedding of `transform` then has as many
-        columns as the model has parameters.
+        Whether the ridge, and the mean curvature there, stand for what the basis of
+        "nystrom" leaves out, at the cost of inner products of the rows themselves. The
+        embedding of `transform` then has as many columns as the model has parameters.
     factorized : {"auto"} or bool, default="auto"
         Whether the features are sketched (and the outputs, if ``sketch_size`` is a pair), or
         the gradients as a whole. "auto": the features, where rows are factored.

@@ -17,7 +17,7 @@ from skinfluence.curvature import SpectralCurvature
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.rows import KroneckerRows, Rows, SelectedRows
 from skinfluence.sketched._ridge import debiased_ridge, debiased_ridges
-from skinfluence.sketched._tail import TailCurvature, TailRows
+from skinfluence.sketched._tail import TailCurvature, TailRows, level_outside
 from skinfluence.sketching import BlockSketch, IdentitySketch, KroneckerSketch, NystromSketch
 
 
@@ -251,13 +251,17 @@ class Projection:
             penalty[:size, :size] = self._debiased_penalty()
         return SpectralCurvature(self.moment, penalty)
 
-    def tail_curvature(self):
-        """Curvature with the ridge alone outside of an orthonormal sketch."""
+    def tail_curvature(self, *, leveled=True):
+        """Curvature with the ridge (and the level of F) outside of an orthonormal sketch."""
         setting, reduced = self.setting, self.reduced_penalty
         roots = self._scaled(setting.roots)
         inside = SpectralCurvature(self.moment, reduced)
-        penalty = self._scaled_penalty
-        return TailCurvature(roots, self.sketch, inside, penalty, reduced, setting.n_carried)
+        level = np.zeros(setting.layer_shape[0])
+        if leveled:
+            level = level_outside(roots, self.sketch, setting.layer_shape, setting.seed)
+        return TailCurvature(
+            roots, self.sketch, inside, self._scaled_penalty, reduced, setting.n_carried, level
+        )
 
     def _debiased_penalty(self):
         ridge = self.reduced_penalty[: self.sketched_size] + self.setting.damping

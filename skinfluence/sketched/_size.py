@@ -114,7 +114,7 @@ def _basis_error(projection):
     if projection.has_tail:
         return projection.curvature().uniform_error(setting.damping)
     # Without the ridge outside of the basis, as much again is missing at most.
-    return 2 * projection.tail_curvature().uniform_error(setting.damping)
+    return 2 * projection.tail_curvature(leveled=False).uniform_error(setting.damping)
 
 
 def _needed(setting, sketch, eps, delta):

@@ -1,11 +1,14 @@
-"""A basis for most of the curvature, and the ridge alone for what lies outside of it.
+"""A basis for most of the curvature, and one number for what lies outside of it.
 
 With orthonormal rows ``Q'`` of a sketch, ``F_Q = Q'FQ`` and a ridge that commutes with
-``QQ'``, the curvature is taken for ``QF_QQ'``, so that
+``QQ'``, the inverse is taken for
 
-    H^{-1} = Q (F_Q + ridge)^{-1} Q' + (I - QQ') / ridge
+    H^{-1} = Q (F_Q + ridge)^{-1} Q' + (I - QQ') / (ridge + level)
 
-The second part needs no more of the rows than their inner products.
+The second part needs no more of the rows than their inner products. ``level`` is the mean
+eigenvalue of F outside of the basis, each weighted by itself, as gradients meet them: with
+``F_o`` the part of F there, ``tr(F_o^2) / tr(F_o)``. With level 0 every direction outside
+would be taken for one without curvature, and its influence be overstated.
 """
 
 import numpy as np
@@ -75,6 +78,42 @@ class TailRows(Rows):
         return TailRows(self.full.weighted(weight), self.sketch, reduced)
 
 
+def level_outside(roots, sketch, layer_shape, seed, *, n_signs=8):
+    """``tr(F_o^2) / tr(F_o)`` of every output, by random signs, (c,).
+
+    Parameters
+    ----------
+    roots : Rows
+        Rows ``C`` with ``C'C = F``.
+    sketch : Sketch
+        Sketch with orthonormal rows.
+    layer_shape : tuple of int
+        Outputs c and features d, whose columns come first.
+    seed : int
+        Draws the signs.
+    n_signs : int, default=8
+        Number of vectors of signs.
+
+    Returns
+    -------
+    ndarray of shape (c,)
+    """
+
+    def outside(vectors):
+        return vectors - sketch.lift(vectors @ sketch)
+
+    (c, d), rng = layer_shape, np.random.default_rng([seed, 2])
+    vectors = outside(rng.choice([-1.0, 1.0], (n_signs, roots.n_columns)))
+    image = roots @ np.ascontiguousarray(vectors.T)
+    image = outside(np.ascontiguousarray(image.T) @ roots)
+    moments = [
+        product[:, : c * d].reshape(n_signs, c, d).sum(axis=(0, 2))
+        for product in (image * image, image * vectors)
+    ]
+    positive = moments[1] > 0
+    return np.divide(*moments, out=np.zeros(c), where=positive)
+
+
 def _full(rows):
     return rows.full if isinstance(rows, TailRows) else rows
 
@@ -106,7 +145,7 @@ def _reduced(rows, sketch):
 
 
 class TailCurvature(Curvature):
-    """The curvature on a basis, and the ridge alone outside of it.
+    """The curvature on a basis, and one number outside of it.
 
     Parameters
     ----------
@@ -122,36 +161,49 @@ class TailCurvature(Curvature):
         Penalty in the coordinates of the sketch.
     n_carried : int
         Last columns, which the sketch carries through: nothing of them is outside.
+    level : ndarray of shape (n_outputs,)
+        Mean eigenvalue of F outside of the basis, for each output in turn.
     """
 
-    def __init__(self, roots, sketch, inside, penalty, reduced_penalty, n_carried):
+    def __init__(self, roots, sketch, inside, penalty, reduced_penalty, n_carried, level):
         self.roots = roots
         self.sketch = sketch
         self.inside = inside
         self.penalty = penalty
         self.reduced_penalty = reduced_penalty
         self.n_carried = n_carried
+        self.level = level
 
-    def _inverse_ridges(self, damping):
-        """Inverse of the ridge on all columns and in the sketch, 0 on what is carried."""
-        inverses = []
+    def _outside(self, damping):
+        """Ridge and level on all columns and in the coordinates of the sketch."""
+        ridges = []
         for penalty in (self.penalty, self.reduced_penalty):
-            inverse = np.zeros_like(penalty)
-            sketched = slice(0, len(penalty) - self.n_carried)
-            inverse[sketched] = 1 / (penalty[sketched] + damping)
+            ridge = penalty + damping
+            n_sketched = len(penalty) - self.n_carried
+            ridge[:n_sketched] += np.repeat(self.level, n_sketched // len(self.level))
+            ridges.append(ridge)
+        return ridges
+
+    def _inverses(self, ridges):
+        """Inverses of ridges, 0 on what is carried."""
+        inverses = []
+        for ridge in ridges:
+            inverse = np.zeros_like(ridge)
+            sketched = slice(0, len(ridge) - self.n_carried)
+            inverse[sketched] = 1 / ridge[sketched]
             inverses.append(inverse)
         return inverses
 
     def solve(self, rows, damping):
-        full, reduced = self._inverse_ridges(damping)
+        full, reduced = self._inverses(self._outside(damping))
         inside = _reduced(rows, self.sketch)
         solved = self.inside.solve(inside, damping).array
-        # (I - QQ') / ridge + Q H_Q^{-1} Q' = 1 / ridge + Q (H_Q^{-1} - 1 / ridge) Q'.
+        # (I - QQ') / r + Q H_Q^{-1} Q' = 1 / r + Q (H_Q^{-1} - 1 / r) Q'.
         solved -= inside.toarray() * reduced
         return CombinedRows(_full(rows).rescaled(full), solved, _Basis(self.sketch))
 
     def whiten(self, rows, damping):
-        full, reduced = map(np.sqrt, self._inverse_ridges(damping))
+        full, reduced = map(np.sqrt, self._inverses(self._outside(damping)))
         inside = _reduced(rows, self.sketch)
         # The symmetric root, so that the coordinates are those of Q.
         white = self.inside.symmetric_root(inside, damping) - inside.toarray() * reduced
@@ -180,7 +232,7 @@ class TailCurvature(Curvature):
 
         The second, ``tr(F - QF_QQ') / ridge``, is an upper bound of what is missing there.
         """
-        full, _ = self._inverse_ridges(damping)
+        (full,) = self._inverses([self.penalty + damping])
         scaled = self.roots.rescaled(np.sqrt(full))
         outside = scaled.squared_norms().sum() - (scaled @ self.sketch).squared_norms().sum()
         return self.inside.effective_dimension(damping), max(0.0, float(outside))
@@ -206,7 +258,7 @@ class TailCurvature(Curvature):
         return np.ascontiguousarray(image.T) @ self.roots + vectors * (self.penalty + damping)
 
     def _product(self, vectors, damping):
+        full, reduced = self._outside(damping)
         inside = vectors @ self.sketch
-        image = self.inside.product(inside, damping)
-        image -= inside * (self.reduced_penalty + damping)
-        return vectors * (self.penalty + damping) + self.sketch.lift(image)
+        image = self.inside.product(inside, damping) - inside * reduced
+        return vectors * full + self.sketch.lift(image)
