@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from skinfluence.models.torch._layers import Layer, Tape, is_factored
+from skinfluence.models.torch._layers import Layer, Tape, is_factored, pulled_back
 from skinfluence.rows import DenseRows
 
 # Samples that pass through the module at once.
@@ -152,12 +152,7 @@ class Network:
         samples = []
         for sample, cotangents in zip(x, vectors, strict=True):
             output = self(sample[None])
-            rows = [
-                torch.autograd.grad(
-                    output, chosen, v[None], retain_graph=True, materialize_grads=True
-                )
-                for v in cotangents
-            ]
+            rows = [pulled_back(output, chosen, v[None]) for v in cotangents]
             samples.append([torch.stack(column) for column in zip(*rows, strict=True)])
         columns = zip(*samples, strict=True)
         return {name: torch.stack(c) for name, c in zip(names, columns, strict=True)}
