@@ -8,6 +8,7 @@ import argparse
 import resource
 import time
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,7 @@ def dattri_arnoldi(module, train, queries, folder):
 
 METHODS = {
     "kronfluence EK-FAC": by_kronfluence("ekfac", 1e-8),
+    "kronfluence EK-FAC, heuristic damping": by_kronfluence("ekfac"),
     "kronfluence EK-FAC, damping = decay": by_kronfluence("ekfac", DECAY),
     "dattri EK-FAC": dattri_ekfac,
     "dattri EK-FAC, damping = decay": partial(dattri_ekfac, damping=DECAY),
@@ -176,6 +178,9 @@ def main():
     train = TensorDataset(torch.as_tensor(data["X"]), torch.as_tensor(data["y"]))
     queries = TensorDataset(torch.as_tensor(data["X_query"]), torch.as_tensor(data["y_query"]))
     module = make_module(options.folder)
+    package = options.method.split()[0]
+    # Imports are not what is compared.
+    import_module({"kronfluence": "kronfluence.analyzer"}.get(package, f"{package}.algorithm"))
     start = time.process_time()
     scores = METHODS[options.method](module, train, queries, options.folder)
     seconds = time.process_time() - start

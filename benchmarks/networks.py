@@ -48,6 +48,7 @@ ONE_THREAD = os.environ | dict.fromkeys(
 
 PEERS = [
     "kronfluence EK-FAC",
+    "kronfluence EK-FAC, heuristic damping",
     "kronfluence EK-FAC, damping = decay",
     "dattri EK-FAC",
     "dattri EK-FAC, damping = decay",

@@ -6,6 +6,8 @@ As in ``skinfluence.rows``, and ``t`` positions of a sample at which a layer is 
 pixels of a convolution, the steps of a sequence.
 """
 
+from functools import partial
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -172,14 +174,23 @@ class StreamedRows(Rows):
     def columns(self, index):
         return np.concatenate([part.columns(index) for part in self._parts()])
 
-    def _mapped(self, change):
-        return StreamedRows(
-            lambda samples: change(self.make(samples), samples),
-            *(self.n_samples, self.rows_per_sample, self.n_columns, self.sample_bytes),
-        )
+    def _remade(self, make):
+        shape = self.n_samples, self.rows_per_sample, self.n_columns
+        return StreamedRows(make, *shape, self.sample_bytes)
 
     def rescaled(self, scale):
-        return self._mapped(lambda rows, samples: rows.rescaled(scale))
+        return self._remade(partial(_rescaled, self.make, scale))
 
     def weighted(self, weight):
-        return self._mapped(lambda rows, samples: rows.weighted(weight[samples]))
+        return self._remade(partial(_weighted, self.make, np.asarray(weight)))
+
+
+# Functions of the module rather than closures, so that rows can be pickled.
+
+
+def _rescaled(make, scale, samples):
+    return make(samples).rescaled(scale)
+
+
+def _weighted(make, weight, samples):
+    return make(samples).weighted(weight[samples])

@@ -10,7 +10,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils.fixes import parse_version
 
-from skinfluence import ExactInfluence
+from skinfluence import ExactInfluence, KFACInfluence
 from skinfluence.models import objective
 
 HAS_WEIGHTS = parse_version(sklearn.__version__) >= parse_version("1.7")
@@ -294,6 +294,20 @@ def test_gram_and_direct_agree_on_the_ggn(task, global_random_seed):
     ]
     for other in scores[1:]:
         assert_allclose(other, scores[0], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_influence_of_every_kind_of_perceptron(task):
+    X, y = problem(task, np.random.default_rng(0))
+    X = sp.csr_array(X) if task == "classes" else X
+    model = fitted(task, X, y)
+    weight = {"sample_weight": np.linspace(1, 2, N)} if HAS_WEIGHTS and task == "real" else {}
+    for cls in (ExactInfluence, KFACInfluence):
+        params = {"curvature": "ggn"} if cls is ExactInfluence else {}
+        influence = cls(model, damping=0.1, **params).fit(X, y, **weight)
+        scores = influence.influence(X, y)
+        assert (np.diag(scores) <= 0).all()
+        assert influence.influence(X[:3]).shape == (3, N)
 
 
 def test_the_hessian_has_no_root_rows():

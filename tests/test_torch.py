@@ -1,6 +1,7 @@
 """Torch modules and skorch nets against loops of autograd."""
 
 import copy
+import pickle
 import subprocess
 import sys
 
@@ -365,6 +366,47 @@ def test_memory_is_bounded_by_the_working_memory():
         sizes = [batch.stop - batch.start for batch in rows.batches()]
     assert len(sizes) > 10
     assert max(sizes) * rows.sample_bytes <= 0.1 * 2**20
+
+
+def test_threads_do_not_hear_each_other():
+    module, X, y, _ = problem("convolutions")
+    X, y = np.tile(X, (6, 1)), np.tile(y, 6)
+    model = FrozenEstimator(TorchModel(module).fit(X, y))
+    scores = []
+    for n_jobs in (1, 4):
+        with config_context(working_memory=5e-2), pytest.warns(match="has not converged"):
+            influence = ExactInfluence(model, curvature="ggn", damping=0.1, n_jobs=n_jobs)
+            scores.append(influence.set_params(batch_size=7).fit(X, y).influence(X, y))
+    assert_allclose(scores[1], scores[0], atol=1e-10 * np.abs(scores[0]).max())
+
+
+@pytest.mark.parametrize("working_memory", [1024, 5e-3])
+def test_a_fitted_influence_can_be_pickled(working_memory):
+    module, X, y, _ = problem("norms")
+    with config_context(working_memory=working_memory):
+        with pytest.warns(match="has not converged"):
+            influence = KFACInfluence(TorchModel(module), damping=0.1).fit(X, y)
+        again = pickle.loads(pickle.dumps(influence))
+        assert_allclose(again.influence(X, y), influence.influence(X, y))
+
+
+def test_refits_on_subsets_train_the_module():
+    module, X, y, _ = problem("perceptron", dtype=torch.float32)
+    X, y = np.tile(X, (2, 1)), np.tile(y, 2)
+
+    def train(module, X, y):
+        x, labels = tensors(module, X, y)
+        optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
+        for _ in range(5):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(module(x), labels).backward()
+            optimiser.step()
+
+    model = TorchModel(module, train=train).fit(X, y)
+    influence = KFACInfluence(model, damping=0.1)
+    with pytest.warns(match="has not converged"):
+        score = influence.fit(X, y).score(X[:5], y[:5])
+    assert -1 <= score <= 1
 
 
 def test_users_module_is_left_alone(device):

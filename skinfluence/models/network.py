@@ -1,6 +1,7 @@
 """Objectives of networks: one block of rows for each layer, and an indefinite Hessian."""
 
 from abc import abstractmethod
+from functools import partial
 
 import numpy as np
 
@@ -43,13 +44,13 @@ class NetworkObjective(Objective):
 
     def pullback(self, features, vectors):
         n_samples, s = vectors.shape[:2]
-
-        def make(samples):
-            return BlockRows(self.make_rows(features[samples], vectors[samples]))
-
+        make = partial(self._make_rows, features, vectors)
         rows = StreamedRows(make, n_samples, s, len(self.theta), s * self.sample_bytes)
         # Rows that fit into the working memory are made once.
         return rows if len(rows.batches()) > 1 else make(slice(None))
+
+    def _make_rows(self, features, vectors, samples):
+        return BlockRows(self.make_rows(features[samples], vectors[samples]))
 
     def has_root_rows(self, curvature):
         return curvature != "hessian"

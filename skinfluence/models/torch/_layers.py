@@ -134,6 +134,13 @@ class Layer:
         return sp.csr_matrix(index, shape=(len(tokens), self.module.num_embeddings))
 
 
+def pulled_back(outputs, inputs, vector):
+    """Gradients of ``outputs . vector`` with respect to tensors; the graph is kept."""
+    # Of a scalar: given vectors, torch first imports a computer algebra system, for a second.
+    scalar = (outputs * vector).sum()
+    return torch.autograd.grad(scalar, inputs, retain_graph=True, materialize_grads=True)
+
+
 class Tape:
     """Records calls of layers while it is open.
 
@@ -173,12 +180,7 @@ class Tape:
     def residuals(self, outputs, vectors):
         """Gradients at the outputs of every layer's calls, each (n, s, t, c)."""
         outs = [out for calls in self.calls for _, out in calls]
-        columns = [
-            torch.autograd.grad(
-                outputs, outs, vectors[:, j], retain_graph=True, materialize_grads=True
-            )
-            for j in range(vectors.shape[1])
-        ]
+        columns = [pulled_back(outputs, outs, vectors[:, j]) for j in range(vectors.shape[1])]
         start, result = 0, []
         for layer, calls in zip(self.layers, self.calls, strict=True):
             stop = start + len(calls)

@@ -1,6 +1,7 @@
 """A copy of a module in eval mode, and the rows that it gives."""
 
 import copy
+import threading
 import warnings
 from fnmatch import fnmatch
 
@@ -12,8 +13,11 @@ from torch import nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from skinfluence.models.torch._layers import Layer, Tape, is_factored
+from skinfluence.models.torch._layers import Layer, Tape, is_factored, pulled_back
 from skinfluence.rows import DenseRows
+
+# The hooks of a tape hear every call of the module, from whatever thread.
+LOCK = threading.RLock()
 
 # Samples that pass through the module at once.
 CHUNK = 256
@@ -41,7 +45,7 @@ class Network:
 
     def __init__(self, module, parameters=None, transform=None):
         self.module = copy.deepcopy(module).eval()
-        self.transform = transform or (lambda outputs: outputs)
+        self.transform = transform
         self._choose(parameters)
         self.layers, self.others = _split(self.module, self.selected)
         self.one_by_one = []
@@ -88,11 +92,12 @@ class Network:
         # The fused kernels of attention have no second derivatives, nor rules for vmap.
         with sdpa_kernel(SDPBackend.MATH):
             outputs = functional_call(self.module, parameters or {}, (x,))
-        return _two_dimensional(self.transform(outputs))
+        outputs = outputs if self.transform is None else self.transform(outputs)
+        return _two_dimensional(outputs)
 
     def outputs(self, features):
         """Raw outputs (n, k) in float64."""
-        with torch.no_grad():
+        with LOCK, torch.no_grad():
             chunks = [_array(self(self.inputs(part))) for part in _chunks(features)]
         return np.concatenate(chunks).astype(np.float64)
 
@@ -116,8 +121,9 @@ class Network:
 
     def _chunk_factors(self, features, vectors):
         x, vectors = self.inputs(features), self.tensor(vectors)
-        factors = self._layer_factors(x, vectors) if self.layers else []
-        return factors + self._dense_gradients(x, vectors)
+        with LOCK:
+            factors = self._layer_factors(x, vectors) if self.layers else []
+            return factors + self._dense_gradients(x, vectors)
 
     def _layer_factors(self, x, vectors):
         with Tape(self.layers) as tape:
@@ -152,12 +158,7 @@ class Network:
         samples = []
         for sample, cotangents in zip(x, vectors, strict=True):
             output = self(sample[None])
-            rows = [
-                torch.autograd.grad(
-                    output, chosen, v[None], retain_graph=True, materialize_grads=True
-                )
-                for v in cotangents
-            ]
+            rows = [pulled_back(output, chosen, v[None]) for v in cotangents]
             samples.append([torch.stack(column) for column in zip(*rows, strict=True)])
         columns = zip(*samples, strict=True)
         return {name: torch.stack(c) for name, c in zip(names, columns, strict=True)}

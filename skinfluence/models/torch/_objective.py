@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from skinfluence.models.network import NetworkObjective
+from skinfluence.models.torch._layers import pulled_back
 from skinfluence.models.torch._network import _array, chunks_of
 
 
@@ -79,5 +80,4 @@ class TorchObjective(NetworkObjective):
 
 
 def _backward(flat, chosen, vector):
-    products = torch.autograd.grad(flat, chosen, vector, retain_graph=True, materialize_grads=True)
-    return np.concatenate([_array(p).ravel() for p in products])
+    return np.concatenate([_array(p).ravel() for p in pulled_back(flat, chosen, vector)])

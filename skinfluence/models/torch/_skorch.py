@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import partial
 
 import numpy as np
 import torch
@@ -53,8 +54,12 @@ def _transform(net):
     """What skorch applies to the outputs before the criterion."""
     if isinstance(net, NeuralNetClassifier) and isinstance(net.criterion_, nn.NLLLoss):
         # The outputs are probabilities; their logarithms are scores of a softmax.
-        return lambda p: torch.log(p + torch.finfo(p.dtype).eps)
+        return _logarithm
     return None
+
+
+def _logarithm(probabilities):
+    return torch.log(probabilities + torch.finfo(probabilities.dtype).eps)
 
 
 def _loss(net, y, n_outputs):
@@ -81,13 +86,13 @@ def _loss(net, y, n_outputs):
 def _per_sample(criterion):
     criterion = copy.deepcopy(criterion).cpu()
     criterion.reduction = "none"
+    return partial(_mean_of_sample, criterion)
 
-    def loss(outputs, targets):
-        if targets.is_floating_point():
-            outputs = outputs.reshape(targets.shape)
-        return criterion(outputs, targets).reshape(len(outputs), -1).mean(1)
 
-    return loss
+def _mean_of_sample(criterion, outputs, targets):
+    if targets.is_floating_point():
+        outputs = outputs.reshape(targets.shape)
+    return criterion(outputs, targets).reshape(len(outputs), -1).mean(1)
 
 
 def _weight_decay(net, network):
