@@ -216,19 +216,19 @@ class RelativeHessianInfluence(BaseInfluence):
             return targets.argmax(axis=1)
         return np.searchsorted(np.unique(targets), targets[:, 0])
 
-    def _leverage_scores(self, weight, random_state, n_draws=16):
+    def _leverage_scores(self, weight, random_state, n_draws=4):
         """Chances that follow the leverages against a pilot Hessian, at least half of 1."""
-        objective = self.objective_.restricted(weight)
-        roots = objective.curvature_rows(self._convex_curvature)
-        ridge = objective.l2_penalty + self.damping_
+        objective, pilot = self.objective_, self.objective_.restricted(weight)
+        roots = pilot.curvature_rows(self._convex_curvature)
+        ridge = pilot.l2_penalty + self.damping_
         # Vectors with the covariance H, so that their solutions have that of its inverse.
         noise = random_state.standard_normal((n_draws, roots.shape[0])) @ roots
         noise += random_state.standard_normal(noise.shape) * np.sqrt(ridge)
         solved = self._curvature_of(weight).solve(DenseRows(noise), self.damping_).toarray()
-        rows = self.objective_.curvature_rows(self._convex_curvature)
-        squares = np.square(rows @ np.ascontiguousarray(solved.T)).mean(axis=1)
-        leverage = squares.reshape(rows.n_samples, -1).sum(axis=1)
-        # The weight of a row is in its leverage and in the sum that is estimated alike.
+        moves = objective.jacobian_rows(objective.features) @ np.ascontiguousarray(solved.T)
+        moves = moves.reshape(*objective.training_outputs.shape, n_draws)
+        bent = objective.output_curvature(self._convex_curvature) @ moves
+        leverage = objective.weight * np.maximum(0, np.einsum("nkd,nkd->n", moves, bent))
         return 0.5 + 0.5 * leverage / max(leverage.mean(), np.finfo(float).tiny)
 
     @property
