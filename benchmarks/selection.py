@@ -43,6 +43,7 @@ from benchmarks.selection_report import (
     rules_table,
     same_share_table,
     samples_table,
+    sampling_verdicts_table,
     verdicts_table,
 )
 from skinfluence import ExactInfluence, FilteredEstimator, MemorizationSelector
@@ -222,7 +223,7 @@ def read(path):
 def report(figures):
     """The tables as one page."""
     others = ["all rows", "cleanlab", "instance hardness", "memorization"]
-    parts = ["# Which rows to drop, which to sample\n", INTRODUCTION]
+    parts = ["# Which rows to drop, which to sample\n", INTRODUCTION, VERDICT]
     parts += ["## Cleaning: each rule at its own share\n", "Mean of the five data sets.\n"]
     parts += [rules_table(figures, measure) for measure in MEASURES]
     parts += [
@@ -234,7 +235,7 @@ def report(figures):
     parts += ["![Cleaning](selection_cleaning.png)\n"]
     parts += ["## Cleaning: as many rows dropped as were flipped\n", same_share_table(figures)]
     parts += ["## Finding the flipped labels\n", detection_table(figures)]
-    parts += ["## Sampling, without wrong labels\n"]
+    parts += ["## Sampling, without wrong labels\n", sampling_verdicts_table(figures, 0.0)]
     parts += [samples_table(figures, 0.0, measure) for measure in MEASURES]
     parts += ["![Sampling](selection_sampling.png)\n"]
     parts += ["## Sampling, 30 % of the labels flipped\n"]
@@ -242,10 +243,51 @@ def report(figures):
     return "\n".join(parts)
 
 
+VERDICT = """\
+## What it says
+
+*Validation influence* is `MemorizationSelector(criterion="sign", keep="generalizable")`: it drops
+the rows that harm held-out folds (as noisy as the rest) and are in the upper quarter of
+memorization. *Memorization* is `criterion="norm"`, which drops the rows above the fence. *Paper*
+keeps the memorizable rows and samples the others; *weighted* lets each sampled row count for those
+that were not.
+
+- **Cleaning, wins.** Validation influence is more accurate than cleanlab on average, by 0.006 at
+  10 % flipped labels and by 0.003 at 30 %, with a lower log loss (by 0.09 and 0.12). Against
+  keeping all rows it wins on three of five data sets at either level, and loses on one (german at
+  30 %). Memorization alone does as well at 10 %.
+- **Cleaning, ties.** Where each score drops as many rows as were flipped, all scores are within
+  0.002 at 10 % and 0.004 at 30 %: what differs is how many rows a rule drops. Dropping too many
+  costs least by validation influence.
+- **Cleaning, loses.** Without wrong labels every rule costs log loss (0.37 for all rows, 0.42 and
+  0.53 for ours), and accuracy on digits and MNIST: do not clean what is clean. At 30 % the fence
+  of memorization finds hardly anything, because flipped rows are then within the quartiles that
+  set it. The AUC hardly gains from cleaning; at 30 % cleanlab's is higher (0.871 against 0.864).
+  The plain loss finds flipped labels best (0.907 and 0.890 at 10 % and 30 %; cleanlab 0.906 and
+  0.886; validation influence 0.897 and 0.886; memorization 0.882 and 0.813).
+- **Instance hardness** balances the classes, which is another aim: it is last where they are
+  uneven.
+- **Sampling, wins.** Weighted, the paper's method never loses to a random sample of the same size,
+  neither in accuracy nor in log loss nor in AUC, on any data set or at any share. On average it
+  gains 0.003 (a tie), 0.008 and 0.009 of accuracy at 50 %, 30 % and 20 % of the rows; half of
+  them cost 0.005 of accuracy and 0.005 of log loss against all.
+- **Sampling, ties and loses.** Without the weights it ties at half the rows and loses below: it
+  wins on digits only. With 30 % flipped labels it loses either way (0.779 weighted, 0.786 random
+  at half the rows): what it takes care to keep is what is wrong. The rows of largest loss alone
+  are as good as all rows on spambase, digits and MNIST at half of them, and far worse than
+  guessing on data where the classes overlap.
+- **More rounds** of selection help neither: they drop more rows, and at best tie.
+
+Hence the defaults: the weights of the selector are used where the estimator takes them, one round,
+and the threshold of `criterion="sign"` is the upper quartile of memorization rather than D+, which
+drops every harmful row: about as accurate, but with a log loss of 0.84 at any level of noise.
+"""
+
 INTRODUCTION = """\
 Logistic regression on what each method keeps of the training rows, a share of whose labels is
 flipped; measured on right labels. Mean over ten splits ± its standard error. A win or a loss is a
-paired difference above two standard errors. Written by `python -m benchmarks.selection`.
+paired difference above two standard errors. Points below the axes of a figure are not shown.
+Written by `python -m benchmarks.selection`; the section that follows is by hand.
 """
 
 

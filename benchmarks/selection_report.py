@@ -19,6 +19,9 @@ COLORS = {
     "paper, weighted": "tab:red",
     "largest loss": "tab:olive",
 }
+# Methods that keep a share of their own, as single points; the last may be below the axes.
+OUTLIER = "instance hardness"
+OWN_RULES = ("cleanlab", "memorization", "validation influence", OUTLIER)
 
 
 class Figures:
@@ -126,6 +129,29 @@ def verdicts_table(figures, method, others, measure):
     return table([header, *(f"{n:.0%} flipped" for n in NOISE)], rows)
 
 
+def sampling_verdicts_table(figures, noise):
+    """Differences of the samples from a random one of the same size, data sets counted."""
+    rows = []
+    for measure, more_is_better in MEASURES.items():
+        for method in ("paper", "paper, weighted"):
+            cells = []
+            for share in figures.shares_of("sample"):
+                gains = {}
+                for data in [*figures.data, None]:
+                    pair = [
+                        figures.get(data, noise, "sample", name, share, measure)
+                        for name in (method, "random")
+                    ]
+                    gains[data] = pair[0] - pair[1] if more_is_better else pair[1] - pair[0]
+                mean = gains.pop(None)
+                found = list(map(verdict, gains.values()))
+                counts = " / ".join(str(found.count(v)) for v in ("win", "tie", "loss"))
+                cells.append(f"{counts}; {spread(mean)} ({verdict(mean)})")
+            rows.append([method, measure, *cells])
+    shares = [f"{share:.0%} kept" for share in figures.shares_of("sample")]
+    return table(["win / tie / loss; mean gain", "in", *shares], rows)
+
+
 def detection_table(figures):
     """Area under the ROC curve of each score against the flipped labels."""
     rows = [
@@ -194,15 +220,13 @@ def draw_cleaning(figures, path):
         for data, ax in zip(figures.data, line, strict=True):
             for method in figures.methods("score"):
                 _line(ax, figures, data, noise, "score", method)
-            for method in (
-                "cleanlab",
-                "instance hardness",
-                "memorization",
-                "validation influence",
-            ):
+            for method in OWN_RULES:
                 values = figures.get(data, noise, "rule", method)
                 kept = 100 * figures.kept(data, noise, method)
+                limits = ax.get_ylim()
                 ax.errorbar(kept, values.mean(), _error(values), fmt="D", color=COLORS[method])
+                if method == OUTLIER:
+                    ax.set_ylim(limits)
             everything = figures.get(data, noise, "rule", "all rows").mean()
             ax.axhline(everything, color="black", linestyle="--", linewidth=0.8)
             ax.set_title(f"{data}, {noise:.0%} flipped", fontsize="medium")
@@ -211,8 +235,10 @@ def draw_cleaning(figures, path):
     for ax in axes[:, 0]:
         ax.set_ylabel("Test accuracy")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    handles += [plt.Line2D([], [], marker="D", linestyle="", color="0.3")]
-    fig.legend(handles, [*labels, "own rule"], loc="outside lower center", ncols=8)
+    for label, color in {OUTLIER: COLORS[OUTLIER], "own rule": "0.3"}.items():
+        handles.append(plt.Line2D([], [], marker="D", linestyle="", color=color))
+        labels.append(label)
+    fig.legend(handles, labels, loc="outside lower center", ncols=9)
     fig.savefig(path, dpi=90)
 
 
@@ -222,8 +248,10 @@ def draw_sampling(figures, path):
     for measure, line in zip(("accuracy", "log loss"), axes, strict=True):
         for data, ax in zip(figures.data, line, strict=True):
             for method in figures.methods("sample"):
-                if measure == "accuracy" or method != "largest loss":
-                    _line(ax, figures, data, 0.0, "sample", method, measure)
+                limits = ax.get_ylim()
+                _line(ax, figures, data, 0.0, "sample", method, measure)
+                if method == "largest loss":
+                    ax.set_ylim(limits)
             everything = figures.get(data, 0.0, "rule", "all rows", measure=measure).mean()
             ax.axhline(everything, color="black", linestyle="--", linewidth=0.8)
             ax.set(title=data, xlabel="Training rows kept (%)")

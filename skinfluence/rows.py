@@ -253,7 +253,7 @@ class KroneckerRows(Rows):
             outer = self.residual[:, :, k, None], activation[:, None, :]
             np.multiply(*outer, out=out[:, :, k * d : (k + 1) * d])
         out[:, :, c * d :] = self.free
-        return out.reshape(-1, self.n_columns)
+        return out.reshape(self.shape)
 
     def __matmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):

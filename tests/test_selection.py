@@ -454,7 +454,7 @@ def test_outliers_of_a_regression_are_cleaned(diabetes):
 # ---------------------------------------------------------------------------
 
 
-def filtered(model=None, use_selector_weight=False, rounds=1, **params):
+def filtered(model=None, use_selector_weight="auto", rounds=1, **params):
     selector = MemorizationSelector(random_state=0, **params)
     model = logistic() if model is None else model
     return FilteredEstimator(
@@ -464,7 +464,7 @@ def filtered(model=None, use_selector_weight=False, rounds=1, **params):
 
 def test_the_estimator_learns_from_the_kept_rows_alone(cancer):
     X, y = cancer
-    model = filtered().fit(X, y)
+    model = filtered(use_selector_weight=False).fit(X, y)
     kept = MemorizationSelector(exact(), random_state=0).fit(X, y).sample_indices_
     assert_array_equal(model.sample_indices_, kept)
     assert_array_equal(model.estimator_.coef_, logistic().fit(X[kept], y[kept]).coef_)
@@ -493,7 +493,9 @@ def test_estimator_passes_for_what_it_wraps(cancer, diabetes):
 def test_plain_pipeline_and_imbalanced_pipeline_agree(cancer):
     imblearn_pipeline = pytest.importorskip("imblearn.pipeline")
     selector = MemorizationSelector(exact(), random_state=0)
-    plain = make_pipeline(StandardScaler(), FilteredEstimator(logistic(), selector))
+    # A Pipeline hands on rows but no weights.
+    plain = FilteredEstimator(logistic(), selector, use_selector_weight=False)
+    plain = make_pipeline(StandardScaler(), plain)
     sampling = imblearn_pipeline.make_pipeline(StandardScaler(), selector, logistic())
     plain.fit(*cancer), sampling.fit(*cancer)
     assert_array_equal(plain[-1].estimator_.coef_, sampling[-1].coef_)
@@ -504,7 +506,7 @@ def test_imbalanced_pipeline_takes_a_regression(diabetes):
     imblearn_pipeline = pytest.importorskip("imblearn.pipeline")
     selector = MemorizationSelector(exact(Ridge()), random_state=0)
     pipeline = imblearn_pipeline.make_pipeline(selector, Ridge()).fit(*diabetes)
-    plain = FilteredEstimator(Ridge(), selector).fit(*diabetes)
+    plain = FilteredEstimator(Ridge(), selector, use_selector_weight=False).fit(*diabetes)
     assert_array_equal(pipeline[-1].coef_, plain.estimator_.coef_)
 
 
@@ -565,7 +567,7 @@ def test_any_estimator_can_learn_from_what_a_linear_model_selects(noisy_cancer):
 def test_sample_weight_is_sliced_with_the_rows(cancer):
     X, y = cancer
     weight = np.random.default_rng(0).uniform(0.5, 2, len(y))
-    model = filtered().fit(X, y, sample_weight=weight)
+    model = filtered(use_selector_weight=False).fit(X, y, sample_weight=weight)
     judged = MemorizationSelector(exact(), random_state=0).fit(X, y, sample_weight=weight)
     kept = judged.sample_indices_
     expected = logistic().fit(X[kept], y[kept], sample_weight=weight[kept])
@@ -573,10 +575,11 @@ def test_sample_weight_is_sliced_with_the_rows(cancer):
     assert_array_equal(model.estimator_.coef_, expected.coef_)
 
 
+@pytest.mark.parametrize("asked", [True, "auto"])
 @pytest.mark.parametrize("model", [logistic(), make_pipeline(StandardScaler(), logistic())])
-def test_weights_of_the_selector_are_used_when_asked(cancer, model):
+def test_weights_of_the_selector_are_used(cancer, model, asked):
     X, y = cancer
-    weighted = filtered(model, use_selector_weight=True).fit(X, y)
+    weighted = filtered(model, use_selector_weight=asked).fit(X, y)
     kept, own = weighted.sample_indices_, weighted.selector_.sample_weight_
     params = {"sample_weight": own}
     if isinstance(model, Pipeline):
@@ -584,6 +587,14 @@ def test_weights_of_the_selector_are_used_when_asked(cancer, model):
     expected = clone(model).fit(X[kept], y[kept], **params)
     assert_array_equal(weighted.predict_proba(X), expected.predict_proba(X))
     assert_allclose(own.sum(), len(y))
+
+
+def test_an_estimator_without_weights_does_without(cancer):
+    X, y = cancer
+    selector = MemorizationSelector(exact(), random_state=0)
+    model = FilteredEstimator(KNeighborsClassifier(1), selector).fit(X, y)
+    assert model.estimator_.n_samples_fit_ == len(model.sample_indices_) < len(y)
+    assert model.score(X[model.sample_indices_], y[model.sample_indices_]) == 1
 
 
 def test_both_weights_multiply(cancer):
@@ -628,7 +639,7 @@ def test_metadata_is_routed_to_whom_it_belongs(cancer):
         model = logistic().set_fit_request(sample_weight=True)
         model.set_score_request(sample_weight=True)
         selector = MemorizationSelector(random_state=0).set_fit_request(sample_weight=False)
-        model = FilteredEstimator(model, selector)
+        model = FilteredEstimator(model, selector, use_selector_weight=False)
         model.fit(X, y, sample_weight=weight)
         kept = MemorizationSelector(exact(), random_state=0).fit(X, y).sample_indices_
         expected = logistic().fit(X[kept], y[kept], sample_weight=weight[kept])
@@ -638,6 +649,21 @@ def test_metadata_is_routed_to_whom_it_belongs(cancer):
         search = GridSearchCV(model, {"estimator__C": [0.1, 1.0]}, cv=3)
         search.fit(X, y, sample_weight=weight)
         assert search.best_score_ > 0.95
+
+
+@pytest.mark.parametrize("pipeline", [True, False])
+def test_weights_of_the_selector_need_no_routing(cancer, pipeline):
+    X, y = cancer
+    model = make_pipeline(StandardScaler(), logistic()) if pipeline else logistic()
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = filtered(model).fit(X, y)
+    weight = None if pipeline else model.selector_.sample_weight_
+    rows = X[model.sample_indices_]
+    if pipeline:
+        rows = model.estimator_[0].transform(rows)
+    expected = logistic().fit(rows, y[model.sample_indices_], sample_weight=weight)
+    found = model.estimator_[-1] if pipeline else model.estimator_
+    assert_allclose(found.coef_, expected.coef_, rtol=1e-12)
 
 
 def test_metadata_that_nobody_asked_for_is_an_error(cancer):

@@ -7,11 +7,12 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.utils import _safe_indexing, get_tags, indexable
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from skinfluence._compat import (
     HasMethods,
     Interval,
+    StrOptions,
     _check_method_params,
     _fit_context,
     _num_samples,
@@ -48,9 +49,10 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
     selector : MemorizationSelector, default=None
         Chooses the rows; a clone is fitted. None is ``MemorizationSelector()``. Where its
         ``influence`` is None, it judges by ``ExactInfluence(estimator)``.
-    use_selector_weight : bool, default=False
+    use_selector_weight : {"auto"} or bool, default="auto"
         Multiply the sample weights by the selector's, so that sampled rows stand for those
-        that were not.
+        that were not. "auto" does so where ``fit`` of the estimator takes weights: without
+        them the memorizable rows count for too much.
     rounds : int, default=1
         How often to select at most. Each further round judges all rows by the model of the
         rows that the one before kept, by sample weights of 0; it ends when the memorizable
@@ -111,11 +113,11 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
     _parameter_constraints: dict = {
         "estimator": [HasMethods("fit")],
         "selector": [HasMethods(["fit_resample", "get_support"]), None],
-        "use_selector_weight": ["boolean"],
+        "use_selector_weight": [StrOptions({"auto"}), "boolean"],
         "rounds": [Interval(Integral, 1, None, closed="left")],
     }
 
-    def __init__(self, estimator, selector=None, *, use_selector_weight=False, rounds=1):
+    def __init__(self, estimator, selector=None, *, use_selector_weight="auto", rounds=1):
         self.estimator = estimator
         self.selector = selector
         self.use_selector_weight = use_selector_weight
@@ -144,8 +146,8 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
         ValueError
             If no row, or no row of some class, would be kept.
         TypeError
-            If the estimator takes no ``sample_weight`` and `use_selector_weight` or
-            ``rounds > 1`` need it.
+            If the estimator takes no ``sample_weight``, and ``use_selector_weight=True`` or
+            ``rounds > 1`` needs it.
         """
         X, y = indexable(X, y)
         params = {name: value for name, value in params.items() if value is not None}
@@ -153,10 +155,8 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
         self._select_rows(X, y, for_selector)
         kept = self.sample_indices_
         given = dict(_check_method_params(X, for_estimator, indices=kept))
-        if self.use_selector_weight:
-            own = fit_arguments(self.estimator, self.selector_.sample_weight_)
-            for name, weight in own.items():
-                given[name] = weight * np.asarray(given.get(name, 1.0))
+        for name, weight in self._own_weight(self.selector_.sample_weight_).items():
+            given[name] = weight * np.asarray(given.get(name, 1.0))
         self.estimator_ = clone(self.estimator)
         self.estimator_.fit(_safe_indexing(X, kept), _safe_indexing(y, kept), **given)
         return self
@@ -167,6 +167,19 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
             return dict(routed.selector.fit), routed.estimator.fit
         judged = {"sample_weight": params["sample_weight"]} if "sample_weight" in params else {}
         return judged, params
+
+    def _own_weight(self, weight):
+        """Weights of the selector as an argument of the estimator's ``fit``, or none."""
+        if self.use_selector_weight is False or (weight == 1).all():
+            return {}
+        # Routed metadata would have to be requested by the steps of a Pipeline.
+        direct = not _routing_enabled() or has_fit_parameter(self.estimator, "sample_weight")
+        try:
+            return fit_arguments(self.estimator, weight) if direct else {}
+        except TypeError:
+            if self.use_selector_weight == "auto":
+                return {}
+            raise
 
     def _make_selector(self):
         selector = MemorizationSelector() if self.selector is None else clone(self.selector)
@@ -185,8 +198,8 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
                 break
             memorizable = self.selector_.memorizable_
             weight = np.zeros(len(memorizable))
-            own = self.selector_.sample_weight_ if self.use_selector_weight else 1.0
-            weight[self.selector_.sample_indices_] = own
+            own = self.selector_.sample_weight_
+            weight[self.selector_.sample_indices_] = own if self._own_weight(own) else 1.0
             params = {**params, "sample_weight": weight * given}
         self.sample_indices_ = self.selector_.get_support(indices=True)
 
