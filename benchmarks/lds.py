@@ -17,8 +17,9 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import scale
 
-from benchmarks.datasets import load_digits, load_mnist_5k
+from benchmarks.datasets import load_breast_cancer, load_digits, load_mnist_5k
 from skinfluence import ExactInfluence, SketchedInfluence
 from skinfluence.metrics import (
     bootstrap_interval,
@@ -31,13 +32,29 @@ REFITS = Path(__file__).parents[1] / ".cache" / "lds"
 PEERS = Path(__file__).parent / "lds_peers.py"
 
 N_SUBSETS = 50
-N_QUERIES = 200
 SHARES = (0.5, 0.9)
 
-# Name, loader, largest value of a feature, sizes of sketches, penalties.
+
+def tumours():
+    X, y = load_breast_cancer()
+    return scale(X), y
+
+
+def digits():
+    X, y = load_digits()
+    return X / 16, y
+
+
+def mnist():
+    X, y = load_mnist_5k()
+    return X / 255, y
+
+
+# Loader, queries, sizes of sketches, penalties.
 DATA = {
-    "digits": (load_digits, 16, (90, 180, 360), (0.01, 1.0)),
-    "MNIST": (load_mnist_5k, 255, (324, 650, 2570), (0.01, 1.0)),
+    "breast cancer": (tumours, 100, (5, 10, 20), (0.01, 1.0)),
+    "digits": (digits, 200, (90, 180, 360), (0.01, 1.0)),
+    "MNIST": (mnist, 200, (324, 650, 2570), (0.01, 1.0)),
 }
 
 
@@ -109,12 +126,13 @@ def peers(python, model, train, queries):
 
 
 def table(name, C, python):
-    load, largest, sizes, _ = DATA[name]
+    load, n_queries, sizes, _ = DATA[name]
     X, y = load()
+    # The rest of the held-out rows stays unused, so that the training sets are round.
     X, X_query, y, y_query = train_test_split(
-        X / largest, y, test_size=500, stratify=y, random_state=0
+        X, y, test_size=max(n_queries, len(y) // 10), stratify=y, random_state=0
     )
-    train, queries = (X, y), (X_query[:N_QUERIES], y_query[:N_QUERIES])
+    train, queries = (X, y), (X_query[:n_queries], y_query[:n_queries])
     model = LogisticRegression(C=C, max_iter=10_000, tol=1e-6).fit(*train)
     frozen = FrozenEstimator(model)
     refits, seconds = [], []
@@ -136,22 +154,36 @@ def table(name, C, python):
     def scores(influence, k=0):
         return linear_datamodeling_score(influence, refits[k].subsets, refits[k].losses)
 
-    yield f"## {name}, {len(y)} x {X.shape[1]}, 10 classes, C = {C:g}"
+    yield f"## {name}, {len(y)} x {X.shape[1]}, {len(np.unique(y))} classes, C = {C:g}"
     yield ""
     yield (
-        f"{N_QUERIES} queries, {N_SUBSETS} refits for each share at "
+        f"{n_queries} queries, {N_SUBSETS} refits for each share at "
         f"{seconds[0]:.2f} s (share 0.5) and {seconds[1]:.2f} s (share 0.9) of CPU a refit; all "
         f"converged: {all(found.converged.all() for found in refits)}."
     )
     yield ""
     yield "| method | numbers a row | LDS, share 0.5 | LDS, share 0.9 | CPU s |"
     yield "|---|---|---|---|---|"
-    ours = methods(frozen, train, queries, sizes, lambda influence: scores(influence).mean())
-    for found in (ours, peers(python, model, train, queries)):
+
+    def mean(influence):
+        return scores(influence).mean()
+
+    ours = methods(frozen, train, queries, sizes, mean)
+    for found in (ours, _best(peers(python, model, train, queries), mean)):
         for method, size, influence, spent in found:
             cells = [_cell(scores(influence, k)) for k in range(len(SHARES))]
             yield f"| {method} | {size} | {' | '.join(cells)} | {spent:.1f} |"
     yield ""
+
+
+def _best(found, score):
+    """The best of all results that have one name."""
+    best = {}
+    for result in found:
+        name, _, influence, _ = result
+        if name not in best or score(influence) > score(best[name][2]):
+            best[name] = result
+    return best.values()
 
 
 def _cell(values):
@@ -168,8 +200,8 @@ def main():
         "# Linear datamodeling scores",
         "",
         "Made by `python -m benchmarks.lds`. Mean over held-out queries, with the 95 % bootstrap "
-        "interval over the queries. Numbers a row: what is kept of the gradient of a training row, "
-        "before factoring.",
+        "interval over the queries. Numbers a row: what is kept of the gradient of a training "
+        "row, before factoring.",
         "",
     ]
     RESULTS.mkdir(exist_ok=True)
