@@ -147,8 +147,9 @@ def speed_table(n=20_000, p=200, q=1000, repeats=9):
     low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
     yield f"- bare products, Hessian and scores: {np.median(bare):.3f} s (median of {repeats})"
     yield f"- fit and all-pairs influence: {np.median(times['influence']):.3f} s"
-    yield f"- **ratio: {middle:.2f}** (quartiles {low:.2f} to {high:.2f}; best {ratio.min():.2f})"
-    yield f"- peak memory {peak / 2**20:.0f} MiB, of which the result {result.nbytes / 2**20:.0f} MiB"
+    yield f"- **ratio: {middle:.2f}** (quartiles {low:.2f} to {high:.2f}, best {ratio.min():.2f})"
+    peak, size = peak / 2**20, result.nbytes / 2**20
+    yield f"- peak memory {peak:.0f} MiB, of which the result is {size:.0f} MiB"
 
 
 def statsmodels_lines():

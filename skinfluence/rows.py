@@ -185,7 +185,8 @@ class DenseRows(Rows):
 
     def __getitem__(self, samples):
         cube = self.array.reshape(self.n_samples, self._rows_per_sample, -1)[samples]
-        return DenseRows(cube.reshape(-1, self.n_columns), self._rows_per_sample)
+        rows = cube.reshape(len(cube) * self._rows_per_sample, self.n_columns)
+        return DenseRows(rows, self._rows_per_sample)
 
     def toarray(self):
         return np.array(self.array, dtype=np.float64)
@@ -263,10 +264,11 @@ class KroneckerRows(Rows):
         stacked = matrix[: c * d].reshape(c, d, m).transpose(1, 0, 2).reshape(d, c * m)
         out = np.empty((self.n_samples, self.rows_per_sample, m))
         for batch in batches(self.n_samples, 8 * (c * m + d)):
-            projected = _dot(self.activation[batch], stacked).reshape(-1, c, m)
+            projected = _dot(self.activation[batch], stacked)
+            projected = projected.reshape(len(projected), c, m)
             out[batch] = self._mix(projected, batch)
             out[batch] += self.free[batch] @ matrix[c * d :]
-        return out.reshape(-1, m)
+        return out.reshape(self.shape[0], m)
 
     def _mix(self, cube, batch):
         """``residual_i @ cube_i`` for every sample i of the batch."""
