@@ -211,35 +211,35 @@ def _line(ax, figures, data, noise, kind, method, measure="accuracy"):
     )
 
 
-def draw_cleaning(figures, path):
-    """Accuracy against the share kept by each score, and each rule at its share."""
+def draw_cleaning(figures, measure, path):
+    """A measure against the share kept by each score, and each rule at its share."""
     fig, axes = plt.subplots(
         len(NOISE), len(figures.data), figsize=(13, 8), sharex=True, layout="constrained"
     )
     for noise, line in zip(NOISE, axes, strict=True):
         for data, ax in zip(figures.data, line, strict=True):
             for method in figures.methods("score"):
-                _line(ax, figures, data, noise, "score", method)
+                _line(ax, figures, data, noise, "score", method, measure)
             for method in OWN_RULES:
-                values = figures.get(data, noise, "rule", method)
+                values = figures.get(data, noise, "rule", method, measure=measure)
                 kept = 100 * figures.kept(data, noise, method)
                 limits = ax.get_ylim()
                 ax.errorbar(kept, values.mean(), _error(values), fmt="D", color=COLORS[method])
                 if method == OUTLIER:
                     ax.set_ylim(limits)
-            everything = figures.get(data, noise, "rule", "all rows").mean()
+            everything = figures.get(data, noise, "rule", "all rows", measure=measure).mean()
             ax.axhline(everything, color="black", linestyle="--", linewidth=0.8)
             ax.set_title(f"{data}, {noise:.0%} flipped", fontsize="medium")
     for ax in axes[-1]:
         ax.set_xlabel("Training rows kept (%)")
     for ax in axes[:, 0]:
-        ax.set_ylabel("Test accuracy")
+        ax.set_ylabel(f"Test {measure}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     for label, color in {OUTLIER: COLORS[OUTLIER], "own rule": "0.3"}.items():
         handles.append(plt.Line2D([], [], marker="D", linestyle="", color=color))
         labels.append(label)
     fig.legend(handles, labels, loc="outside lower center", ncols=9)
-    fig.savefig(path, dpi=90)
+    fig.savefig(path, dpi=80)
 
 
 def draw_sampling(figures, path):

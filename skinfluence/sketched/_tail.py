@@ -211,7 +211,7 @@ class TailCurvature(Curvature):
 
     def eigenbasis(self, damping, query=None):
         inside = self.inside.eigenbasis(damping)
-        ridge = self.penalty + damping
+        ridge, _ = self._outside(damping)
         ridge[len(ridge) - self.n_carried :] = 0
 
         def part_inside(rows):
