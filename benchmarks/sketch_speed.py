@@ -127,7 +127,7 @@ def exact_scores(influence, X, y):
     """Exact ``B`` of a few queries and all training rows, by conjugate gradients."""
     objective = influence.objective_
     solver = MatrixFreeCurvature(
-        objective.curvature_product("hessian"), objective.l2_penalty, "cg", tol=1e-6, rank=10
+        objective.curvature_product("hessian"), objective.l2_penalty, "cg", tol=1e-4, rank=10
     )
     queries = objective.gradient_rows(X, objective.encode(y))
     return solver.solve(queries, influence.damping_).inner(objective.training_gradient_rows())
@@ -166,8 +166,8 @@ def text_lines():
         taken = time.process_time() - began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if exact is None:
-            exact = exact_scores(influence, X[:8], y[:8])
-        found = -influence.influence(X[:8], y[:8])
+            exact = exact_scores(influence, X[:5], y[:5])
+        found = -influence.influence(X[:5], y[:5])
         spearman = np.mean([spearmanr(a, b).statistic for a, b in zip(found, exact, strict=True)])
         lines.append(f"| {kind} | {size} | {taken:.1f} | {spearman:.2f} | {peak:.2f} |")
     return [*lines, ""]
