@@ -185,8 +185,8 @@ METHODS = {
     "K-FAC": kfac(eigenvalue_correction=False),
     "EK-FAC": kfac(),
     "EK-FAC, empirical Fisher": kfac(fisher="empirical"),
-    "EK-FAC, sketched (72, 26)": kfac(sketch_size=(72, 26)),
-    "EK-FAC, sketched at random (72, 26)": kfac(sketch_size=(72, 26), sketch="gaussian"),
+    "EK-FAC, sketched (90, 20)": kfac(sketch_size=(90, 20)),
+    "EK-FAC, sketched at random (90, 20)": kfac(sketch_size=(90, 20), sketch="gaussian"),
     "gradient dot product": gradient_dot_product,
 }
 
@@ -297,7 +297,8 @@ def main():
             script = Path(__file__).with_name("network_peers.py")
             command = [options.peers, str(script), "--method", name]
         subprocess.run([*command, "--folder", str(folder)], check=False, env=ONE_THREAD)
-    lines = table(folder, names)
+    lines = ["# Networks", "", *__doc__.strip().splitlines(), ""]
+    lines += table(folder, names)
     lines += ["", f"Refits of one seed against the others: LDS {ceiling(folder):.3f}."]
     lines += [f"One thread, torch {torch.__version__}."]
     RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
