@@ -38,7 +38,8 @@ class TorchModel(BaseEstimator):
     loss : {"cross_entropy", "binary_cross_entropy", "mse"} or callable, default="cross_entropy"
         "cross_entropy": of logits, labels 0 to n_outputs - 1. "binary_cross_entropy": of one
         logit, labels 0 and 1. "mse": mean over the outputs of the squared errors. A callable
-        takes outputs and targets, both tensors, and returns one loss for each sample.
+        takes outputs in float64 and targets, both tensors on the CPU, and returns one loss for
+        each sample.
     l2 : float, default=0.0
         Weight decay of the mean objective, on all parameters.
     parameters : str or list of str, default=None
