@@ -10,7 +10,6 @@ from skinfluence.base import BaseInfluence
 from skinfluence.kronecker import (
     KroneckerCurvature,
     Moments,
-    blocks_of,
     columns_of,
     factors,
     held_batches,
@@ -79,7 +78,8 @@ class KFACInfluence(BaseInfluence):
         The fitted model.
     layers_ : list of Bunch
         For every block ``name``, ``shape`` (outputs, inputs with the 1 of the bias),
-        ``sketch_shape``, and the effective dimensions at `damping_`: of A at
+        ``sketch_shape``, and the effective dimensions at the ridge :math:`\lambda`, which is
+        `damping_` plus the mean of the model's own penalty: of A at
         :math:`\lambda / \|E\|_2` (``inputs_dimension``), of E at :math:`\lambda / \|A\|_2`
         (``outputs_dimension``), their ``product``, and that of :math:`A \otimes E`
         (``effective_dimension``), which is at most ``bound``, the product times
@@ -191,6 +191,7 @@ class KFACInfluence(BaseInfluence):
         roots = self._root_rows(weight, random_state)
         layers = moments(roots, weight, self.shared)
         reports = self._describe(layers)
+        self._block_sizes = [int(np.prod(report.shape)) for report in reports]
         if self.sketch_size is not None:
             self._sketches = [
                 self._draw(layer, report, random_state)
@@ -279,11 +280,6 @@ class KFACInfluence(BaseInfluence):
             for sketch, part in zip(self._sketches, parts, strict=True)
         ]
         return np.hstack(changed)
-
-    @property
-    def _block_sizes(self):
-        first = self.objective_.training_gradient_rows()[:1]
-        return [block.n_columns for block in blocks_of(first)]
 
 
 class LayerSketch:

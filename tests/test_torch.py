@@ -93,6 +93,18 @@ class Scaled(nn.Module):
         return self.head(torch.nn.functional.linear(h, self.hidden.weight))
 
 
+class Mixed(nn.Module):
+    """Tokens in the first column, numbers in the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 2)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.embedding(x[:, 0].long()), x[:, 1:]], dim=1))
+
+
 class Attention(nn.Module):
     """Weights of projections that are never called as layers."""
 
@@ -588,6 +600,17 @@ def test_layers_that_torch_func_cannot_follow_are_looped_over():
 def test_a_bare_module_is_told_to_be_wrapped():
     with pytest.raises(TypeError, match="TorchModel"):
         objective(nn.Linear(2, 2), np.ones((3, 2)), np.arange(3), np.ones(3))
+
+
+def test_numbers_beside_tokens_stay_numbers():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.integers(0, 7, N), rng.standard_normal((N, 4))])
+    torch.manual_seed(0)
+    module, y = Mixed().double(), rng.integers(0, 3, N)
+    result = make_objective(module, X, y)
+    rows = result.training_gradient_rows()
+    assert [type(block) for block in rows.blocks] == [SharedRows, KroneckerRows]
+    assert_allclose(in_own_layout(result, rows), autograd_rows(module, X, y), atol=1e-12)
 
 
 def test_images_keep_their_shape():

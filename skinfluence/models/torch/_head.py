@@ -19,7 +19,7 @@ N_CHECKED = 32
 def _(model, X, y, sample_weight, name="auto"):
     layer = find_layer(model._network, X, name, type(model.module_).__name__)
     part = copy(model)
-    part._network = Network(model.module_, layer.parameters)
+    part._network = Network(model.module_, X, layer.parameters)
     return layer.head(objective(part, X, y, sample_weight), X)
 
 

@@ -33,11 +33,13 @@ class TorchModel(BaseEstimator):
     ----------
     module : torch.nn.Module
         A trained module that maps a batch of samples to a tensor (n, n_outputs), each sample
-        on its own.
+        on its own. It reads features in its own dtype, or as int64 if it has an Embedding
+        and all of them are integers.
     loss : {"cross_entropy", "binary_cross_entropy", "mse"} or callable, default="cross_entropy"
         "cross_entropy": of logits, labels 0 to n_outputs - 1. "binary_cross_entropy": of one
         logit, labels 0 and 1. "mse": mean over the outputs of the squared errors. A callable
-        takes outputs and targets, both tensors, and returns one loss for each sample.
+        takes outputs in float64 and targets, both tensors on the CPU, and returns one loss for
+        each sample.
     l2 : float, default=0.0
         Weight decay of the mean objective, on all parameters.
     parameters : str or list of str, default=None
@@ -131,7 +133,7 @@ class TorchModel(BaseEstimator):
             module = copy.deepcopy(self.module)
             trained = self.train(module, X, y, **more)
             self.module_ = module if trained is None else trained
-        network = Network(self.module_, self.parameters)
+        network = Network(self.module_, X, self.parameters)
         n_outputs = network.outputs(X[:N_PROBES]).shape[1]
         if self._is_classification:
             self.classes_ = _check_labels(y, self.loss, n_outputs)

@@ -36,6 +36,8 @@ class Network:
     ----------
     module : Module
         A trained module.
+    features : array
+        Training rows, which tell whether the module reads tokens.
     parameters : str or list of str, default=None
         Patterns of parameter names, as in file names; by default all parameters that
         require a gradient.
@@ -43,8 +45,11 @@ class Network:
         Applied to the module's outputs.
     """
 
-    def __init__(self, module, parameters=None, transform=None):
+    def __init__(self, module, features, parameters=None, transform=None):
         self.module = copy.deepcopy(module).eval()
+        # Numbers beside tokens stay numbers; such a module casts its tokens itself.
+        embeds = any(isinstance(m, nn.Embedding) for m in self.module.modules())
+        self.reads_tokens = embeds and np.array_equal(features, np.round(features))
         self.transform = transform
         self._choose(parameters)
         self.layers, self.others = _split(self.module, self.selected)
@@ -84,9 +89,8 @@ class Network:
         return torch.as_tensor(array).to(device=self.device, dtype=dtype or self.dtype)
 
     def inputs(self, features):
-        """Features as the module reads them: tokens for an Embedding, else its dtype."""
-        tokens = any(isinstance(m, nn.Embedding) for m in self.module.modules())
-        return self.tensor(features, torch.long if tokens else None)
+        """Features as the module reads them: tokens, or numbers in its dtype."""
+        return self.tensor(features, torch.long if self.reads_tokens else None)
 
     def __call__(self, x, parameters=None):
         # The fused kernels of attention have no second derivatives, nor rules for vmap.

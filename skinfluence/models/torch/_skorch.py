@@ -27,7 +27,7 @@ def _(net, X, y, sample_weight):
 
 @head.register(NeuralNet)
 def _(net, X, y, sample_weight, name="auto"):
-    network = Network(net.module_, transform=_transform(net))
+    network = Network(net.module_, X, transform=_transform(net))
     layer = find_layer(network, X, name, type(net.module_).__name__)
     return layer.head(_objective(net, X, y, sample_weight, layer.parameters), X)
 
@@ -35,7 +35,7 @@ def _(net, X, y, sample_weight, name="auto"):
 def _objective(net, X, y, sample_weight, parameters=None):
     """Objective of the parameters with these names, of all by default."""
     _warn_of_rows_held_out(net)
-    network = Network(net.module_, parameters, transform=_transform(net))
+    network = Network(net.module_, X, parameters, _transform(net))
     n_outputs = network.outputs(X[:N_PROBES]).shape[1]
     loss, classes, class_weight = _loss(net, y, n_outputs)
     codes = None if class_weight is None else encode_labels(y, classes)
