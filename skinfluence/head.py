@@ -44,7 +44,8 @@ class ClassifierHeadInfluence(BaseInfluence):
         Kind of the sketch.
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 where the model's own penalty
-        makes the objective of the head strictly convex, else 0.1 times the mean eigenvalue.
+        makes its objective strictly convex, which that of a network never is, else 0.1 times
+        the mean eigenvalue.
     solver : {"auto", "direct", "gram", "cg", "lissa"}, default="auto"
         As in `ExactInfluence`, for the Hessian of the head.
     curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
