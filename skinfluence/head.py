@@ -234,9 +234,11 @@ class ClassifierHeadInfluence(BaseInfluence):
 
             classification, full : ndarray of shape (n_compared, n_train)
                 Influences over the head and over all parameters, positive = harmful.
+            ratio : ndarray of shape (n_compared, n_train)
+                ``classification / full``, the ratio (39); NaN where a row has no influence.
             rho, dispersion, spearman, sign_agreement : ndarray of shape (n_compared,)
-                Median ratio ``classification / full`` over the training rows, how far the
-                ratio is from uniform, and the agreement of ranks and signs; see
+                Median ratio over the training rows, how far the ratio is from uniform, and
+                the agreement of ranks and signs; see
                 :func:`skinfluence.metrics.influence_ratio`.
             queries : ndarray of shape (n_compared,)
                 Positions of the queries that were compared.

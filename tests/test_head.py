@@ -309,6 +309,7 @@ def test_fidelity_compares_with_the_influence_of_the_whole(curvature):
     assert_allclose(
         fidelity.rho, np.median(fidelity.classification / fidelity.full, axis=1), rtol=1e-8
     )
+    assert_allclose(fidelity.ratio * fidelity.full, fidelity.classification)
     assert fidelity.damping == 0.01
     assert fidelity.partition.sum() == 21
     assert 0 < fidelity.coordinate_share <= 1 and 0 < fidelity.inverse_share < 1
