@@ -58,6 +58,7 @@ class WholeModel:
         return Bunch(
             classification=classification,
             full=full,
+            ratio=np.divide(classification, full, out=np.full_like(full, np.nan), where=full != 0),
             **influence_ratio(full, classification),
             damping=self.damping,
             **terms,

@@ -44,7 +44,8 @@ class ClassifierHeadInfluence(BaseInfluence):
         Kind of the sketch.
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 where the model's own penalty
-        makes the objective of the head strictly convex, else 0.1 times the mean eigenvalue.
+        makes its objective strictly convex, which that of a network never is, else 0.1 times
+        the mean eigenvalue.
     solver : {"auto", "direct", "gram", "cg", "lissa"}, default="auto"
         As in `ExactInfluence`, for the Hessian of the head.
     curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
@@ -233,9 +234,11 @@ class ClassifierHeadInfluence(BaseInfluence):
 
             classification, full : ndarray of shape (n_compared, n_train)
                 Influences over the head and over all parameters, positive = harmful.
+            ratio : ndarray of shape (n_compared, n_train)
+                ``classification / full``, the ratio (39); NaN where a row has no influence.
             rho, dispersion, spearman, sign_agreement : ndarray of shape (n_compared,)
-                Median ratio ``classification / full`` over the training rows, how far the
-                ratio is from uniform, and the agreement of ranks and signs; see
+                Median ratio over the training rows, how far the ratio is from uniform, and
+                the agreement of ranks and signs; see
                 :func:`skinfluence.metrics.influence_ratio`.
             queries : ndarray of shape (n_compared,)
                 Positions of the queries that were compared.

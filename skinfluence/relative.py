@@ -3,6 +3,7 @@
 from numbers import Integral, Real
 
 import numpy as np
+from scipy.linalg import LinAlgError
 from sklearn.utils import Bunch, check_random_state
 
 from skinfluence._compat import Interval, StrOptions
@@ -326,7 +327,12 @@ class RelativeHessianInfluence(BaseInfluence):
 
     def _compare(self, curvature, other, probes):
         queries, rows = probes
-        first, second = (c.solve(queries, self.damping_).inner(rows) for c in (curvature, other))
+        solvers = (curvature, other)
+        try:
+            first, second = (c.solve(queries, self.damping_).inner(rows) for c in solvers)
+        except LinAlgError:
+            # The Hessian of few rows may be indefinite where that of more is not.
+            return np.inf
         return float(np.median(ratio_spread(first, second)[1]))
 
     def _curvature_of(self, weight):

@@ -149,7 +149,7 @@ def test_head_equals_a_linear_model_on_the_hidden_layer():
     hidden = np.tanh(X @ model.coefs_[0] + model.intercepts_[0])
     top = LogisticRegression(C=0.5, tol=1e-10, max_iter=1000).fit(hidden, y)
     model.coefs_[1], model.intercepts_[1] = top.coef_.T, top.intercept_
-    influence = ClassifierHeadInfluence(FrozenEstimator(model)).fit(X, y)
+    influence = ClassifierHeadInfluence(FrozenEstimator(model), damping=0).fit(X, y)
     exact = ExactInfluence(FrozenEstimator(top)).fit(hidden, y)
     assert_allclose(
         influence.influence(X[:9], y[:9]), exact.influence(hidden[:9], y[:9]), rtol=1e-6
@@ -309,6 +309,7 @@ def test_fidelity_compares_with_the_influence_of_the_whole(curvature):
     assert_allclose(
         fidelity.rho, np.median(fidelity.classification / fidelity.full, axis=1), rtol=1e-8
     )
+    assert_allclose(fidelity.ratio * fidelity.full, fidelity.classification)
     assert fidelity.damping == 0.01
     assert fidelity.partition.sum() == 21
     assert 0 < fidelity.coordinate_share <= 1 and 0 < fidelity.inverse_share < 1
@@ -326,10 +327,18 @@ def test_large_models_are_compared_on_some_queries(monkeypatch):
     assert_allclose(large.rho, dense.rho[large.queries], rtol=1e-4)
 
 
-def test_fidelity_needs_damping_where_the_whole_may_be_singular():
+def test_damping_of_a_layer_is_that_of_networks():
     X, y = iris()
     influence = ClassifierHeadInfluence(fitted_mlp()).fit(X, y)
-    assert influence.damping_ == 0
+    mean = np.trace(influence.curvature_.matrix(0.0) - np.diag(influence.objective_.l2_penalty))
+    assert_allclose(influence.damping_, 0.1 * mean / influence.n_components_)
+    linear = ClassifierHeadInfluence(LogisticRegression()).fit(X, y)
+    assert linear.damping_ == 0
+
+
+def test_fidelity_needs_damping_where_the_whole_may_be_singular():
+    X, y = iris()
+    influence = ClassifierHeadInfluence(fitted_mlp(), damping=0).fit(X, y)
     fidelity = influence.head_fidelity(X[:5], y[:5])
     assert fidelity.damping > 0
     again = influence.set_params(damping=fidelity.damping).fit(X, y)

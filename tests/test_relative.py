@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_classification, make_regression
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor, Ridge
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -186,6 +187,18 @@ def test_auto_finds_a_subset_with_the_ranks_of_the_full_hessian(sampling, n_clas
     assert check.spearman.mean() > 0.985
     assert check.sign_agreement.mean() > 0.95
     assert_allclose(check.rho, 1, atol=0.15)
+
+
+@pytest.mark.parametrize("curvature", ["ggn", "hessian"])
+def test_perceptrons(curvature):
+    X, y = make_data(1200)
+    model = MLPClassifier((4,), activation="tanh", alpha=1.0, solver="lbfgs", random_state=0)
+    model = FrozenEstimator(model.set_params(max_iter=2000).fit(X, y))
+    settings = dict(damping=0.02, curvature=curvature, random_state=0)
+    relative = RelativeHessianInfluence(model, **settings).fit(X, y)
+    check = relative.lep_check(X[:20], y[:20])
+    assert check.spearman.mean() > 0.98
+    assert relative.tried_sizes_[0] == 256
 
 
 def test_auto_takes_all_rows_when_no_two_subsets_agree():

@@ -65,6 +65,16 @@ class Head:
         return sum(sizes[:position]) + np.arange(sizes[position])
 
 
+class LayerObjective(LinearObjective):
+    """The objective of a last layer, in a model whose other layers were fitted with it."""
+
+    @property
+    def strictly_convex(self):
+        # In the head alone it may be, but the model's is not: directions that its small penalty
+        # decides by itself say nothing of the model, and are damped as in all networks.
+        return False
+
+
 @singledispatch
 def head(model, X, y, sample_weight, name="auto"):
     """Linear head of a fitted model.
@@ -152,7 +162,7 @@ def linear_head(whole, features, weight, bias, penalty):
 
     Returns
     -------
-    LinearObjective
+    LayerObjective
     """
     loss, expand = whole.loss, None
     ridge = penalty[: weight.size].reshape(weight.shape)[:, 0]
@@ -166,7 +176,7 @@ def linear_head(whole, features, weight, bias, penalty):
         bias = expand.T @ bias if len(bias) else bias
         ridge = ridge[: len(weight)]
     outputs = np.arange(len(weight))
-    return LinearObjective(
+    return LayerObjective(
         weights=weight,
         free=bias,
         feature_outputs=outputs,

@@ -120,7 +120,7 @@ class LastLayer:
                 f"The layer {self.name!r} of {self.model} shares its weight, so it is no linear "
                 "head."
             )
-        outputs, targets = part.training_outputs[:N_CHECKED], part.targets[:N_CHECKED]
+        outputs, targets = part.outputs(part.features[:N_CHECKED]), part.targets[:N_CHECKED]
         if scores.shape == outputs.shape:
             found = part.loss.residual(scores, targets)
             wanted = part.loss.residual(outputs, targets)
