@@ -68,9 +68,6 @@ class BaseInfluence(
         "verbose": ["verbose"],
     }
 
-    # For members that have no such parameter.
-    scoring = None
-
     # Need to be defined, or may be overridden, by the members of the family.
 
     @abstractmethod
