@@ -58,7 +58,7 @@ MODELS = {
     "binary": (breast_cancer, LR(C=0.1)),
     "no intercept": (breast_cancer, LR(C=0.1, fit_intercept=False)),
     "multinomial": (digits, LR(C=0.1)),
-    "two ridges": (two_targets, lm.Ridge(alpha=[1.0, 5.0], tol=1e-12)),
+    "two ridges": (two_targets, lm.Ridge(alpha=np.array([1.0, 5.0]), tol=1e-12)),
     "active set": (two_targets, lm.ElasticNet(alpha=0.02, tol=1e-12, max_iter=100_000)),
 }
 
@@ -716,7 +716,7 @@ def test_factors_that_do_not_exist_are_refused():
 
 def test_ridges_that_no_number_stands_for_are_refused():
     X, y = two_targets()
-    model = lm.Ridge(alpha=[0.0, 1.0])
+    model = lm.Ridge(alpha=np.array([0.0, 1.0]))
     influence = SketchedInfluence(
         model, factorized=False, sketch="sjlt", sketch_size=9, damping=0.0
     )
