@@ -162,7 +162,8 @@ CASES = {
     ),
     "ridge": ("real", lm.Ridge(2.0), squares, lambda m, s: (4.0, 0), none),
     "ridge targets": (
-        "targets", lm.Ridge(np.array([1.0, 5.0])), squares, lambda m, s: (np.array([2.0, 10.0]), 0), none,
+        "targets", lm.Ridge(np.array([1.0, 5.0])), squares,
+        lambda m, s: (np.array([2.0, 10.0]), 0), none,
     ),
     "ridge cv": ("real", lm.RidgeCV(), squares, lambda m, s: (2 * m.alpha_, 0), none),
     "ridge classifier": (
