@@ -263,7 +263,7 @@ class KroneckerRows(Rows):
         # Row i is sum_k residual_ik (activation_i @ matrix_k): one product for all outputs.
         stacked = matrix[: c * d].reshape(c, d, m).transpose(1, 0, 2).reshape(d, c * m)
         out = np.empty((self.n_samples, self.rows_per_sample, m))
-        for batch in batches(self.n_samples, 8 * (c * m + d)):
+        for batch in batches(self.n_samples, self._batch_bytes(m)):
             projected = _dot(self.activation[batch], stacked)
             projected = projected.reshape(len(projected), c, m)
             out[batch] = self._mix(projected, batch)
@@ -273,6 +273,11 @@ class KroneckerRows(Rows):
     def _mix(self, cube, batch):
         """``residual_i @ cube_i`` for every sample i of the batch."""
         return cube if self._is_jacobian else np.matmul(self.residual[batch], cube)
+
+    def _batch_bytes(self, m):
+        """Bytes of one sample in a product with m vectors: only dense inputs are written out."""
+        c, d = self.layer_shape
+        return 8 * (c * m + (0 if sp.issparse(self.activation) else d))
 
     @property
     def _is_jacobian(self):
@@ -287,7 +292,7 @@ class KroneckerRows(Rows):
         (c, d), m = self.layer_shape, len(matrix)
         cube = matrix.reshape(m, self.n_samples, self.rows_per_sample)
         out = np.zeros((m, self.n_columns))
-        for batch in batches(self.n_samples, 8 * (c * m + d)):
+        for batch in batches(self.n_samples, self._batch_bytes(m)):
             part = cube[:, batch]
             if not self._is_jacobian:
                 part = np.matmul(part.transpose(1, 0, 2), self.residual[batch]).transpose(1, 0, 2)

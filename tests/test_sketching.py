@@ -208,6 +208,22 @@ class TestNystrom:
         missed = np.linalg.norm(data - sketch.lift(data @ sketch), ord=2)
         assert decay[20] <= missed * (1 + 1e-12) and missed < 1.1 * decay[20]
 
+    @pytest.mark.parametrize("sparse", [False, True])
+    def test_wide_data_are_read_by_their_rows(self, sparse):
+        decay = np.arange(1, 41) ** -1.0
+        data = (np.linalg.qr(random_matrix(200, 40))[0] * decay).T
+        kind = KroneckerRows(np.full((40, 1, 1), 2.0), sp.csr_matrix(data)) if sparse else data
+        sketch = NystromSketch.draw(kind, 10, seed=3)
+        assert_allclose(sketch.basis.T @ sketch.basis, np.eye(10), atol=1e-12)
+        missed = np.linalg.norm(data - sketch.lift(data @ sketch), ord=2)
+        assert decay[10] <= missed * (1 + 1e-12) and missed < 1.1 * decay[10]
+
+    def test_wide_data_of_low_rank_have_a_basis_all_the_same(self):
+        data = random_matrix(20, 3, seed=1) @ random_matrix(3, 60, seed=2)
+        sketch = NystromSketch.draw(data, 8, oversampling=2)
+        assert_allclose(sketch.basis.T @ sketch.basis, np.eye(8), atol=1e-10)
+        assert_allclose(sketch.lift(data @ sketch), data, atol=1e-10)
+
     def test_more_columns_than_the_data_have_is_all_of_them(self):
         assert NystromSketch.draw(random_matrix(20, 5), 9).size == 5
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.linalg import cholesky, solve_triangular
 
-from skinfluence.sketching._base import Sketch, floating
+from skinfluence.rows import KroneckerRows
+from skinfluence.sketching._base import Sketch, floating, written
 
 
 class NystromSketch(Sketch):
@@ -55,17 +57,24 @@ class NystromSketch(Sketch):
         -------
         NystromSketch
         """
-        n_columns = data.shape[1]
+        if isinstance(data, KroneckerRows) and sp.issparse(data.activation):
+            data = written(data)
+        n_rows, n_columns = data.shape
         width = min(size + oversampling, n_columns)
         rng = np.random.default_rng([seed, 0])
+        if width <= n_rows < n_columns:
+            # Vectors as long as the rows are many cost less; one more pass makes them equal.
+            test = rng.standard_normal((n_rows, width))
+            for _ in range(n_power_iterations + 1):
+                test = np.linalg.qr(np.asarray(data @ _adjoint(data, test)))[0]
+            return cls(_leading(_adjoint(data, test), size), seed)
         basis = np.linalg.qr(rng.standard_normal((n_columns, width)))[0]
         for _ in range(n_power_iterations):
-            basis = np.linalg.qr(_times_gram(data, basis))[0]
-        image = _times_gram(data, basis)
+            basis = np.linalg.qr(_adjoint(data, np.asarray(data @ basis)))[0]
+        image = _adjoint(data, np.asarray(data @ basis))
         # Leading eigenvectors of the Gram matrix within the range of its image: from
         # A Q = U S V' they are those of U, at no further pass.
-        left = np.linalg.svd(image, full_matrices=False)[0]
-        return cls(np.ascontiguousarray(left[:, :size]), seed)
+        return cls(_leading_by_svd(image, size), seed)
 
     def _project(self, array):
         basis = self.basis.astype(floating(array), copy=False)
@@ -75,8 +84,25 @@ class NystromSketch(Sketch):
         return array @ self.basis.T
 
 
-def _times_gram(data, basis):
-    image = np.asarray(data @ basis)
+def _adjoint(data, matrix):
+    """``data' matrix`` as an array (n_columns, w)."""
     if sp.issparse(data):
-        return np.asarray(data.T @ image)
-    return np.ascontiguousarray((np.ascontiguousarray(image.T) @ data).T)
+        return np.asarray(data.T @ matrix)
+    return np.ascontiguousarray((np.ascontiguousarray(matrix.T) @ data).T)
+
+
+def _leading_by_svd(image, size):
+    left = np.linalg.svd(image, full_matrices=False)[0]
+    return np.ascontiguousarray(left[:, :size])
+
+
+def _leading(image, size):
+    """Leading left singular vectors, by the small Gram matrix where that is safe."""
+    values, vectors = np.linalg.eigh(image.T @ image)
+    values, vectors = values[::-1][:size], vectors[:, ::-1][:, :size]
+    if not values[-1] > 1e-8 * values[0]:
+        return _leading_by_svd(image, size)
+    basis = image @ (vectors / np.sqrt(values))
+    # What rounding has left of the angles is taken out by a second pass, in place.
+    lower = cholesky(basis.T @ basis, lower=True)
+    return solve_triangular(lower, basis.T, lower=True, overwrite_b=True, check_finite=False).T
