@@ -158,6 +158,12 @@ def test_a_matrix_too_large_to_hold_is_drawn_in_blocks(name, monkeypatch):
     assert_allclose((rows @ draw(name, P, 12)).array, rows.toarray() @ whole.T)
 
 
+def test_sketch_is_independent_of_data_drawn_with_its_seed():
+    data = np.random.default_rng(0).standard_normal(1000, dtype=np.float32)
+    matrix = draw("gaussian", 1000, 5, seed=0).toarray()
+    assert np.abs(np.corrcoef(matrix, data[None])[-1, :-1]).max() < 0.15
+
+
 def test_sjlt_has_its_number_of_nonzeros_in_every_column():
     matrix = SJLTSketch(50, 11, seed=1, nonzeros=3).toarray()
     assert_array_equal(np.count_nonzero(matrix, axis=0), 3)

@@ -141,6 +141,13 @@ class IdentitySketch(Sketch):
         return array
 
 
+def stream(seed, index):
+    """Generator of one part of a sketch."""
+    # A seed alone would give the very numbers that users draw their data from: NumPy takes
+    # [0, 0] for 0.
+    return np.random.default_rng([0x736B6574, seed, index])
+
+
 def floating(array):
     """Single precision for arrays that have it, else double precision."""
     return np.float32 if array.dtype == np.float32 else np.float64

@@ -5,7 +5,7 @@ import scipy.sparse as sp
 from scipy.linalg import cholesky, solve_triangular
 
 from skinfluence.rows import KroneckerRows
-from skinfluence.sketching._base import Sketch, floating, written
+from skinfluence.sketching._base import Sketch, floating, stream, written
 
 
 class NystromSketch(Sketch):
@@ -61,7 +61,7 @@ class NystromSketch(Sketch):
             data = written(data)
         n_rows, n_columns = data.shape
         width = min(size + oversampling, n_columns)
-        rng = np.random.default_rng([seed, 0])
+        rng = stream(seed, 0)
         if width <= n_rows < n_columns:
             # Vectors as long as the rows are many cost less; one more pass makes them equal.
             test = rng.standard_normal((n_rows, width))

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from skinfluence._batching import batches
 from skinfluence.rows import DenseRows
-from skinfluence.sketching._base import Sketch, floating
+from skinfluence.sketching._base import Sketch, floating, stream
 
 # Entries of P that are written out at a time (32 MiB in single precision).
 BLOCK_ENTRIES = 2**23
@@ -38,7 +38,7 @@ class _StreamedSketch(Sketch):
     def _draw_block(self, rows):
         block = np.empty((rows.stop - rows.start, self.n_columns), dtype=np.float32)
         for i, row in enumerate(block, start=rows.start):
-            self._draw_row(np.random.default_rng([self.seed, i]), row)
+            self._draw_row(stream(self.seed, i), row)
         return block
 
     def _scaled_blocks(self, dtype):
@@ -151,7 +151,7 @@ class SJLTSketch(Sketch):
         index, sign = np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.float32)
         edges = np.linspace(0, self.size, self.nonzeros + 1).astype(int)
         for k in range(self.nonzeros):
-            rng = np.random.default_rng([self.seed, k])
+            rng = stream(self.seed, k)
             index[:, k] = rng.integers(edges[k], edges[k + 1], self.n_columns)
             sign[:, k] = _signs(rng, self.n_columns)
         return index, sign
@@ -217,7 +217,7 @@ class SRDCTSketch(Sketch):
                 f"A cosine transform of {n_columns} columns has no more than as many "
                 f"rows. Got size={size}; use IdentitySketch."
             )
-        rng = np.random.default_rng([seed, 0])
+        rng = stream(seed, 0)
         # A row that is padded with zeros has the same products.
         self._length = scipy.fft.next_fast_len(self.n_columns, real=True)
         self._sign = _signs(rng, self.n_columns)
