@@ -62,7 +62,7 @@ skinfluence ran with its defaults, whose ridge is the weight decay of the traini
 the mean eigenvalue. The other packages do not know the decay; where named they have it as their
 damping. kronfluence is shown with its default (1e-8), with its heuristic (0.1 times the mean
 eigenvalue of each layer) and with the decay; its labels are sampled, so that its figures vary by
-about 0.01 from run to run. dattri's EK-FAC gave NaN without damping, and with the decay nearly the
+about 0.02 from run to run. dattri's EK-FAC gave NaN without damping, and with the decay nearly the
 gradient dot product; it was not tuned further. TRAK had 2048 numbers and one network, Arnoldi 100
 eigenpairs.
 
