@@ -173,7 +173,7 @@ def test_moments_of_shared_weights_are_those_of_their_definition(shared, global_
         expected = np.einsum("n,ntd,nte->de", weight, inputs, inputs) / 4
     else:
         outputs = np.einsum("nstc,nsuk->ck", r, r)
-        expected = np.einsum("n,nd,ne->de", weight, inputs.mean(1), inputs.mean(1))
+        expected = np.einsum("i,id,ie->de", weight, inputs.mean(1), inputs.mean(1))
     assert_allclose(layer.outputs, outputs)
     assert_allclose(layer.inputs, expected)
 
