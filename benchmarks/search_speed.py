@@ -49,16 +49,20 @@ def compare(name, full):
     seconds = timed(fast, X, y)
     yield f"## {name}, {X.shape[0]} x {X.shape[1]}, 8 sizes x 12 dampings, 3 folds, C = 0.01"
     yield ""
-    yield f"- SketchedInfluenceCV: {seconds:.1f} s; best {_shown(fast.best_params_)}, LDS "
-    yield f"  {fast.best_score_:.4f}"
+    yield (
+        f"- SketchedInfluenceCV: {seconds:.1f} s; best {_shown(fast.best_params_)}, "
+        f"LDS {fast.best_score_:.4f}"
+    )
     dampings = DAMPINGS if full else DAMPINGS[:1]
     grid = {"sketch_size": sizes, "damping": dampings}
     slow = GridSearchCV(SketchedInfluence(model, random_state=0), grid, **settings)
     measured = timed(slow, X, y)
     whole = measured * len(DAMPINGS) / len(dampings)
     how = "" if full else f" ({measured:.1f} s for {len(sizes)} of {len(sizes) * 12} candidates)"
-    yield f"- GridSearchCV: {whole:.1f} s{how}; best of its grid {_shown(slow.best_params_)}, LDS "
-    yield f"  {slow.best_score_:.4f}"
+    yield (
+        f"- GridSearchCV: {whole:.1f} s{how}; best of its grid {_shown(slow.best_params_)}, "
+        f"LDS {slow.best_score_:.4f}"
+    )
     yield f"- **{whole / seconds:.1f} times faster**"
     results = fast.cv_results_
     same = np.isin(results["param_damping"], dampings)
@@ -66,8 +70,10 @@ def compare(name, full):
     params = np.array(results["params"])[same]
     winner = params[np.argmax(results["mean_test_score"][same])]
     agrees = "the same" if winner == slow.best_params_ else f"another, {_shown(winner)}"
-    yield f"- of the candidates that both have tried: winner {agrees}, largest difference of a "
-    yield f"  mean score {gap:.4f}"
+    yield (
+        f"- of the candidates that both have tried: winner {agrees}, largest difference of a "
+        f"mean score {gap:.4f}"
+    )
     yield ""
 
 
@@ -83,8 +89,8 @@ def main():
     lines = [
         "# Built-in search against grid search",
         "",
-        "Made by `python -m benchmarks.search_speed`, in CPU seconds of one process. Both score by "
-        "20 refits for each split.",
+        "Made by `python -m benchmarks.search_speed`, in CPU seconds of one process. Both score "
+        "by 20 refits for each split.",
         "",
     ]
     for name in arguments.data:
