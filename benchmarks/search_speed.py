@@ -4,7 +4,8 @@
 
 writes ``benchmarks/results/search_speed.md``. On digits both search the whole grid. On MNIST the
 grid search takes one damping of every size unless ``--full`` is given: its candidates cost the
-same for each damping, so its time is that of these, times the number of dampings.
+same for each damping, so its time is that of these, times the number of dampings. It then takes
+the refits that the other search has made, so that they are not counted twelve times.
 """
 
 import argparse
@@ -29,9 +30,10 @@ FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
 SCORING = InfluenceScorer(n_subsets=20)
 
 
-def timed(search, X, y):
-    """CPU seconds of a search that finds nothing kept from before."""
-    _cache._PROCESS.kept.clear()
+def timed(search, X, y, *, forget=True):
+    """CPU seconds of a search."""
+    if forget:
+        _cache._PROCESS.kept.clear()
     start = time.process_time()
     search.fit(X, y)
     return time.process_time() - start
@@ -56,7 +58,7 @@ def compare(name, full):
     dampings = DAMPINGS if full else DAMPINGS[:1]
     grid = {"sketch_size": sizes, "damping": dampings}
     slow = GridSearchCV(SketchedInfluence(model, random_state=0), grid, **settings)
-    measured = timed(slow, X, y)
+    measured = timed(slow, X, y, forget=full)
     whole = measured * len(DAMPINGS) / len(dampings)
     how = "" if full else f" ({measured:.1f} s for {len(sizes)} of {len(sizes) * 12} candidates)"
     yield (
@@ -98,7 +100,7 @@ def main():
             print(line, flush=True)
             lines.append(line)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "search_speed.md").write_text("\n".join(lines))
+    (RESULTS / "search_speed.md").write_text("\n".join(lines).rstrip() + "\n")
 
 
 if __name__ == "__main__":
