@@ -13,7 +13,9 @@ from skinfluence._compat import StrOptions, _fit_context
 from skinfluence._validation import check_model_features, check_training_data, check_weights
 from skinfluence.base import BaseInfluence
 from skinfluence.metrics import InfluenceScorer
+from skinfluence.metrics._scorer import agreement
 from skinfluence.models import fit_arguments, objective, unwrap
+from skinfluence.rows import DenseRows
 from skinfluence.sketched import SketchedInfluence
 from skinfluence.sketching import NystromSketch
 
@@ -389,13 +391,28 @@ class _Score:
     def __init__(self, scoring):
         self.scorer = InfluenceScorer() if scoring is None else scoring
         self.truth = None
+        self.rows = None
 
     def __call__(self, candidate, X, y):
         if not isinstance(self.scorer, InfluenceScorer):
             return np.atleast_1d(float(self.scorer(candidate, X, y)))
         if self.truth is None:
             self.truth = self.scorer.ground_truth(candidate, X, y)
-        return self.scorer.of_queries(candidate, X, y, truth=self.truth)
+        if self.scorer.metric != "lds":
+            return self.scorer.of_queries(candidate, X, y, truth=self.truth)
+        return agreement(self._predicted(candidate, X, y), self.truth.losses)
+
+    def _predicted(self, candidate, X, y):
+        """Sums of the influences over the subsets, (n_queries, n_subsets)."""
+        if candidate._rows is not self.rows:
+            # The same for all dampings of a sketch.
+            self.rows = candidate._rows
+            weighted = self.truth.subsets * candidate.objective_.weight
+            self.totals = DenseRows(weighted @ self.rows)
+            self.queries = candidate._query_rows(X, y)
+        # There are fewer subsets than queries, and H is symmetric.
+        solved = candidate._solve(self.totals).toarray()
+        return -(self.queries @ np.ascontiguousarray(solved.T))
 
 
 def _objective(model, X, y, weight):
