@@ -74,8 +74,8 @@ harmful, harm = influence.most_influential(*queries, k=4, by="harmful")
 helpful, help_ = influence.most_influential(*queries, k=4, by="helpful")
 
 # %%
-# The harmful images carry the label that the network predicted and look like the query; the
-# helpful ones carry the right label.
+# The harmful images look like the query and have another label, in half of the cases the very one
+# that was predicted; the most helpful one has the right label.
 
 fig = plt.figure(figsize=(8, 3.4), layout="constrained")
 panels = fig.subfigures(1, 3, width_ratios=[1.3, 4, 4])
