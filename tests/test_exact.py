@@ -577,6 +577,12 @@ def test_a_model_that_has_not_converged_is_told_once(iris):
     assert ExactInfluence(LR(**NC)).fit(X, y).stationarity_ < 1e-10
 
 
+def test_a_perfect_fit_has_converged():
+    X = np.random.default_rng(0).standard_normal((30, 4))
+    influence = ExactInfluence(lm.LinearRegression()).fit(X, X @ np.arange(4.0))
+    assert influence.stationarity_ < 1e-3
+
+
 def test_a_frozen_model_of_other_rows_is_noticed(iris):
     X, y = iris
     model = FrozenEstimator(LR(**NC).fit(X, y))

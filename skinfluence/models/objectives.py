@@ -18,6 +18,9 @@ from sklearn.utils import check_array
 from skinfluence.models.weighting import Weighting
 from skinfluence.rows import SelectedRows
 
+# Residuals of this size, relative to the outputs, are no sign of a bad fit.
+ROUNDING = 1e-10
+
 
 class Objective(ABC):
     """The objective of a fitted model.
@@ -232,6 +235,10 @@ class Objective(ABC):
         gradient = (self.weight[None] @ rows)[0]
         gradient += self.penalty * self.theta + self.slope
         size = self.weight @ np.sqrt(rows.squared_norms())
+        if self.loss.quadratic:
+            # A perfect fit leaves rounding errors of the outputs alone, in all terms.
+            outputs = self.pullback(self.features, self.training_outputs[:, None, :])
+            size += ROUNDING * (self.weight @ np.sqrt(outputs.squared_norms()))
         return float(np.linalg.norm(gradient) / max(size, np.finfo(float).tiny))
 
 
