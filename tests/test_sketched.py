@@ -625,7 +625,7 @@ def test_sketch_error_is_measured_against_the_exact_scores():
     pairs = np.abs(sketched - exact)[:, influence._probes.index]
     uniform = np.quantile(pairs / np.sqrt(np.outer(scale, scale)), 0.95)
     # Conjugate gradients approach the scale from below, so the error from above.
-    assert uniform <= error.uniform.value * (1 + 1e-6)
+    assert uniform <= error.uniform.value * (1 + 1e-4)
     assert error.uniform.value < 1.5 * uniform
     for name in ("uniform", "relative", "spearman"):
         assert error[name].low <= error[name].value <= error[name].high
