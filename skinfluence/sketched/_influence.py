@@ -225,9 +225,24 @@ class SketchedInfluence(BaseInfluence):
     def _make_curvature(self):
         self._forget()
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        setting = self._make_setting()
+        self._projection = self._choose_size(setting)
+        self.sketch_ = self._projection.sketch
+        self.sketch_size_ = self._projection.sketched_size
+        self._warn_if_saturated(setting)
+        if self.verbose:
+            print(
+                f"[{type(self).__name__}] {self.sketch_size_} of {setting.roots.n_columns} "
+                f"numbers for each row by {type(self._projection.feature_sketch).__name__}"
+            )
+        if self._projection.is_exact:
+            return self._exact_curvature(setting)
+        return self._projection.curvature()
+
+    def _make_setting(self):
         roots = self.objective_.curvature_rows(self.curvature)
         self.factorized_ = self._choose_factorized(roots)
-        setting = Setting(
+        return Setting(
             roots=roots,
             penalty=self.objective_.l2_penalty,
             damping=self.damping_,
@@ -237,18 +252,6 @@ class SketchedInfluence(BaseInfluence):
             tail=self.tail,
             debias=self.debias,
         )
-        self._projection = self._choose_size(setting)
-        self.sketch_ = self._projection.sketch
-        self.sketch_size_ = self._projection.sketched_size
-        self._warn_if_saturated(setting)
-        if self.verbose:
-            print(
-                f"[{type(self).__name__}] {self.sketch_size_} of {roots.n_columns} numbers for "
-                f"each row by {type(self._projection.feature_sketch).__name__}"
-            )
-        if self._projection.is_exact:
-            return self._exact_curvature(setting)
-        return self._projection.curvature()
 
     def _project(self, rows):
         return self._projection.project(rows)
