@@ -306,7 +306,7 @@ What does not: (1) random sketches do not reach 95 % of the exact *rank correlat
 at 16 d on the real data; published figures of 10 to 20 d are about predicting refits, a softer
 measure. (2) The slope of srdct is steeper than -0.6: its rows are orthogonal, so that its error
 ends at size p instead of never. On the flat spectrum i^-0.5 and on spambase, whose 57 columns end
-at 16 d, slopes are about -0.4. (3) Below d the error is not exactly flat: it falls by up to a
+at 16 d, slopes are -0.35 to -0.4. (3) Below d the error is not exactly flat: it falls by up to a
 third between d / 4 and d.
 """
 
