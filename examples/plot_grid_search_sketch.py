@@ -46,7 +46,7 @@ print(search.best_params_, round(search.best_score_, 3))
 
 X = MinMaxScaler().fit_transform(X)
 sizes = [18, 36, 72, 144, 288, 432]
-dampings = 10.0 ** np.arange(-5, 1)
+dampings = np.array([1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0])
 searches = {
     kind: SketchedInfluenceCV(
         model,

@@ -395,9 +395,10 @@ def test_workers_change_nothing(counted):
     settings = {"n_subsets": 40, "random_state": 0}
     model = linear_model.LogisticRegression(**NEWTON)
     one = retrain_on_subsets(model, X, y, X[:9], y[:9], **settings)
-    _cache._PROCESS.kept.clear()
+    _cache._PROCESS.clear()
     two = retrain_on_subsets(model, X, y, X[:9], y[:9], n_jobs=2, **settings)
-    assert counted == [32, 8, 32, 8]
+    # Threads start in any order.
+    assert sorted(counted) == [8, 8, 32, 32]
     assert_allclose(one.losses, two.losses, rtol=1e-9)
 
 

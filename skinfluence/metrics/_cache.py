@@ -57,6 +57,12 @@ class _ProcessMemory:
         self.held = 0
         self._lock = Lock()
 
+    def clear(self):
+        """Forget all losses."""
+        with self._lock:
+            self.kept.clear()
+            self.held = 0
+
     def cache(self, function, ignore):
         """The function, called once for each key that is kept."""
         del ignore
