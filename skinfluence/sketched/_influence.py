@@ -107,9 +107,10 @@ class SketchedInfluence(BaseInfluence):
         Half the width of the interval in which it lies, or its standard error.
     factor_effective_dimensions_ : tuple of float
         Effective dimensions of the features, at the ridge over the largest eigenvalue of the
-        outputs, and of the outputs, at the ridge over that of the features. Their product is
-        at least the effective dimension of the Kronecker product: the price of a factorised
-        sketch. Only where `factorized_`.
+        outputs, and of the outputs, at the ridge over that of the features. Their product,
+        times one plus the ridge over the product of the largest eigenvalues, is at least the
+        effective dimension of the Kronecker product: the price of a factorised sketch. Only
+        where `factorized_`.
     sketch_error_ : Bunch
         Errors of the scores of some training rows taken as queries, against exact scores
         found by conjugate gradients, computed when first asked for. ``uniform``: 95th
