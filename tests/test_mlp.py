@@ -267,7 +267,7 @@ def test_early_stopping_warns_of_rows_held_out():
         objective(model, X, y, np.ones(N))
 
 
-@pytest.mark.parametrize("solver", ["auto", "direct", "cg"])
+@pytest.mark.parametrize("solver", ["auto", "direct", "cg", "lissa"])
 def test_the_hessian_of_a_network_is_solved_without_roots(solver):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((8, D)), rng.standard_normal(8)
@@ -290,7 +290,7 @@ def test_gram_and_direct_agree_on_the_ggn(task, global_random_seed):
         ExactInfluence(model, curvature="ggn", damping=0.05, solver=solver, random_state=0)
         .fit(X, y)
         .influence(X, y)
-        for solver in ("gram", "direct", "cg")
+        for solver in ("gram", "direct", "cg", "lissa")
     ]
     for other in scores[1:]:
         assert_allclose(other, scores[0], rtol=1e-5, atol=1e-8)
