@@ -350,7 +350,7 @@ class BaseInfluence(
 
         Raises
         ------
-        NotImplementedError
+        ValueError
             If the curvature is known by its products alone ("cg", "lissa").
 
         References

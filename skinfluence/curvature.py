@@ -48,7 +48,7 @@ class Curvature(ABC):
 
     def eigenbasis(self, damping, query=None):
         """`Eigenbasis` of H, in which inner products with the row ``query`` may be taken."""
-        raise NotImplementedError(
+        raise ValueError(
             f"{type(self).__name__} holds no eigenvectors of the curvature, which memorization "
             "asks for. Use solver='direct' or 'gram', or a sketch."
         )

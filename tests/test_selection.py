@@ -208,7 +208,7 @@ def test_memorization_does_not_depend_on_the_working_memory(cancer):
 
 def test_memorization_needs_eigenvectors(cancer):
     influence = exact(solver="cg").fit(*cancer)
-    with pytest.raises(NotImplementedError, match="no eigenvectors .* solver='direct'"):
+    with pytest.raises(ValueError, match="no eigenvectors .* solver='direct'"):
         influence.memorization()
 
 
