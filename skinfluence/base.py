@@ -40,6 +40,7 @@ from skinfluence.memorization import memorization
 from skinfluence.metrics import InfluenceScorer
 from skinfluence.models import fit_arguments, objective, unwrap
 from skinfluence.rows import DenseRows
+from skinfluence.solvers import choose_curvature
 
 # A relative gradient norm above this is more than the solvers of scikit-learn leave at their
 # default tolerances.
@@ -144,6 +145,7 @@ class BaseInfluence(
         self.n_params_ = self.objective_.n_params
         self._check_stationarity()
         self.damping_ = self._choose_damping()
+        self.curvature_kind_ = self._choose_curvature()
         self.curvature_ = self._make_curvature()
         self._rows = self._project(self.objective_.training_gradient_rows())
         self.n_components_ = self._rows.n_columns
@@ -181,6 +183,10 @@ class BaseInfluence(
         if self.objective_.strictly_convex:
             return 0.0
         return 0.1 * self.objective_.mean_eigenvalue(self.curvature)
+
+    def _choose_curvature(self):
+        """Which curvature is taken where that which was asked for cannot be."""
+        return choose_curvature(self.objective_, self.curvature, self.damping_)
 
     # Scores.
 

@@ -204,7 +204,7 @@ def _check_positive(values, damping):
         raise LinAlgError(
             f"The curvature has the negative eigenvalue {smallest:.3g} at damping={damping:g}: "
             "the model is not at a minimum. Expected a positive definite curvature; raise "
-            f"damping above {-smallest:.3g}, or use curvature='ggn'."
+            f"damping above {damping - smallest:.3g}, or use curvature='ggn'."
         )
     return tolerance * largest
 

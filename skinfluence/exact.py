@@ -20,7 +20,8 @@ class ExactInfluence(BaseInfluence):
         "direct": Cholesky of the Hessian. "gram": by the inner products of the rows, for fewer
         rows than parameters. "cg" and "lissa": by products with vectors alone.
     curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
-        Which curvature; for linear models the first two are the same.
+        Which curvature; for linear models the first two are the same. Where the Hessian of a
+        network is indefinite, "ggn" takes its place, with a warning.
     batch_size : int, default=None
         Rows in a batch; by default what scikit-learn's ``working_memory`` holds.
     n_jobs : int, default=None
@@ -41,6 +42,8 @@ class ExactInfluence(BaseInfluence):
         The solver that was used.
     damping_ : float
         The damping that was used.
+    curvature_kind_ : str
+        The curvature that was used.
     stationarity_ : float
         Norm of the gradient of the objective at the fitted parameters, over the sum of the
         norms of its terms.
@@ -115,5 +118,6 @@ class ExactInfluence(BaseInfluence):
         self.verbose = verbose
 
     def _make_curvature(self):
-        self.solver_ = choose_solver(self.objective_, self.curvature, self.solver)
-        return make_curvature(self.objective_, self.curvature, self.solver_, self.random_state)
+        objective, kind = self.objective_, self.curvature_kind_
+        self.solver_ = choose_solver(objective, kind, self.solver)
+        return make_curvature(objective, kind, self.solver_, self.random_state)

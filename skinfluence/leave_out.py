@@ -233,7 +233,7 @@ def _drift_at(influence, rows, drift, coefficients):
 def _derivatives(influence, indices):
     objective = influence.objective_
     residual = objective.loss.residual(objective.training_outputs, objective.targets)
-    return residual[indices], objective.output_curvature(influence.curvature)[indices]
+    return residual[indices], objective.output_curvature(influence.curvature_kind_)[indices]
 
 
 def _moved_rows(influence, indices, moved):

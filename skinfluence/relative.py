@@ -54,7 +54,8 @@ class RelativeHessianInfluence(BaseInfluence):
     solver : {"auto", "direct", "gram", "cg", "lissa"}, default="auto"
         As in `ExactInfluence`, for the Hessian of the subset.
     curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
-        Which curvature.
+        Which curvature; for linear models the first two are the same. Where the Hessian of a
+        network is indefinite, "ggn" takes its place, with a warning.
     batch_size : int, default=None
         Rows in a batch; by default what scikit-learn's ``working_memory`` holds.
     n_jobs : int, default=None
@@ -86,6 +87,8 @@ class RelativeHessianInfluence(BaseInfluence):
         The solver that was used.
     damping_ : float
         The damping that was used.
+    curvature_kind_ : str
+        The curvature that was used.
     stationarity_ : float
         Norm of the gradient of the objective at the fitted parameters, over the sum of the
         norms of its terms.
@@ -191,7 +194,7 @@ class RelativeHessianInfluence(BaseInfluence):
         self.subset_size_ = len(self.subset_indices_)
         self._check_classes()
         subset = self.objective_.restricted(weight)
-        self.solver_ = choose_solver(subset, self.curvature, self.solver)
+        self.solver_ = choose_solver(subset, self.curvature_kind_, self.solver)
         self._reference_seed = random_state.randint(np.iinfo(np.int32).max)
         return curvature
 
@@ -234,7 +237,7 @@ class RelativeHessianInfluence(BaseInfluence):
 
     @property
     def _convex_curvature(self):
-        return "ggn" if self.curvature == "hessian" else self.curvature
+        return "ggn" if self.curvature_kind_ == "hessian" else self.curvature_kind_
 
     def _checked_size(self, given, order):
         size = given
@@ -270,7 +273,7 @@ class RelativeHessianInfluence(BaseInfluence):
     @property
     def _roots_per_row(self):
         outputs = self.objective_.training_outputs.shape[1]
-        return 1 if self.curvature == "empirical_fisher" else outputs
+        return 1 if self.curvature_kind_ == "empirical_fisher" else outputs
 
     def _needed_size(self):
         """Rows without which the Hessian of a subset must be singular."""
@@ -338,8 +341,8 @@ class RelativeHessianInfluence(BaseInfluence):
     def _curvature_of(self, weight):
         """Curvature of the rows with a weight, of all of them without weights."""
         objective = self.objective_ if weight is None else self.objective_.restricted(weight)
-        solver = choose_solver(objective, self.curvature, self.solver)
-        return make_curvature(objective, self.curvature, solver, self.random_state)
+        solver = choose_solver(objective, self.curvature_kind_, self.solver)
+        return make_curvature(objective, self.curvature_kind_, solver, self.random_state)
 
     # Is it loss estimate preserving?
 
@@ -485,7 +488,7 @@ class RelativeHessianInfluence(BaseInfluence):
 
     def _comparison(self, queries, reference, relative, weight):
         objective = self.objective_.restricted(weight)
-        multiply = objective.curvature_product(self.curvature)
+        multiply = objective.curvature_product(self.curvature_kind_)
         ridge = objective.l2_penalty + self.damping_
         return LepComparison(
             queries,

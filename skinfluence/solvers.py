@@ -1,11 +1,72 @@
 """Which curvature suits an objective."""
 
+import warnings
+
+import numpy as np
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
 from skinfluence.curvature import DenseCurvature, GramCurvature, MatrixFreeCurvature
+from skinfluence.exceptions import NumericalWarning
 
 # Beyond these sizes a dense Hessian (or Gram matrix) no longer fits and iteration takes over.
 MAX_DENSE = 20_000
 
 SOLVERS = {"auto", "direct", "gram", "cg", "lissa"}
+
+# Lanczos vectors at a time, and how often they are started again.
+N_LANCZOS, N_RESTARTS = 100, 3
+
+
+def choose_curvature(objective, curvature, damping):
+    """Curvature that was asked for, or the GGN where that is an indefinite Hessian.
+
+    Parameters
+    ----------
+    objective : Objective
+        What was minimised.
+    curvature : {"hessian", "ggn", "empirical_fisher"}
+        The curvature that was asked for.
+    damping : float
+        What is added to its eigenvalues.
+
+    Returns
+    -------
+    {"hessian", "ggn", "empirical_fisher"}
+        It has no negative eigenvalues with the damping.
+    """
+    if objective.has_root_rows(curvature):
+        return curvature
+    smallest = _smallest_eigenvalue(objective, curvature, damping)
+    if smallest > 0:
+        return curvature
+    warnings.warn(
+        f"The Hessian of the network has the smallest eigenvalue {smallest:.3g} at "
+        f"damping={damping:.3g}, so the Gauss-Newton matrix takes its place. Use curvature='ggn' "
+        f"to say so, or damping above {damping - smallest:.3g} to keep the Hessian.",
+        NumericalWarning,
+        stacklevel=5,
+    )
+    return "ggn"
+
+
+def _smallest_eigenvalue(objective, curvature, damping):
+    """Smallest eigenvalue of H by Lanczos iteration, 0 if it is too close to others."""
+    multiply, ridge = objective.curvature_product(curvature), objective.l2_penalty + damping
+    p = len(ridge)
+
+    def product(vector):
+        return multiply(vector.reshape(1, -1))[0] + ridge * vector.ravel()
+
+    if p == 1:
+        return float(product(np.ones(1))[0])
+    operator = LinearOperator((p, p), matvec=product, dtype=np.float64)
+    settings = {"ncv": min(N_LANCZOS, p), "maxiter": N_RESTARTS, "tol": 0.1}
+    start = np.random.default_rng(0).standard_normal(p)
+    try:
+        found = eigsh(operator, k=1, which="SA", v0=start, return_eigenvectors=False, **settings)
+    except ArpackNoConvergence:
+        return 0.0
+    return float(found[0])
 
 
 def choose_solver(objective, curvature, solver):

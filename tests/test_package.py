@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "memorization": HELPERS | {"eigenbasis"},
     "base": HELPERS
     | {"_validation", "leave_out", "memorization", "models", "sketching", "curvature", "rows"}
-    | {"metrics"},
+    | {"metrics", "solvers"},
     **dict.fromkeys(ESTIMATORS, BELOW_ESTIMATORS),
     # A certificate is a measurement.
     "sketched": BELOW_ESTIMATORS | {"metrics"},

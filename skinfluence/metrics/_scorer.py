@@ -226,7 +226,7 @@ def _loo(influence, X, y, truth):
 def _faithfulness(influence, X, y, truth):
     del truth
     objective = influence.objective_
-    exact = DenseCurvature(*objective.hessian(influence.curvature), objective.l2_penalty)
+    exact = DenseCurvature(*objective.hessian(influence.curvature_kind_), objective.l2_penalty)
     features = influence._features(X)
     targets = objective.encode_queries(y, features.shape[0])
     solved = exact.solve(objective.gradient_rows(features, targets), influence.damping_)
