@@ -248,7 +248,8 @@ class SpectralCurvature(Curvature):
 
     def __init__(self, moment, penalty):
         ridge = np.diag(penalty) if penalty.ndim == 1 else penalty
-        self.values, self.vectors = eigh(moment + ridge)
+        # The driver whose eigenvectors are orthogonal to machine precision.
+        self.values, self.vectors = eigh(moment + ridge, driver="evd")
         # What F, not the penalty, has in each direction.
         bent = np.einsum("ij,ij->j", self.vectors, ridge @ self.vectors)
         self._of_data = np.clip(self.values - bent, 0, None)

@@ -173,7 +173,7 @@ class ClassifierHeadInfluence(BaseInfluence):
         self._projection = None if self.sketch_size is None else self._draw()
         if self._projection is not None and not self._projection.is_exact:
             self.solver_ = "sketch"
-            return self._projection.curvature()
+            return self._projection.curvature
         self.solver_ = choose_solver(self.objective_, self.curvature, self.solver)
         return make_curvature(self.objective_, self.curvature, self.solver_, self.random_state)
 

@@ -17,7 +17,6 @@ from skinfluence.metrics._scorer import agreement
 from skinfluence.models import fit_arguments, objective, unwrap
 from skinfluence.rows import DenseRows
 from skinfluence.sketched import SketchedInfluence
-from skinfluence.sketching import NystromSketch
 
 # Shares of the parameters, and multiples of the mean eigenvalue of the curvature.
 AUTO_SIZES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -357,8 +356,8 @@ class _Path:
 
     def _keep_basis(self):
         drawn = self.base._projection.feature_sketch
-        if self.sketch is None and isinstance(drawn, NystromSketch):
-            self.sketch = _Leading(drawn.basis)
+        if self.sketch is None and hasattr(drawn, "leading"):
+            self.sketch = _Leading(drawn)
 
 
 class _Leading:
@@ -366,17 +365,17 @@ class _Leading:
 
     Parameters
     ----------
-    basis : ndarray of shape (n_columns, size)
-        Orthonormal columns, the leading ones first.
+    basis : NystromSketch or LandmarkSketch
+        The largest of them.
     """
 
     def __init__(self, basis):
         self.basis = basis
 
     def __call__(self, data, size, seed=0):
-        if len(self.basis) != data.shape[1] or size > self.basis.shape[1]:
-            return NystromSketch.draw(data, size, seed)
-        return NystromSketch(np.ascontiguousarray(self.basis[:, :size]), seed)
+        if self.basis.n_columns != data.shape[1] or size > self.basis.size:
+            return type(self.basis).draw(data, size, seed)
+        return self.basis.leading(size)
 
 
 class _Score:

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from skinfluence._batching import batches
-from skinfluence.rows import Rows
+from skinfluence.rows import BlockRows, Rows
 
 
 class SharedRows(Rows):
@@ -67,6 +67,12 @@ class SharedRows(Rows):
         return SharedRows(
             self.residual[samples], self.activation[positions.ravel()], self.bias, self.scale
         )
+
+    def picked(self, index):
+        samples, place = np.divmod(index, self.rows_per_sample)
+        part = self[samples]
+        residual = part.residual[np.arange(len(index)), place]
+        return SharedRows(residual[:, None], part.activation, self.bias, self.scale)
 
     def toarray(self):
         n_rows = self.n_samples * self.rows_per_sample
@@ -140,6 +146,14 @@ class StreamedRows(Rows):
     def batches(self, batch_size=None):
         return batches(self.n_samples, self.sample_bytes, batch_size)
 
+    @property
+    def device(self):
+        return self[:0].device
+
+    def pieces(self):
+        for part in self._parts():
+            yield from part.pieces()
+
     def toarray(self):
         return np.concatenate([part.toarray() for part in self._parts()])
 
@@ -171,6 +185,10 @@ class StreamedRows(Rows):
     def squared_norms(self):
         return np.concatenate([part.squared_norms() for part in self._parts()])
 
+    def picked(self, index):
+        samples, place = np.divmod(index, self.rows_per_sample)
+        return self[samples].picked(np.arange(len(index)) * self.rows_per_sample + place)
+
     def columns(self, index):
         return np.concatenate([part.columns(index) for part in self._parts()])
 
@@ -183,6 +201,10 @@ class StreamedRows(Rows):
 
     def weighted(self, weight):
         return self._remade(partial(_weighted, self.make, np.asarray(weight)))
+
+
+# Rows with one block of columns for each layer of a network.
+LAYERED = (BlockRows, StreamedRows)
 
 
 # Functions of the module rather than closures, so that rows can be pickled.

@@ -9,6 +9,7 @@ Conventions
 """
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,6 +28,9 @@ class Rows(ABC):
     ``toarray``. Should be overridden for efficiency: the products, all of which have a
     default that writes out one batch of rows at a time.
     """
+
+    # Where `pieces` are written out as tensors; None where they are arrays.
+    device = None
 
     # NumPy would otherwise read an object with a length and items as an array and
     # compute the product itself.
@@ -126,6 +130,12 @@ class Rows(ABC):
             [np.einsum("ip,ip->i", rows, rows) for rows in map(_written, self._parts())]
         )
 
+    def picked(self, index):
+        """Chosen rows of the matrix (index array), each as a sample of its own."""
+        samples, place = np.divmod(index, self.rows_per_sample)
+        cube = self[samples].toarray().reshape(len(index), self.rows_per_sample, -1)
+        return DenseRows(cube[np.arange(len(index)), place])
+
     def columns(self, index):
         """Chosen columns as an array (n_rows, len(index))."""
         return np.concatenate([part.toarray()[:, index] for part in self._parts()])
@@ -140,6 +150,15 @@ class Rows(ABC):
             self.toarray() * np.repeat(weight, self.rows_per_sample)[:, None],
             self.rows_per_sample,
         )
+
+    def pieces(self):
+        """Consecutive rows, written out as sketches read them.
+
+        Yields
+        ------
+        {ndarray, CSR matrix, tensor} of shape (n_rows, n_columns)
+        """
+        return map(_written, self._parts())
 
     def _parts(self):
         return (self[batch] for batch in self.batches())
@@ -204,6 +223,9 @@ class DenseRows(Rows):
     def inner(self, other, out=None):
         return other.dotted_by(self.array, out)
 
+    def picked(self, index):
+        return DenseRows(self.array[index])
+
     def dotted_by(self, vectors, out=None):
         return np.matmul(vectors, self.array.T, out=out)
 
@@ -246,6 +268,13 @@ class KroneckerRows(Rows):
 
     def __getitem__(self, samples):
         return KroneckerRows(self.residual[samples], self.activation[samples], self.free[samples])
+
+    def pieces(self):
+        if not sp.issparse(self.activation):
+            yield from super().pieces()
+            return
+        blocks = [_spread(self.activation, column) for column in np.moveaxis(self.residual, 2, 0)]
+        yield sp.hstack([*blocks, _flat(self.free)], format="csr")
 
     def toarray(self):
         activation, (c, d) = _dense(self.activation), self.layer_shape
@@ -304,7 +333,9 @@ class KroneckerRows(Rows):
     def inner(self, other, out=None):
         if not isinstance(other, KroneckerRows):
             return super().inner(other, out)
-        result = _flat(self.residual) @ _flat(other.residual).T
+        # In double precision, whatever that of the factors, so that Gram matrices are definite.
+        left, right = (_flat(r.residual).astype(np.float64, copy=False) for r in (self, other))
+        result = left @ right.T
         gram = _gram(self.activation, other.activation)
         # (r (x) u)'(r' (x) u') = (r.r')(u.u').
         cube = result.reshape(
@@ -348,6 +379,11 @@ class KroneckerRows(Rows):
         norms *= _squared_norms(self.activation)[:, None]
         return (norms + np.einsum("nsf,nsf->ns", self.free, self.free)).ravel()
 
+    def picked(self, index):
+        samples, place = np.divmod(index, self.rows_per_sample)
+        residual, free = self.residual[samples, place], self.free[samples, place]
+        return KroneckerRows(residual[:, None], self.activation[samples], free[:, None])
+
     def columns(self, index):
         (c, d), index = self.layer_shape, np.asarray(index)
         if len(index) and index.min() < c * d:
@@ -378,7 +414,10 @@ class BlockRows(Rows):
 
     def __init__(self, blocks):
         self.blocks = list(blocks)
-        self._edges = np.cumsum([0, *(block.n_columns for block in self.blocks)])
+
+    @cached_property
+    def _edges(self):
+        return np.cumsum([0, *(block.n_columns for block in self.blocks)])
 
     @property
     def n_samples(self):
@@ -434,6 +473,9 @@ class BlockRows(Rows):
     def squared_norms(self):
         return sum(block.squared_norms() for block in self.blocks)
 
+    def picked(self, index):
+        return BlockRows(block.picked(index) for block in self.blocks)
+
     def rescaled(self, scale):
         parts = self._split(scale, 0)
         return BlockRows(b.rescaled(part) for b, part in zip(self.blocks, parts, strict=True))
@@ -478,6 +520,9 @@ class SelectedRows(Rows):
 
     def toarray(self):
         return self.rows.toarray()[:, self.selected]
+
+    def picked(self, index):
+        return SelectedRows(self.rows.picked(index), self.selected)
 
     def __matmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
@@ -590,6 +635,15 @@ def weighted_gram(u, weight):
         scaled = u * np.sqrt(weight)[:, None]
         return scaled.T @ scaled
     return u.T @ (u * weight[:, None])
+
+
+def _spread(activation, column):
+    """CSR rows ``column[i, j] * activation[i]`` for every sample i and row j of it."""
+    n_samples, s = column.shape
+    sample = np.repeat(np.arange(n_samples), s)
+    place = np.arange(n_samples * s)
+    shape = (n_samples * s, n_samples)
+    return sp.csr_matrix((column.ravel(), (place, sample)), shape=shape) @ activation
 
 
 def _dense(activation):

@@ -10,7 +10,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils.fixes import parse_version
 
-from skinfluence import ExactInfluence, KFACInfluence
+from skinfluence import ExactInfluence, KFACInfluence, SketchedInfluence
 from skinfluence.models import objective
 
 HAS_WEIGHTS = parse_version(sklearn.__version__) >= parse_version("1.7")
@@ -308,6 +308,21 @@ def test_influence_of_every_kind_of_perceptron(task):
         scores = influence.influence(X, y)
         assert (np.diag(scores) <= 0).all()
         assert influence.influence(X[:3]).shape == (3, N)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_landmarks_of_the_whole_range_are_exact(task):
+    X, y = problem(task, np.random.default_rng(0))
+    model = FrozenEstimator(fitted(task, X, y))
+    exact = ExactInfluence(model, curvature="ggn", damping=0.01).fit(X, y)
+    sketched = SketchedInfluence(model, curvature="ggn", damping=0.01, eps=1e-4, random_state=0)
+    expected = exact.influence(X, y)
+    # Biases have no penalty: their ridge is another than that of the weights.
+    assert len(np.unique(exact.objective_.l2_penalty)) == 2
+    found = sketched.fit(X, y).influence(X, y)
+    assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+    effect = exact.leave_one_out_effect(X, y)
+    assert_allclose(sketched.leave_one_out_effect(X, y), effect, atol=1e-6 * np.abs(effect).max())
 
 
 def test_the_hessian_has_no_root_rows():

@@ -24,7 +24,8 @@ from skinfluence.sketching import IdentitySketch, SJLTSketch, effective_dimensio
 
 LR = functools.partial(lm.LogisticRegression, solver="newton-cholesky", tol=1e-12)
 RANDOM = ["gaussian", "rademacher", "sjlt", "srdct"]
-KINDS = [*RANDOM, "nystrom"]
+BASES = ["nystrom", "landmarks"]
+KINDS = [*RANDOM, *BASES]
 
 
 @parametrize_with_checks(

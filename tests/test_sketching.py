@@ -11,6 +11,7 @@ from skinfluence.sketching import (
     BlockSketch,
     IdentitySketch,
     KroneckerSketch,
+    LandmarkSketch,
     NystromSketch,
     SJLTSketch,
     SRDCTSketch,
@@ -21,7 +22,8 @@ from skinfluence.sketching import (
 
 N, C, D, F = 7, 3, 10, 2
 P = C * D + F
-OBLIVIOUS = sorted(set(SKETCHES) - {"identity", "nystrom"})
+BASES = {"nystrom", "landmarks"}
+OBLIVIOUS = sorted(set(SKETCHES) - BASES - {"identity"})
 
 
 def random_matrix(n_rows, n_columns, seed=0):
@@ -50,7 +52,7 @@ CASES = {
     "more non-zeros than rows": lambda seed: SJLTSketch(P, 3, seed),
     "blocks": blocks,
 }
-EXPECT_IDENTITY = sorted(set(CASES) - {"nystrom"})
+EXPECT_IDENTITY = sorted(set(CASES) - BASES)
 
 
 def layer_rows(sparse=False, rows_per_sample=2):
@@ -189,6 +191,69 @@ def test_kronecker_sketch_is_a_kronecker_product_and_keeps_the_factors():
 def test_identity_keeps_the_rows_themselves():
     rows = layer_rows()
     assert rows @ IdentitySketch(P) is rows
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_picked_rows_are_rows_of_the_matrix(kind):
+    rows, index = ROWS[kind](), np.array([5, 0, 6, 3])
+    picked = rows.picked(index)
+    assert (picked.n_samples, picked.rows_per_sample) == (4, 1)
+    assert type(picked) is type(rows)
+    assert_array_equal(picked.toarray(), rows.toarray()[index])
+
+
+class TestLandmarks:
+    def test_rows_are_orthonormal_and_span_rows_of_the_data(self):
+        data = random_matrix(50, 30, seed=1)
+        matrix = LandmarkSketch.draw(data, 12).toarray()
+        assert_allclose(matrix @ matrix.T, np.eye(12), rtol=0, atol=1e-12)
+        missed = np.linalg.norm(data - data @ matrix.T @ matrix, axis=1)
+        assert (missed < 1e-12).sum() == 12
+
+    @pytest.mark.parametrize("make", [np.asarray, sp.csr_matrix, DenseRows])
+    def test_range_of_low_rank_data_is_captured(self, make):
+        data = random_matrix(50, 4, seed=1) @ random_matrix(4, 30, seed=2)
+        sketch = LandmarkSketch.draw(make(data), 10)
+        assert sketch.size == 4
+        projected = make(data) @ sketch
+        array = projected.array if isinstance(projected, DenseRows) else projected
+        assert_allclose(sketch.lift(array), data, atol=1e-10)
+
+    def test_rows_are_never_written_out(self, monkeypatch):
+        rows = ROWS["layers"]()
+        sketch = LandmarkSketch.draw(rows, 6)
+        expected = rows.toarray() @ sketch.toarray().T
+        monkeypatch.setattr(KroneckerRows, "toarray", None)
+        monkeypatch.setattr(BlockRows, "toarray", None)
+        assert_allclose((LandmarkSketch.draw(rows, 6).landmarks @ np.eye(P)).shape, (6, P))
+        assert_allclose((rows @ sketch).array, expected, atol=1e-12)
+
+    def test_a_smaller_sketch_has_the_first_landmarks_of_a_larger_one(self):
+        data = random_matrix(50, 30)
+        large, small = (LandmarkSketch.draw(data, size, seed=7) for size in (20, 5))
+        assert_allclose(large.leading(5).toarray(), small.toarray(), atol=1e-12)
+
+    def test_long_rows_are_drawn_in_proportion_to_their_squares(self):
+        data = np.diag([1.0, 2.0, 3.0, 0.0])
+        counts = np.zeros(4)
+        for seed in range(2000):
+            counts += LandmarkSketch.draw(data, 1, seed).toarray()[0] > 0
+        assert_allclose(counts / 2000, np.array([1, 4, 9, 0]) / 14, atol=0.04)
+
+    def test_rows_that_come_twice_count_once(self):
+        data = np.repeat(random_matrix(6, 30), 2, axis=0)
+        sketch = LandmarkSketch.draw(data, 6)
+        assert sketch.size >= 5
+        matrix = sketch.toarray()
+        assert_allclose(matrix @ matrix.T, np.eye(sketch.size), rtol=0, atol=1e-12)
+
+    def test_single_precision_rows_have_a_definite_gram_matrix(self):
+        rng = np.random.default_rng(0)
+        residual = rng.standard_normal((300, 1, 2)).astype(np.float32)
+        activation = (rng.standard_normal((300, 9)) * 10.0 ** -np.arange(9)).astype(np.float32)
+        rows = KroneckerRows(residual, activation)
+        matrix = LandmarkSketch.draw(rows, 18).toarray()
+        assert_allclose(matrix @ matrix.T, np.eye(len(matrix)), rtol=0, atol=1e-5)
 
 
 class TestNystrom:

@@ -15,11 +15,13 @@ from sklearn.frozen import FrozenEstimator
 from torch import nn
 from torch.func import functional_call
 
-from skinfluence import ExactInfluence, KFACInfluence
+from skinfluence import ExactInfluence, KFACInfluence, SketchedInfluence
 from skinfluence.models import objective
 from skinfluence.models.torch import TorchModel
+from skinfluence.models.torch._rows import ModuleRows
 from skinfluence.network_rows import SharedRows
 from skinfluence.rows import DenseRows, KroneckerRows
+from skinfluence.sketching import SKETCHES, IdentitySketch, LandmarkSketch
 
 # Threads cost more than they bring on networks of this size.
 torch.set_num_threads(1)
@@ -292,6 +294,105 @@ def test_products_of_rows_are_those_of_the_matrix(name):
     assert_allclose(rows.squared_norms(), (left**2).sum(axis=1), atol=1e-12)
     assert_allclose(rows[2:5].toarray(), left[2:5], atol=1e-12)
     assert_allclose(rows.columns(np.array([1, 20])), left[:, [1, 20]], atol=1e-12)
+    assert_allclose(roots.picked(np.array([7, 2])).toarray(), right[[7, 2]], atol=1e-12)
+
+
+@pytest.fixture(params=[True, False], ids=["tensors", "arrays"])
+def as_tensors(request, monkeypatch):
+    """Whether rows are written out as tensors on the CPU too, as on any other device."""
+    if request.param:
+        monkeypatch.setattr(ModuleRows, "device", property(lambda rows: rows.network.device))
+    return request.param
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_rows_are_sketched_where_the_module_is(name, known, as_tensors, device, monkeypatch):
+    module, X, y, _ = problem(name, device)
+    roots = make_objective(module, X, y).curvature_rows("ggn")
+    rng = np.random.default_rng(0)
+    scale, weight = rng.uniform(0.5, 2, roots.n_columns), rng.uniform(0.5, 2, 5)
+    written = roots.toarray()
+    s = roots.rows_per_sample
+    index = np.array([3, 0, 7, 8, 11])
+    wanted = written.reshape(N, s, -1)[index] * weight[:, None, None] * scale
+    if not known:
+        roots = ModuleRows(roots.network, roots.features, roots.vectors)
+        # Nothing but sketched rows comes back.
+        monkeypatch.setattr(type(roots.network), "rows", None)
+    rows = roots[index].weighted(weight).rescaled(scale)
+    tolerance = 1e-4 if device == "mps" else 1e-10
+    # On the CPU a Gaussian sketch is multiplied with the factors.
+    for kind in ("sjlt", "srdct") if not as_tensors else ("sjlt", "srdct", "gaussian"):
+        sketch = SKETCHES[kind].draw(roots, 6)
+        expected = wanted.reshape(len(index) * s, -1) @ sketch.toarray().T
+        for batch_memory in (1024, 1e-2):
+            with config_context(working_memory=batch_memory):
+                projected = rows @ sketch
+            assert projected.rows_per_sample == s
+            assert_allclose(projected.array, expected, atol=tolerance * np.abs(expected).max())
+    kinds = {type(piece) for piece in rows.pieces()}
+    assert kinds == {torch.Tensor if rows.device is not None else np.ndarray}
+    assert all(p.device.type == device for p in rows.pieces() if isinstance(p, torch.Tensor))
+
+
+@pytest.mark.parametrize("name", ["perceptron", "convolutions", "norms", "tokens"])
+def test_sketched_influence_is_that_of_the_sketched_rows(name, as_tensors, device):
+    module, X, y, _ = problem(name, device)
+    model = FrozenEstimator(TorchModel(module).fit(X, y))
+    settings = {"curvature": "ggn", "damping": 0.1, "sketch_size": 8, "random_state": 0}
+    with pytest.warns(match="has not converged"):
+        influence = SketchedInfluence(model, sketch="sjlt", **settings).fit(X, y)
+    P = influence.sketch_.toarray()
+    roots = influence.objective_.curvature_rows("ggn").toarray() @ P.T
+    rows = influence.objective_.training_gradient_rows().toarray() @ P.T
+    expected = -rows @ np.linalg.solve(roots.T @ roots + 0.1 * np.eye(8), rows.T)
+    tolerance = 1e-4 if device == "mps" else 1e-6
+    assert_allclose(influence.influence(X, y), expected, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("working_memory", [1024, 5e-3])
+@pytest.mark.parametrize("name", CASES)
+def test_landmarks_of_the_whole_range_are_exact(name, working_memory, device):
+    module, X, y, _ = problem(name, device)
+    model = FrozenEstimator(TorchModel(module).fit(X, y))
+    with config_context(working_memory=working_memory), pytest.warns(match="has not converged"):
+        exact = ExactInfluence(model, curvature="ggn", damping=0.01).fit(X, y)
+        sketched = SketchedInfluence(
+            model, curvature="ggn", damping=0.01, eps=1e-4, random_state=0
+        ).fit(X, y)
+        expected = exact.influence(X, y)
+        found = sketched.influence(X, y)
+    assert isinstance(sketched.sketch_, LandmarkSketch | IdentitySketch)
+    assert sketched.sketch_size_ <= min(2 * N, sketched.n_params_)
+    tolerance = 1e-3 if device == "mps" else 1e-5
+    assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+
+
+def test_the_same_lines_serve_a_network():
+    module, X, y, _ = problem("perceptron")
+    model = FrozenEstimator(TorchModel(module).fit(X, y))
+    for cls in (ExactInfluence, SketchedInfluence):
+        with pytest.warns(match="has not converged"), pytest.warns(match="Gauss-Newton matrix"):
+            default = cls(model, random_state=0).fit(X, y)
+        assert default.curvature_kind_ == "ggn"
+        with pytest.warns(match="has not converged"):
+            named = cls(model, curvature="ggn", random_state=0).fit(X, y)
+        assert_allclose(default.influence(X, y), named.influence(X, y))
+
+
+def test_a_definite_hessian_is_kept():
+    module, X, y, _ = problem("perceptron")
+    model = FrozenEstimator(TorchModel(module).fit(X, y))
+    with pytest.warns(match="smallest eigenvalue") as record, pytest.warns(match="converged"):
+        ExactInfluence(model, damping=1e-3).fit(X, y)
+    (message,) = [str(w.message) for w in record if "smallest eigenvalue" in str(w.message)]
+    bound = float(message.split("damping above ")[1].split()[0])
+    with pytest.warns(match="has not converged") as record:
+        influence = ExactInfluence(model, damping=1.1 * bound).fit(X, y)
+    assert len(record) == 1 and influence.curvature_kind_ == "hessian"
+    matrix = influence.objective_.hessian("hessian")[1][0]
+    assert np.linalg.eigvalsh(matrix)[0] == pytest.approx(-bound, rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["perceptron", "convolutions", "tokens"])

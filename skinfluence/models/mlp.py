@@ -18,7 +18,7 @@ from skinfluence.models import losses
 from skinfluence.models.network import NetworkObjective
 from skinfluence.models.registry import objective
 from skinfluence.models.weighting import Weighting
-from skinfluence.rows import KroneckerRows
+from skinfluence.rows import BlockRows, KroneckerRows
 
 # phi(a), phi'(a) and phi''(a), the latter two as functions of h = phi(a).
 ACTIVATIONS = {
@@ -116,7 +116,7 @@ class MLPObjective(NetworkObjective):
             blocks.append(KroneckerRows(delta, h, delta))
             if h is not features:
                 delta = (delta @ weight) * self.slope_of(h)[:, None]
-        return blocks[::-1]
+        return BlockRows(blocks[::-1])
 
     def hessian_product(self, vectors):
         out = np.zeros(np.shape(vectors))

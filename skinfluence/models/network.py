@@ -8,7 +8,6 @@ import numpy as np
 from skinfluence._batching import batches
 from skinfluence.models.objectives import Objective
 from skinfluence.network_rows import StreamedRows
-from skinfluence.rows import BlockRows
 
 
 class NetworkObjective(Objective):
@@ -36,7 +35,7 @@ class NetworkObjective(Objective):
 
     @abstractmethod
     def make_rows(self, features, vectors):
-        """Blocks of rows ``J_i' v_ij``, one Rows for each layer."""
+        """BlockRows ``J_i' v_ij``, with one block for each layer."""
 
     @abstractmethod
     def hessian_product(self, vectors):
@@ -50,7 +49,7 @@ class NetworkObjective(Objective):
         return rows if len(rows.batches()) > 1 else make(slice(None))
 
     def _make_rows(self, features, vectors, samples):
-        return BlockRows(self.make_rows(features[samples], vectors[samples]))
+        return self.make_rows(features[samples], vectors[samples])
 
     def has_root_rows(self, curvature):
         return curvature != "hessian"

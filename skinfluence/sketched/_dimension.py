@@ -6,7 +6,7 @@ from skinfluence.curvature import MatrixFreeCurvature
 from skinfluence.rows import DenseRows
 from skinfluence.sketched._ridge import exact_effective_dimension
 from skinfluence.sketched._size import feature_eigenvalues, feature_ridge
-from skinfluence.sketching import IdentitySketch, NystromSketch, effective_dimension
+from skinfluence.sketching import effective_dimension
 
 # Up to this size of both sides of the rows a spectrum is exact.
 MAX_EXACT = 2048
@@ -38,7 +38,7 @@ def whole(projection, exact_curvature):
     if projection.has_tail:
         # A trace of a concave function is at most that of the blocks on the basis and
         # outside of it, and at least that of the first.
-        inside, outside = projection.curvature().effective_dimension_parts(setting.damping)
+        inside, outside = projection.curvature.effective_dimension_parts(setting.damping)
         return inside + outside / 2, outside / 2
     return _by_signs(setting)
 
@@ -74,8 +74,7 @@ def factors(projection):
     values = _feature_spectrum(projection)
     ridge = feature_ridge(setting)
     sketch = projection.feature_sketch
-    random = not isinstance(sketch, (IdentitySketch, NystromSketch))
-    if random and len(values) == sketch.size and ridge > 0:
+    if not sketch.is_basis and len(values) == sketch.size and ridge > 0:
         of_features = exact_effective_dimension(values, ridge, sketch.orthogonal_share)
     else:
         of_features = effective_dimension(values, ridge)

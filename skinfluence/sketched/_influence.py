@@ -12,6 +12,7 @@ from skinfluence._compat import Interval, StrOptions
 from skinfluence.base import BaseInfluence
 from skinfluence.curvature import DenseCurvature, GramCurvature, MatrixFreeCurvature
 from skinfluence.exceptions import NumericalWarning
+from skinfluence.network_rows import LAYERED
 from skinfluence.rows import KroneckerRows
 from skinfluence.sketched import _dimension
 from skinfluence.sketched._certificate import Probes
@@ -49,15 +50,16 @@ class SketchedInfluence(BaseInfluence):
         gives m // c numbers to its features; a pair is the sizes ``(m_A, m_E)`` for features
         and outputs. From the number of parameters on the result is exact.
     sketch : str or callable, default="auto"
-        Kind of sketch: "auto", "gaussian", "rademacher", "sjlt", "srdct", "nystrom" or
-        "identity". "nystrom" is a basis for the range of the features and needs the
-        fewest numbers; the others are random and need only one pass over the data. "auto" is
-        "nystrom" where rows stay factored, else "sjlt". Also a class of
-        :mod:`skinfluence.sketching`, or a callable that is called with ``(data, size, seed)``
-        and returns a sketch.
+        Kind of sketch: "auto", "gaussian", "rademacher", "sjlt", "srdct", "nystrom",
+        "landmarks" or "identity". "nystrom" is a basis for the range of the features and needs
+        the fewest numbers; "landmarks" is one for the range of some of the rows, never written
+        out; the others are random and need only one pass over the data. "auto" is "nystrom" for
+        the factored rows of a linear model, "landmarks" for those of a network, else "sjlt".
+        Also a class of :mod:`skinfluence.sketching`, or a callable that is called with
+        ``(data, size, seed)`` and returns a sketch.
     tail : bool, default=True
-        Whether the ridge, and the mean curvature there, stand for what the basis of
-        "nystrom" leaves out, at the cost of inner products of the rows themselves. The
+        Whether the ridge, and the mean curvature there, stand for what a basis ("nystrom",
+        "landmarks") leaves out, at the cost of inner products of the rows themselves. The
         embedding of `transform` then has as many columns as the model has parameters.
     factorized : {"auto"} or bool, default="auto"
         Whether the features are sketched (and the outputs, if ``sketch_size`` is a pair), or
@@ -73,7 +75,8 @@ class SketchedInfluence(BaseInfluence):
         Whether to project the gradients of queries on the range of F before they are
         sketched, which removes the error by `leakage`.
     curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
-        Which curvature; for linear models the first two are the same.
+        Which curvature; for linear models the first two are the same. Of a network the
+        Hessian has no rows to sketch, and "ggn" takes its place with a warning.
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 where the model's own penalty
         makes its objective strictly convex, else 0.1 times the mean eigenvalue.
@@ -101,6 +104,8 @@ class SketchedInfluence(BaseInfluence):
         Whether features are sketched, or whole gradients.
     damping_ : float
         The damping that was used.
+    curvature_kind_ : str
+        The curvature that was used.
     effective_dimension_ : float
         ``tr(F H^{-1})``: exact for small models, else estimated.
     effective_dimension_error_ : float
@@ -238,16 +243,16 @@ class SketchedInfluence(BaseInfluence):
             )
         if self._projection.is_exact:
             return self._exact_curvature(setting)
-        return self._projection.curvature()
+        return self._projection.curvature
 
     def _make_setting(self):
-        roots = self.objective_.curvature_rows(self.curvature)
+        roots = self.objective_.curvature_rows(self.curvature_kind_)
         self.factorized_ = self._choose_factorized(roots)
         return Setting(
             roots=roots,
             penalty=self.objective_.l2_penalty,
             damping=self.damping_,
-            draw=self._choose_kind(),
+            draw=self._choose_kind(roots),
             seed=self._seed,
             factorized=self.factorized_,
             tail=self.tail,
@@ -269,6 +274,17 @@ class SketchedInfluence(BaseInfluence):
 
     # Choices.
 
+    def _choose_curvature(self):
+        if self.objective_.has_root_rows(self.curvature):
+            return self.curvature
+        warnings.warn(
+            "The Hessian of a network has negative eigenvalues, so that it has no rows to sketch. "
+            "The Gauss-Newton matrix takes its place; use curvature='ggn' to say so.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return "ggn"
+
     def _choose_factorized(self, roots):
         factored = isinstance(roots, KroneckerRows)
         if self.factorized is True and not factored:
@@ -278,12 +294,13 @@ class SketchedInfluence(BaseInfluence):
             )
         return factored if self.factorized == "auto" else self.factorized
 
-    def _choose_kind(self):
+    def _choose_kind(self, roots):
         if callable(self.sketch):
             return getattr(self.sketch, "draw", self.sketch)
         kind = self.sketch
         if kind == "auto":
-            kind = "nystrom" if self.factorized_ else "sjlt"
+            layered = isinstance(roots, LAYERED)
+            kind = "nystrom" if self.factorized_ else "landmarks" if layered else "sjlt"
         return SKETCHES[kind].draw
 
     def _choose_size(self, setting):
@@ -321,8 +338,8 @@ class SketchedInfluence(BaseInfluence):
         if n_roots < n_columns and n_roots <= MAX_DENSE:
             return GramCurvature(setting.roots, setting.penalty)
         if n_columns <= MAX_DENSE:
-            return DenseCurvature(*self.objective_.hessian(self.curvature), setting.penalty)
-        product = self.objective_.curvature_product(self.curvature)
+            return DenseCurvature(*self.objective_.hessian(self.curvature_kind_), setting.penalty)
+        product = self.objective_.curvature_product(self.curvature_kind_)
         return MatrixFreeCurvature(product, setting.penalty, "cg", random_state=self._seed)
 
     def _warn_if_saturated(self, setting):
@@ -365,7 +382,7 @@ class SketchedInfluence(BaseInfluence):
         objective = self.objective_
         return Probes(
             objective.training_gradient_rows(),
-            objective.curvature_product(self.curvature),
+            objective.curvature_product(self.curvature_kind_),
             objective.l2_penalty,
             self.damping_,
             self._seed,
@@ -374,7 +391,7 @@ class SketchedInfluence(BaseInfluence):
     def _relative_error(self, projection):
         probes = self._probes
         queries = projection.project(probes.rows[probes.index])
-        solved = projection.curvature().solve(queries, self.damping_)
+        solved = projection.curvature.solve(queries, self.damping_)
         return probes.relative(solved.inner(projection.project(probes.rows))).mean()
 
     @cached_property

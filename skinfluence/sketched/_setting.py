@@ -15,6 +15,7 @@ import numpy as np
 
 from skinfluence.curvature import SpectralCurvature
 from skinfluence.exceptions import NumericalWarning
+from skinfluence.network_rows import LAYERED
 from skinfluence.rows import KroneckerRows, Rows, SelectedRows
 from skinfluence.sketched._ridge import debiased_ridge, debiased_ridges
 from skinfluence.sketched._tail import TailCurvature, TailRows, level_outside
@@ -59,6 +60,9 @@ class Setting:
         """f, the last columns."""
         if isinstance(self.roots, KroneckerRows):
             return self.roots.free.shape[2]
+        if isinstance(self.roots, LAYERED):
+            # Every layer has its biases: damping makes one ridge of theirs and of the others.
+            return 0
         # Unpenalised last columns, where others have a penalty.
         penalised = np.flatnonzero(self.penalty)
         return len(self.penalty) - 1 - penalised[-1] if len(penalised) else 0
@@ -83,7 +87,10 @@ class Setting:
 
     @cached_property
     def features(self):
-        """Rows of width d whose Gram matrix is the trace of F over the outputs."""
+        """Rows of width d whose Gram matrix is the trace of F over the outputs.
+
+        Without factors they are the rows that are sketched, scaled to one ridge.
+        """
         if not self.factorized:
             return self._sketched_roots
         weight = np.sqrt(np.einsum("nsc,nsc->n", self.roots.residual, self.roots.residual))
@@ -97,11 +104,39 @@ class Setting:
 
     @property
     def _sketched_roots(self):
+        scale = self.scale_to_one_ridge(apart=False)
+        roots = self.roots if scale is None else self.roots.rescaled(scale)
         if not self.n_carried:
-            return self.roots
-        if isinstance(self.roots, KroneckerRows):
-            return KroneckerRows(self.roots.residual, self.roots.activation)
-        return SelectedRows(self.roots, np.arange(self.roots.n_columns - self.n_carried))
+            return roots
+        if isinstance(roots, KroneckerRows):
+            return KroneckerRows(roots.residual, roots.activation)
+        return SelectedRows(roots, np.arange(roots.n_columns - self.n_carried))
+
+    def scale_to_one_ridge(self, *, apart):
+        """Factors of the columns that make the ridge one number where a sketch mixes it.
+
+        Parameters
+        ----------
+        apart : bool
+            Whether outputs are not mixed with each other.
+
+        Returns
+        -------
+        ndarray of shape (n_columns,) or None
+            None where the ridge is one number already.
+        """
+        ridge = self.ridge
+        spread = np.ptp(ridge, axis=1).max() if apart else np.ptp(ridge)
+        if spread <= 1e-12 * ridge.max():
+            return None
+        if ridge.min() <= 0:
+            raise ValueError(
+                "Some of the parameters that are sketched together have no penalty and others "
+                "have one, so that no ridge stands for both. Use damping > 0."
+            )
+        scale = np.ones(self.roots.n_columns)
+        scale[: ridge.size] = np.sqrt(ridge.mean() / ridge).ravel()
+        return scale
 
     def sketch(self, m_A, m_E):
         """Sketch of all columns from sizes for the features and for the outputs."""
@@ -169,8 +204,8 @@ class Projection:
         return self._parts[1]
 
     def _is_orthonormal(self):
-        kinds = (NystromSketch, IdentitySketch, type(None))
-        return not self.is_exact and all(isinstance(part, kinds) for part in self._parts)
+        parts = [part for part in self._parts if part is not None]
+        return not self.is_exact and all(part.is_basis for part in parts)
 
     @cached_property
     def moment(self):
@@ -188,20 +223,8 @@ class Projection:
         return rows if self.scale is None else rows.rescaled(self.scale)
 
     def _find_scale(self):
-        """Factors of the columns that make the ridge one number where the sketch mixes it."""
-        ridge, outputs = self.setting.ridge, self._parts[0]
-        apart = isinstance(outputs, IdentitySketch)
-        spread = np.ptp(ridge, axis=1).max() if apart else np.ptp(ridge)
-        if spread <= 1e-12 * ridge.max():
-            return None
-        if ridge.min() <= 0:
-            raise ValueError(
-                "Some of the parameters that are sketched together have no penalty and others "
-                "have one, so that no ridge stands for both. Use damping > 0."
-            )
-        scale = np.ones(self.setting.roots.n_columns)
-        scale[: ridge.size] = np.sqrt(ridge.mean() / ridge).ravel()
-        return scale
+        apart = isinstance(self._parts[0], IdentitySketch)
+        return self.setting.scale_to_one_ridge(apart=apart)
 
     def project(self, rows):
         """Rows as the curvature sees them."""
@@ -221,7 +244,8 @@ class Projection:
     @cached_property
     def penalty(self):
         """Penalty on every column of the curvature."""
-        return self._scaled_penalty if self.has_tail else self.reduced_penalty
+        whole = self.has_tail or self.is_exact
+        return self._scaled_penalty if whole else self.reduced_penalty
 
     @property
     def _scaled_penalty(self):
@@ -240,6 +264,7 @@ class Projection:
         each = np.repeat(first, -(-self.sketched_size // c))[: self.sketched_size]
         return np.concatenate([each, penalty[c * d :]])
 
+    @cached_property
     def curvature(self):
         """Curvature of the projected rows."""
         if self.has_tail:

@@ -7,7 +7,7 @@ import numpy as np
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.sketched._ridge import exact_effective_dimension
 from skinfluence.sketched._setting import Projection
-from skinfluence.sketching import NystromSketch, influence_min_dim
+from skinfluence.sketching import influence_min_dim
 
 # A dense eigendecomposition beyond this many columns takes minutes.
 MAX_SIZE = 8192
@@ -35,10 +35,10 @@ def by_theorem(setting, eps, delta):
     """
     sizes = _sizes(setting)
     for m_A in sizes:
-        sketch = setting.feature_sketch(m_A)
-        if isinstance(sketch, NystromSketch):
-            projection = Projection(setting, setting.sketch(m_A, setting.layer_shape[0]))
-            if _basis_error(projection) <= eps:
+        projection = Projection(setting, setting.sketch(m_A, setting.layer_shape[0]))
+        sketch = projection.feature_sketch
+        if sketch.is_basis:
+            if _basis_error(projection, eps) <= eps:
                 return projection
         else:
             needed = _needed(setting, sketch, eps, delta)
@@ -106,15 +106,16 @@ def _last_resort(setting, sizes, goal):
     return sizes[-1]
 
 
-def _basis_error(projection):
-    """Bound of the uniform error of a projection on a basis."""
+def _basis_error(projection, enough):
+    """Bound of the uniform error of a projection on a basis, exact up to ``enough``."""
     setting = projection.setting
     if setting.ridge.min() <= 0:
         return 0.0 if is_injective(projection) else np.inf
     if projection.has_tail:
-        return projection.curvature().uniform_error(setting.damping)
+        return projection.curvature.uniform_error(setting.damping, enough=enough)
     # Without the ridge outside of the basis, as much again is missing at most.
-    return 2 * projection.tail_curvature(leveled=False).uniform_error(setting.damping)
+    tail = projection.tail_curvature(leveled=False)
+    return 2 * tail.uniform_error(setting.damping, enough=enough / 2)
 
 
 def _needed(setting, sketch, eps, delta):
@@ -137,7 +138,8 @@ def feature_eigenvalues(setting, sketch):
 def feature_ridge(setting):
     """``ridge / ||E||`` for the features, in the units of their moment."""
     if not setting.factorized:
-        return setting.ridge.min()
+        # Whole gradients are scaled to this ridge.
+        return setting.ridge.mean()
     values = np.linalg.eigvalsh(setting.outputs_moment)
     largest = values[-1] if values[-1] > 0 else 1.0
     return setting.ridge.min() * values.sum() / largest

@@ -3,11 +3,13 @@
 A sketch stands for a matrix ``P`` of shape (size, n_columns), drawn such that
 ``E[P'P] = I``, and ``rows @ sketch`` is ``rows P'``. Rows may be a NumPy array, a CSR
 matrix, a torch tensor (the product stays on its device) or factored rows. The matrix
-itself is never held where it need not be: an integer seed gives it back.
+itself is never held where it need not be: an integer seed gives it back, and for a sketch
+that looks at the data the data do.
 """
 
 from skinfluence.sketching._base import IdentitySketch, Sketch
 from skinfluence.sketching._dimension import effective_dimension, influence_min_dim
+from skinfluence.sketching._landmarks import LandmarkSketch
 from skinfluence.sketching._nystrom import NystromSketch
 from skinfluence.sketching._oblivious import (
     GaussianSketch,
@@ -23,6 +25,7 @@ __all__ = [
     "GaussianSketch",
     "IdentitySketch",
     "KroneckerSketch",
+    "LandmarkSketch",
     "NystromSketch",
     "RademacherSketch",
     "SJLTSketch",
@@ -36,6 +39,7 @@ __all__ = [
 SKETCHES = {
     "gaussian": GaussianSketch,
     "identity": IdentitySketch,
+    "landmarks": LandmarkSketch,
     "nystrom": NystromSketch,
     "rademacher": RademacherSketch,
     "sjlt": SJLTSketch,

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 import scipy.sparse as sp
 
-from skinfluence.rows import DenseRows, KroneckerRows, Rows
+from skinfluence.rows import DenseRows, Rows
 
 
 class Sketch(ABC):
@@ -23,6 +23,9 @@ class Sketch(ABC):
     seed : int, default=0
         Determines P.
     """
+
+    # Whether the rows of P are orthonormal.
+    is_basis = False
 
     # NumPy would otherwise take ``array @ sketch`` for a product of two arrays.
     __array_ufunc__ = None
@@ -105,7 +108,7 @@ class Sketch(ABC):
 
     def _project_rows(self, rows):
         parts = [np.empty((0, self.size))]
-        parts += [self._project(written(rows[batch])) for batch in rows.batches()]
+        parts += [_array(piece @ self) for piece in rows.pieces()]
         return DenseRows(np.concatenate(parts), rows.rows_per_sample)
 
     def _project_tensor(self, tensor):
@@ -124,6 +127,8 @@ class IdentitySketch(Sketch):
     seed : int, default=0
         Ignored.
     """
+
+    is_basis = True
 
     def __init__(self, n_columns, size=None, seed=0):
         super().__init__(n_columns, n_columns, seed)
@@ -153,22 +158,6 @@ def floating(array):
     return np.float32 if array.dtype == np.float32 else np.float64
 
 
-def written(rows):
-    """Rows written out, as CSR where their factors are sparse."""
-    if not isinstance(rows, KroneckerRows) or not sp.issparse(rows.activation):
-        return rows.toarray()
-    blocks = [_spread(rows.activation, column) for column in _columns(rows.residual)]
-    return sp.hstack([*blocks, rows.free.reshape(rows.shape[0], -1)], format="csr")
-
-
-def _columns(cube):
-    return np.moveaxis(cube, 2, 0)
-
-
-def _spread(activation, column):
-    """Rows ``column[i, j] * activation[i]`` for every sample i and row j of it."""
-    n_samples, s = column.shape
-    sample = np.repeat(np.arange(n_samples), s)
-    place = np.arange(n_samples * s)
-    shape = (n_samples * s, n_samples)
-    return sp.csr_matrix((column.ravel(), (place, sample)), shape=shape) @ activation
+def _array(product):
+    """A product on the CPU, as an array."""
+    return product.cpu().numpy() if hasattr(product, "cpu") else product

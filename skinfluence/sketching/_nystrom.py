@@ -5,7 +5,7 @@ import scipy.sparse as sp
 from scipy.linalg import cholesky, solve_triangular
 
 from skinfluence.rows import KroneckerRows
-from skinfluence.sketching._base import Sketch, floating, stream, written
+from skinfluence.sketching._base import Sketch, floating, stream
 
 
 class NystromSketch(Sketch):
@@ -31,6 +31,8 @@ class NystromSketch(Sketch):
     .. [1] Halko, Martinsson, Tropp, "Finding structure with randomness", SIAM Review
        53(2), 2011.
     """
+
+    is_basis = True
 
     def __init__(self, basis, seed=0):
         super().__init__(*basis.shape, seed)
@@ -58,7 +60,7 @@ class NystromSketch(Sketch):
         NystromSketch
         """
         if isinstance(data, KroneckerRows) and sp.issparse(data.activation):
-            data = written(data)
+            (data,) = data.pieces()
         n_rows, n_columns = data.shape
         width = min(size + oversampling, n_columns)
         rng = stream(seed, 0)
@@ -75,6 +77,21 @@ class NystromSketch(Sketch):
         # Leading eigenvectors of the Gram matrix within the range of its image: from
         # A Q = U S V' they are those of U, at no further pass.
         return cls(_leading_by_svd(image, size), seed)
+
+    def leading(self, size):
+        """The sketch with the leading directions alone.
+
+        Parameters
+        ----------
+        size : int
+            Number of directions.
+
+        Returns
+        -------
+        NystromSketch
+            It has the first directions of this one.
+        """
+        return NystromSketch(np.ascontiguousarray(self.basis[:, :size]), self.seed)
 
     def _project(self, array):
         basis = self.basis.astype(floating(array), copy=False)

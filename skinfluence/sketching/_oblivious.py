@@ -53,6 +53,8 @@ class _StreamedSketch(Sketch):
         return out
 
     def _project_rows(self, rows):
+        if rows.device is not None:
+            return super()._project_rows(rows)
         out = np.empty((rows.shape[0], self.size))
         for part, block in self._scaled_blocks(np.float64):
             out[:, part] = rows @ np.ascontiguousarray(block.T)

@@ -127,6 +127,15 @@ class Layer:
         residual = residual[:, :, 0]
         return KroneckerRows(residual, inputs[:, 0], residual if self.bias else None)
 
+    def gradients(self, inputs, residual):
+        """The same rows from tensors, written out, (n, s, n_columns)."""
+        if isinstance(self.module, nn.Embedding):
+            inputs = F.one_hot(inputs, self.module.num_embeddings).to(residual.dtype)
+            if self.module.padding_idx is not None:
+                inputs[:, :, self.module.padding_idx] = 0
+        weight = torch.einsum("nstc,ntd->nscd", residual, inputs).flatten(2)
+        return torch.cat([weight, residual.sum(2)], dim=2) if self.bias else weight
+
     def _one_hot(self, tokens):
         # The padding token has an embedding that is never trained.
         data = (tokens != self.module.padding_idx).astype(np.float32)

@@ -109,10 +109,13 @@ class Network:
 
     def rows(self, features, vectors):
         """Blocks of rows ``J_i' v_ij`` for vectors (n, s, k), in the order of `names`."""
-        parts = map(self._chunk_factors, _chunks(features), _chunks(vectors))
+        chunks = [
+            [tuple(map(_array, factors)) for factors in self._chunk_factors(*chunk)]
+            for chunk in zip(_chunks(features), _chunks(vectors), strict=True)
+        ]
         blocks = []
-        for i, chunks in enumerate(zip(*parts, strict=True)):
-            arrays = [np.concatenate(pieces) for pieces in zip(*chunks, strict=True)]
+        for i, parts in enumerate(zip(*chunks, strict=True)):
+            arrays = [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
             blocks.append(self._block(i, *arrays))
         return blocks
 
@@ -123,7 +126,23 @@ class Network:
         n_samples, s, size = gradients.shape
         return DenseRows(gradients.reshape(n_samples * s, size), s)
 
+    def gradients(self, features, vectors):
+        """The same rows as one tensor (n * s, n_columns) on the device."""
+        chunks = zip(_chunks(features), _chunks(vectors), strict=True)
+        return torch.cat([self._chunk_gradients(*chunk) for chunk in chunks])
+
+    def _chunk_gradients(self, features, vectors):
+        factors = self._chunk_factors(features, vectors)
+        n_layers = len(self.layers)
+        parts = [
+            layer.gradients(*pair)
+            for layer, pair in zip(self.layers, factors[:n_layers], strict=True)
+        ]
+        parts += [gradients for (gradients,) in factors[n_layers:]]
+        return torch.cat(parts, dim=2).flatten(0, 1).detach()
+
     def _chunk_factors(self, features, vectors):
+        """Tensors: inputs and residuals of the layers, then gradients of the others."""
         x, vectors = self.inputs(features), self.tensor(vectors)
         with LOCK:
             factors = self._layer_factors(x, vectors) if self.layers else []
@@ -134,14 +153,14 @@ class Network:
             outputs = self(x)
         residuals = tape.residuals(outputs, vectors)
         inputs = [torch.cat([u for u, _ in calls], dim=1) for calls in tape.calls]
-        return [(_array(u), _array(r)) for u, r in zip(inputs, residuals, strict=True)]
+        return list(zip(inputs, residuals, strict=True))
 
     def _dense_gradients(self, x, vectors):
         fast = [name for name in self.others if name not in self.one_by_one]
         gradients = self._by_vmap(fast, x, vectors) if fast else {}
         if self.one_by_one:
             gradients |= self.by_loop(self.one_by_one, x, vectors)
-        return [(_array(gradients[name].flatten(2)),) for name in self.others]
+        return [(gradients[name].flatten(2),) for name in self.others]
 
     def _by_vmap(self, names, x, vectors):
         """Gradients (n, s, *shape) of parameters by torch.func."""
@@ -173,6 +192,11 @@ class Network:
     def names(self):
         """Names of the blocks."""
         return [layer.name for layer in self.layers] + self.others
+
+    @property
+    def n_columns(self):
+        """Number of the parameters that are explained."""
+        return sum(value.numel() for value in self.selected.values())
 
     @property
     def order(self):
@@ -226,10 +250,8 @@ class Network:
         expected = self.by_loop(list(self.selected), x, vectors)
         self._keep_right_layers(x, vectors, expected)
         self._keep_what_vmaps(x, vectors, expected)
-        arrays = [
-            a for part in self._chunk_factors(features[:1], np.ones((1, 1, k))) for a in part
-        ]
-        self.sample_bytes = sum(array.nbytes for array in arrays)
+        factors = self._chunk_factors(features[:1], np.ones((1, 1, k)))
+        self.sample_bytes = sum(tensor.nbytes for pair in factors for tensor in pair)
         return self
 
     def _check_outputs(self, x):
@@ -255,9 +277,8 @@ class Network:
             return
         factors = self._layer_factors(x, vectors)
         wrong = []
-        for layer, (inputs, residual) in zip(self.layers, factors, strict=True):
-            rows = layer.rows(inputs, residual).toarray() if len(inputs) == len(x) else None
-            if rows is None or not _agree(rows, layer, expected):
+        for layer, pair in zip(self.layers, factors, strict=True):
+            if len(pair[0]) != len(x) or not _agree(layer.gradients(*pair), layer, expected):
                 wrong.append(layer)
         self._make_dense(wrong)
 
@@ -299,12 +320,10 @@ def _split(module, selected):
     return layers, [name for name in selected if name not in taken]
 
 
-def _agree(rows, layer, expected):
+def _agree(gradients, layer, expected):
     parts = [expected[name].flatten(2) for name in (layer.weight, layer.bias) if name]
-    wanted = torch.cat(parts, dim=2).flatten(0, 1)
-    index = np.concatenate(layer.coordinates)
-    got = torch.as_tensor(rows[:, index]).to(wanted.dtype).to(wanted.device)
-    return _close(got, wanted)
+    index = torch.as_tensor(np.concatenate(layer.coordinates), device=gradients.device)
+    return _close(gradients[:, :, index], torch.cat(parts, dim=2))
 
 
 def _close(left, right):

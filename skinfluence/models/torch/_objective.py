@@ -6,6 +6,7 @@ import torch
 from skinfluence.models.network import NetworkObjective
 from skinfluence.models.torch._layers import pulled_back
 from skinfluence.models.torch._network import _array, chunks_of
+from skinfluence.models.torch._rows import ModuleRows
 
 
 class TorchObjective(NetworkObjective):
@@ -44,7 +45,7 @@ class TorchObjective(NetworkObjective):
         return self.network.outputs(features)
 
     def make_rows(self, features, vectors):
-        return self.network.rows(features, vectors)
+        return ModuleRows(self.network, features, vectors)
 
     def hessian_product(self, vectors):
         network = self.network.in_double()

@@ -1,0 +1,98 @@
+"""Rows of a module that can be written out, and sketched, where the module lives."""
+
+from copy import copy
+from functools import cached_property
+
+import numpy as np
+
+from skinfluence.models.torch._network import _array
+from skinfluence.rows import BlockRows
+
+
+class ModuleRows(BlockRows):
+    """Rows ``J_i' v_ij diag(scale)``: factors on the CPU, or written out where the module is.
+
+    Nothing is computed before it is asked for, and factors once.
+
+    Parameters
+    ----------
+    network : Network
+        The module.
+    features : array of shape (n_samples, ...)
+        Samples.
+    vectors : ndarray of shape (n_samples, rows_per_sample, k)
+        What the Jacobian of the outputs is multiplied by.
+    scale : ndarray of shape (n_columns,), default=None
+        What the columns are multiplied by.
+    """
+
+    def __init__(self, network, features, vectors, scale=None):
+        self.network = network
+        self.features = features
+        self.vectors = vectors
+        self.scale = scale
+
+    @cached_property
+    def blocks(self):
+        """The blocks of columns, factored."""
+        rows = BlockRows(self.network.rows(self.features, self.vectors))
+        return (rows if self.scale is None else rows.rescaled(self.scale)).blocks
+
+    @property
+    def n_samples(self):
+        return len(self.vectors)
+
+    @property
+    def rows_per_sample(self):
+        return self.vectors.shape[1]
+
+    @property
+    def n_columns(self):
+        return self.network.n_columns
+
+    @property
+    def device(self):
+        # On the CPU arrays are sketched faster than tensors.
+        device = self.network.device
+        return None if device.type == "cpu" else device
+
+    def pieces(self):
+        scale = None if self.scale is None else self.network.tensor(self.scale)
+        for batch in self.batches():
+            rows = self.network.gradients(self.features[batch], self.vectors[batch])
+            rows = rows if scale is None else rows * scale
+            yield _array(rows) if self.device is None else rows
+
+    def _changed(self, change, **attributes):
+        """Rows with other attributes, whose factors are not made anew if they are known."""
+        rows = copy(self)
+        vars(rows).update(attributes)
+        if "blocks" in vars(self):
+            rows.blocks = [change(block) for block in self.blocks]
+        return rows
+
+    def __getitem__(self, samples):
+        return self._changed(
+            lambda block: block[samples],
+            features=self.features[samples],
+            vectors=self.vectors[samples],
+        )
+
+    def picked(self, index):
+        samples, place = np.divmod(index, self.rows_per_sample)
+        return self._changed(
+            lambda block: block.picked(index),
+            features=self.features[samples],
+            vectors=self.vectors[samples, place][:, None],
+        )
+
+    def weighted(self, weight):
+        vectors = self.vectors * np.asarray(weight)[:, None, None]
+        return self._changed(lambda block: block.weighted(weight), vectors=vectors)
+
+    def rescaled(self, scale):
+        rows = copy(self)
+        rows.scale = scale if self.scale is None else scale * self.scale
+        if "blocks" in vars(self):
+            rows.blocks = super().rescaled(scale).blocks
+        return rows

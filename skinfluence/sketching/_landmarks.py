@@ -1,0 +1,142 @@
+"""The sketch whose rows are rows of the data."""
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg.lapack import dpstrf
+
+from skinfluence._batching import batches
+from skinfluence.rows import DenseRows, KroneckerRows, Rows
+from skinfluence.sketching._base import Sketch, floating, stream
+
+# Squared sine of the angle with the others from which on a landmark counts as one of its own.
+INDEPENDENT = 1e-9
+
+
+class LandmarkSketch(Sketch):
+    """Orthonormal basis of the span of some of the rows of given data: the landmarks.
+
+    ``P = L^{-1} C`` for landmarks C with the Gram matrix ``CC' = LL'``, so that ``PP'`` is the
+    identity and ``F_P`` is the Nystroem approximation by landmarks [1]_. Products with P are
+    inner products with landmarks, which stay factored: P is never written out, however long
+    the rows are.
+
+    Parameters
+    ----------
+    landmarks : Rows
+        Landmarks, one row for each sample, of unit length and linearly independent.
+    seed : int, default=0
+        What they were drawn with.
+
+    See Also
+    --------
+    LandmarkSketch.draw : Chooses the landmarks.
+    NystromSketch : A better basis of the same size, which has to be written out.
+
+    References
+    ----------
+    .. [1] Drineas, Mahoney, "On the Nystroem Method for Approximating a Gram Matrix for
+       Improved Kernel-Based Learning", Journal of Machine Learning Research 6, 2005.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skinfluence.sketching import LandmarkSketch
+    >>> data = np.random.default_rng(0).standard_normal((50, 1000))
+    >>> sketch = LandmarkSketch.draw(data, 20, seed=0)
+    >>> (data @ sketch).shape
+    (50, 20)
+    """
+
+    is_basis = True
+
+    def __init__(self, landmarks, seed=0):
+        super().__init__(landmarks.n_columns, len(landmarks), seed)
+        self.landmarks = landmarks
+        self._lower = cholesky(landmarks.inner(landmarks), lower=True)
+
+    @classmethod
+    def draw(cls, data, size, seed=0):
+        """Choose rows at random, long ones more often.
+
+        A row is drawn with a probability proportional to its squared length, without
+        replacement; rows that depend on the others are left out. A larger sketch of the same
+        seed has the landmarks of a smaller one.
+
+        Parameters
+        ----------
+        data : {ndarray, CSR matrix, Rows} of shape (n_rows, n_columns)
+            Rows whose Gram matrix ``data' data`` is to be kept.
+        size : int
+            Landmarks, fewer where no more are found that are linearly independent.
+        seed : int, default=0
+            Draws the landmarks.
+
+        Returns
+        -------
+        LandmarkSketch
+        """
+        rows = _as_rows(data)
+        length = np.sqrt(rows.squared_norms())
+        moving = np.flatnonzero(length)
+        # The smallest of exponential variables with these rates come first with the
+        # probabilities of a draw without replacement (Efraimidis and Spirakis, 2006).
+        arrival = stream(seed, 0).standard_exponential(len(length))[moving] / length[moving] ** 2
+        order = moving[np.argsort(arrival)]
+        # Rows that come more than once leave too few: as many again are looked at.
+        for n_candidates in (size, 2 * size):
+            index = order[:n_candidates]
+            landmarks = rows.picked(index).weighted(1 / length[index])
+            kept = _independent(landmarks.inner(landmarks))[:size]
+            if len(kept) == size:
+                break
+        return cls(landmarks[kept], seed)
+
+    def leading(self, size):
+        """The sketch of the same seed with fewer landmarks.
+
+        Parameters
+        ----------
+        size : int
+            Number of landmarks.
+
+        Returns
+        -------
+        LandmarkSketch
+            It has the first landmarks of this one.
+        """
+        return LandmarkSketch(self.landmarks[:size], self.seed)
+
+    def _project(self, array):
+        projected = self._project_rows(_as_rows(array)).array
+        return projected.astype(floating(array), copy=False)
+
+    def _project_rows(self, rows):
+        s = rows.rows_per_sample
+        parts = [np.empty((0, self.size))]
+        for batch in rows.batches():
+            held = rows[batch]
+            fitting = batches(held.n_samples, 8 * 2 * s * self.size)
+            parts += [self._white(self.landmarks.inner(held[part])) for part in fitting]
+        return DenseRows(np.concatenate(parts), s)
+
+    def _white(self, inner):
+        return solve_triangular(self._lower, inner, lower=True, check_finite=False).T
+
+    def _lift(self, array):
+        inverse = solve_triangular(self._lower, array.T, lower=True, trans="T").T
+        return np.ascontiguousarray(inverse) @ self.landmarks
+
+
+def _as_rows(data):
+    if isinstance(data, Rows):
+        return data
+    if sp.issparse(data):
+        return KroneckerRows(np.ones((data.shape[0], 1, 1)), data)
+    return DenseRows(data)
+
+
+def _independent(gram):
+    """Ascending positions of vectors that are linearly independent, of a unit diagonal."""
+    _, order, rank, _ = dpstrf(gram, tol=INDEPENDENT, lower=1)
+    return np.sort(order[:rank] - 1)
