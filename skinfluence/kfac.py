@@ -3,26 +3,14 @@
 from numbers import Integral
 
 import numpy as np
-from sklearn.utils import Bunch, check_random_state
+from sklearn.utils import check_random_state
 
-from skinfluence._compat import Interval, StrOptions
+from skinfluence._compat import Interval, RealNotInt, StrOptions
 from skinfluence.base import BaseInfluence
-from skinfluence.kronecker import (
-    KroneckerCurvature,
-    Moments,
-    columns_of,
-    factors,
-    held_batches,
-    is_layer,
-    matrix_of,
-    moments,
-    rows_of,
-)
+from skinfluence.kronecker import KroneckerCurvature, held_batches, moments
+from skinfluence.layer_sketch import LayerSketch, describe, sketch_sizes
 from skinfluence.network_rows import SharedRows
 from skinfluence.rows import BlockRows, DenseRows, KroneckerRows
-
-# How many times the effective dimension of a factor sketch_size="auto" keeps.
-AUTO_FACTOR = 2.0
 
 
 class KFACInfluence(BaseInfluence):
@@ -50,10 +38,12 @@ class KFACInfluence(BaseInfluence):
         Layers whose weights are shared over positions (convolutions, sequences). "expand":
         A is the mean over positions of ``u u'``, E the sum over positions of ``r r'``.
         "reduce": both are of ``u`` averaged and ``r`` summed over positions.
-    sketch_size : {"auto"}, int or (int, int), default=None
-        Sizes of factorised sketches :math:`P_A \otimes P_E` of the layers. An int is the number
-        of rows :math:`m_A m_E` for each layer, split like the effective dimensions of its
-        factors; a pair is ``(m_A, m_E)``; "auto" takes twice these effective dimensions.
+    sketch_size : {"auto"}, float, int or (int, int), default=None
+        Sizes of factorised sketches :math:`P_A \otimes P_E` of the layers. A float from 0 to 1
+        is the share of the factors' numbers :math:`m_A + m_E` that is kept in all layers
+        together, for the directions that carry most of the effective dimension. An int is the
+        number of rows :math:`m_A m_E` for each layer, split like the effective dimensions of
+        its factors; a pair is ``(m_A, m_E)``; "auto" takes twice these effective dimensions.
         By default nothing is sketched.
     sketch : {"nystrom", "gaussian"}, default="nystrom"
         "nystrom": the leading eigenvectors of A and of E. "gaussian": random.
@@ -142,6 +132,7 @@ class KFACInfluence(BaseInfluence):
         "sketch_size": [
             None,
             StrOptions({"auto"}),
+            Interval(RealNotInt, 0, 1, closed="neither"),
             Interval(Integral, 1, None, closed="left"),
             tuple,
         ],
@@ -193,9 +184,10 @@ class KFACInfluence(BaseInfluence):
         reports = self._describe(layers)
         self._block_sizes = [int(np.prod(report.shape)) for report in reports]
         if self.sketch_size is not None:
+            sizes = sketch_sizes(self.sketch_size, layers, reports, self._ridge)
             self._sketches = [
-                self._draw(layer, report, random_state)
-                for layer, report in zip(layers, reports, strict=True)
+                self._draw(*each, random_state)
+                for each in zip(layers, reports, sizes, strict=True)
             ]
             roots = self._project(roots)
             layers = moments(roots, weight, self.shared)
@@ -215,16 +207,20 @@ class KFACInfluence(BaseInfluence):
 
     def _describe(self, layers):
         names = getattr(self.objective_, "layers", ["coef"])
-        damping = self.damping_ + float(np.mean(self.objective_.l2_penalty))
-        return [_report(name, layer, damping) for name, layer in zip(names, layers, strict=True)]
+        pairs = zip(names, layers, strict=True)
+        return [describe(name, layer, self._ridge) for name, layer in pairs]
+
+    @property
+    def _ridge(self):
+        """One number for the damping and the model's own penalty."""
+        return self.damping_ + float(np.mean(self.objective_.l2_penalty))
 
     # Sketches.
 
-    def _draw(self, layer, report, random_state):
+    def _draw(self, layer, report, sizes, random_state):
         """Matrices ``P_A`` and ``P_E`` of a layer, None for a dense block."""
-        if not isinstance(layer, Moments):
+        if sizes is None:
             return None
-        sizes = self._sizes(layer, report)
         report.sketch_shape = sizes[::-1]
         pair = []
         for moment, size in zip((layer.inputs, layer.outputs), sizes, strict=True):
@@ -233,19 +229,6 @@ class KFACInfluence(BaseInfluence):
             else:
                 pair.append(random_state.standard_normal((size, len(moment))) / np.sqrt(size))
         return LayerSketch(*pair, layer.has_bias)
-
-    def _sizes(self, layer, report):
-        """Rows of ``P_A`` and of ``P_E``."""
-        c, d = layer.shape
-        wanted = AUTO_FACTOR * np.array([report.inputs_dimension, report.outputs_dimension])
-        if isinstance(self.sketch_size, tuple):
-            wanted = _checked_pair(self.sketch_size)
-        elif self.sketch_size != "auto":
-            ratio = max(report.outputs_dimension, 1) / max(report.inputs_dimension, 1)
-            m_outputs = int(np.clip(round(np.sqrt(self.sketch_size * ratio)), 1, c))
-            wanted = self.sketch_size // m_outputs, m_outputs
-        pairs = zip(wanted, (d, c), strict=True)
-        return tuple(int(np.clip(np.ceil(w), 1, limit)) for w, limit in pairs)
 
     def _project(self, rows):
         if self._sketches is None:
@@ -280,103 +263,6 @@ class KFACInfluence(BaseInfluence):
             for sketch, part in zip(self._sketches, parts, strict=True)
         ]
         return np.hstack(changed)
-
-
-class LayerSketch:
-    """``P_A (x) P_E`` of one layer, never multiplied out.
-
-    Parameters
-    ----------
-    inputs : ndarray of shape (m_A, d)
-        ``P_A``.
-    outputs : ndarray of shape (m_E, c)
-        ``P_E``.
-    has_bias : bool
-        Whether the last input is the 1 of the bias.
-    """
-
-    def __init__(self, inputs, outputs, has_bias):
-        self.inputs = inputs
-        self.outputs = outputs
-        self.has_bias = has_bias
-
-    @property
-    def lengths(self):
-        """Columns of the layer's rows, and of their sketch."""
-        (m_inputs, d), (m_outputs, c) = self.inputs.shape, self.outputs.shape
-        return c * d, m_outputs * m_inputs
-
-    def project(self, block):
-        """Rows with the factors ``P_E r`` and ``P_A u``."""
-        if not is_layer(block):
-            matrices = matrix_of(block.toarray(), self._shape, self.has_bias)
-            sketched = self.outputs @ matrices @ self.inputs.T
-            return DenseRows(sketched.reshape(len(sketched), -1), block.rows_per_sample)
-        residual, inputs = factors(block)
-        return rows_of(residual @ self.outputs.T, inputs @ self.inputs.T)
-
-    @property
-    def _shape(self):
-        return self.outputs.shape[1], self.inputs.shape[1]
-
-    def lift(self, columns):
-        """``P'`` times vectors."""
-        sketched = columns.reshape(len(columns), len(self.outputs), len(self.inputs))
-        return columns_of(self.outputs.T @ sketched @ self.inputs, self.has_bias)
-
-    def penalty(self, columns):
-        """Penalty on the sketched columns: its mean under each row of the sketch."""
-        matrices = matrix_of(columns, self._shape, self.has_bias)
-        rows, columns = (p**2 / (p**2).sum(axis=1, keepdims=True) for p in self._pair)
-        return (rows @ matrices @ columns.T).reshape(len(matrices), -1)
-
-    @property
-    def _pair(self):
-        return self.outputs, self.inputs
-
-
-def _report(name, layer, damping):
-    if not isinstance(layer, Moments):
-        dimension = _dimension(np.linalg.eigvalsh(layer), damping)
-        return Bunch(
-            name=name,
-            shape=(len(layer),),
-            sketch_shape=None,
-            inputs_dimension=None,
-            outputs_dimension=dimension,
-            product=dimension,
-            bound=dimension,
-            effective_dimension=dimension,
-        )
-    alpha, gamma = np.linalg.eigvalsh(layer.inputs), np.linalg.eigvalsh(layer.outputs)
-    of_inputs = _dimension(alpha * gamma[-1], damping)
-    of_outputs = _dimension(gamma * alpha[-1], damping)
-    largest = max(alpha[-1] * gamma[-1], np.finfo(np.float64).tiny)
-    return Bunch(
-        name=name,
-        shape=layer.shape,
-        sketch_shape=None,
-        inputs_dimension=of_inputs,
-        outputs_dimension=of_outputs,
-        product=of_inputs * of_outputs,
-        # f(xy / M) <= (1 + damping / M) f(x) f(y) for f(x) = x / (x + damping), x, y <= M.
-        bound=of_inputs * of_outputs * (1 + damping / largest),
-        effective_dimension=_dimension(np.outer(alpha, gamma).ravel(), damping),
-    )
-
-
-def _dimension(values, damping):
-    values = values[values > 1e-12 * values.max(initial=0)]
-    return float((values / (values + damping)).sum())
-
-
-def _checked_pair(pair):
-    if len(pair) != 2 or not all(isinstance(size, Integral) and size >= 1 for size in pair):
-        raise ValueError(
-            "sketch_size must be None, 'auto', an integer of at least 1 or a pair (m_A, m_E) of "
-            f"them. Got {pair!r} instead."
-        )
-    return pair
 
 
 def _concatenated(blocks):

@@ -316,7 +316,29 @@ def test_a_singular_curvature_warns():
         influence.influence(X, y)
 
 
-@pytest.mark.parametrize("size", [(0, 2), (2,), ("a", 2), 0, "large"])
+def test_a_share_keeps_the_directions_of_most_effective_dimension():
+    model, X, y = perceptron("classes", alpha=0.1)
+    whole = fitted(model, X, y, damping=0.05)
+    objective = whole.objective_
+    ridge = 0.05 + objective.l2_penalty.mean()
+    weight = objective.weight / objective.total_weight
+    layers = moments(objective.curvature_rows("ggn"), weight)
+    sums = []
+    for layer in layers:
+        spectra = [np.linalg.eigvalsh(m) for m in (layer.outputs, layer.inputs)]
+        dimension = np.outer(*spectra) / (np.outer(*spectra) + ridge)
+        sums += [dimension.sum(axis=1), dimension.sum(axis=0)]
+    for share in (0.25, 0.5, 0.8):
+        influence = fitted(model, X, y, damping=0.05, sketch_size=share)
+        sizes = np.ravel([layer.sketch_shape for layer in influence.layers_])
+        smallest = np.sort(np.concatenate(sums))[-round(share * 25)]
+        # Every layer keeps one direction at least.
+        assert sizes.tolist() == [max(1, (side >= smallest).sum()) for side in sums]
+    full = fitted(model, X, y, damping=0.05, sketch_size=0.999)
+    assert_allclose(full.influence(X, y), whole.influence(X, y), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(0, 2), (2,), ("a", 2), 0, 0.0, 1.0, "large"])
 def test_sketch_sizes_are_checked(size):
     model, X, y = perceptron("classes")
     with pytest.raises(ValueError, match="sketch_size"):

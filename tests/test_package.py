@@ -27,6 +27,7 @@ ESTIMATORS = {"exact", "sketched", "kfac", "head", "relative"}
 HELPERS = {"_batching", "_compat", "exceptions"}
 BELOW_ESTIMATORS = HELPERS | {
     *("base", "models", "sketching", "solvers", "curvature", "kronecker", "rows", "network_rows"),
+    "layer_sketch",
     *("eigenbasis", "refit", "metrics", "fidelity", "lep", "subsets", "theorems"),
 }
 MODELS = {"models.losses", "models.objectives", "models.registry", "models.weighting"}
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "eigenbasis": HELPERS,
     "curvature": HELPERS | {"rows", "eigenbasis"},
     "kronecker": HELPERS | {"rows", "network_rows", "curvature", "eigenbasis"},
+    "layer_sketch": HELPERS | {"rows", "kronecker"},
     "solvers": HELPERS | {"curvature"},
     "subsets": HELPERS,
     "theorems": HELPERS,
