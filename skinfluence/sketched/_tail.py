@@ -128,7 +128,7 @@ class _Basis(Rows):
         self.sketch = sketch
 
     def __getitem__(self, samples):
-        raise NotImplementedError("The rows of a sketch are used together.")
+        return DenseRows(self.toarray()[samples])
 
     def toarray(self):
         return self.sketch.toarray()

@@ -1,0 +1,19 @@
+"""Curvatures: factorised once, then solved against rows.
+
+Every curvature stands for ``H = F + diag(penalty) + damping I``, F the curvature of the mean
+loss and ``penalty`` the model's own. ``solve`` returns rows again, so that a solution stays
+factored where the rows are.
+"""
+
+from skinfluence.curvature._base import Curvature
+from skinfluence.curvature._dense import DenseCurvature, SpectralCurvature
+from skinfluence.curvature._gram import GramCurvature
+from skinfluence.curvature._matrix_free import MatrixFreeCurvature
+
+__all__ = [
+    "Curvature",
+    "DenseCurvature",
+    "GramCurvature",
+    "MatrixFreeCurvature",
+    "SpectralCurvature",
+]

@@ -1,0 +1,64 @@
+"""What all curvatures share."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from skinfluence._batching import batches
+from skinfluence.rows import DenseRows
+
+
+class Curvature(ABC):
+    """A damped curvature that can be solved against rows.
+
+    Need to be defined: ``solve``, ``effective_dimension``. May be defined: ``whiten``,
+    ``eigenbasis``. Should be overridden for efficiency: ``leverages``.
+    """
+
+    @abstractmethod
+    def solve(self, rows, damping):
+        """Rows ``H^{-1} v`` for every row ``v``."""
+
+    @abstractmethod
+    def effective_dimension(self, damping):
+        """``tr(F H^{-1})``."""
+
+    def precondition(self, vectors, damping):
+        """About ``H^{-1} v`` for vectors (m, n_coordinates), cheaply and symmetrically."""
+        return self.solve(DenseRows(vectors), damping).toarray()
+
+    def whiten(self, rows, damping):
+        """Array (n_rows, c) with ``w.w' = v' H^{-1} v'`` for rows ``v, v'``."""
+        raise ValueError(
+            f"{type(self).__name__} holds no square root of the curvature, so it has no "
+            "embedding. Use solver='direct', or a sketch."
+        )
+
+    def eigenbasis(self, damping, query=None):
+        """`Eigenbasis` of H, in which inner products with the row ``query`` may be taken."""
+        raise ValueError(
+            f"{type(self).__name__} holds no eigenvectors of the curvature, which memorization "
+            "asks for. Use solver='direct' or 'gram', or a sketch."
+        )
+
+    def leverages(self, rows, damping):
+        """``v_ij' H^{-1} v_ik`` within every sample i, (n_samples, s, s)."""
+        s = rows.rows_per_sample
+        out = np.empty((rows.n_samples, s, s))
+        for batch in batches(rows.n_samples, 8, batch_size=max(1, 256 // s)):
+            part = rows[batch]
+            inner = self.solve(part, damping).inner(part)
+            size = part.n_samples
+            cube = inner.reshape(size, s, size, s)
+            out[batch] = cube[np.arange(size), :, np.arange(size)]
+        return out
+
+
+def leverages_by_whitening(curvature, rows, damping):
+    s = rows.rows_per_sample
+    out = np.empty((rows.n_samples, s, s))
+    for batch in rows.batches():
+        white = curvature.whiten(rows[batch], damping)
+        white = white.reshape(-1, s, white.shape[1])
+        out[batch] = white @ white.transpose(0, 2, 1)
+    return out

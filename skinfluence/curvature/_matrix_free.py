@@ -1,0 +1,137 @@
+"""F by its products with vectors alone."""
+
+import warnings
+
+import numpy as np
+from scipy.linalg import eigh
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+
+from skinfluence.curvature._base import Curvature
+from skinfluence.rows import DenseRows
+
+
+class MatrixFreeCurvature(Curvature):
+    """H by its products with vectors alone, solved by iteration.
+
+    Parameters
+    ----------
+    product : callable
+        ``product(vectors) -> F vectors`` for vectors (m, n_coordinates).
+    penalty : ndarray of shape (n_coordinates,)
+        The model's own penalty.
+    method : {"cg", "lissa"}
+        Conjugate gradients, or the Neumann series of LiSSA; both preconditioned.
+    tol : float, default=1e-10
+        Relative residual at which the iteration stops.
+    max_iter : int, default=1000
+        Iterations at most.
+    rank : int, default=100
+        Rank of the randomised Nystroem preconditioner.
+    random_state : int or RandomState, default=None
+        Draws the preconditioner's test vectors.
+    """
+
+    def __init__(
+        self, product, penalty, method, *, tol=1e-10, max_iter=1000, rank=100, random_state=None
+    ):
+        self.product = product
+        self.penalty = penalty
+        self.method = method
+        self.tol = tol
+        self.max_iter = max_iter
+        self._sketch(rank, check_random_state(random_state))
+
+    def _sketch(self, rank, random_state):
+        """Leading eigenpairs of F, from one block product (Nystroem approximation)."""
+        p = len(self.penalty)
+        test = np.linalg.qr(random_state.standard_normal((p, min(rank, p))))[0].T
+        image = self.product(test)
+        # A shift keeps the small core matrix positive definite in floating point.
+        shift = np.sqrt(p) * np.finfo(np.float64).eps * np.linalg.norm(image)
+        image += shift * test
+        # The Hessian of a network may bend down: the preconditioner is for what bends up.
+        values, vectors = eigh((test @ image.T + image @ test.T) / 2)
+        kept = values > max(shift, 0.0)
+        kept[-1] = True
+        root = vectors[:, kept] / np.sqrt(np.where(values > 0, values, 1.0)[kept])
+        factor = root.T @ image
+        _, singular, self._basis = np.linalg.svd(factor, full_matrices=False)
+        self._values = np.maximum(0, singular**2 - shift)
+
+    def precondition(self, vectors, damping):
+        floor = np.median(self.penalty) + damping
+        # All of the spectrum that the basis misses lies below its last eigenvalue.
+        complete = len(self._values) == len(self.penalty)
+        last = floor + (0 if complete else self._values[-1])
+        last = last if last > 0 else 1.0
+        inside = vectors @ self._basis.T
+        ratio = last / np.maximum(self._values + floor, 1e-300) - 1
+        return (vectors + (inside * ratio) @ self._basis) / last
+
+    def _apply(self, vectors, damping):
+        return self.product(vectors) + vectors * (self.penalty + damping)
+
+    def solve(self, rows, damping):
+        right = rows.toarray()
+        solver = {"cg": self._cg, "lissa": self._neumann}[self.method]
+        solution, residual = solver(right, damping)
+        worst = residual.max(initial=0.0)
+        if not worst <= self.tol:
+            warnings.warn(
+                f"{self.method} stopped after {self.max_iter} iterations at a relative residual "
+                f"of {worst:.2e} (tol={self.tol:.0e}, damping={damping:g}). Use more damping, or "
+                "another solver.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return DenseRows(solution, rows.rows_per_sample)
+
+    def _cg(self, right, damping):
+        solution = np.zeros_like(right)
+        residual = right.copy()
+        scale = np.maximum(np.linalg.norm(right, axis=1), np.finfo(float).tiny)
+        direction = preconditioned = self.precondition(residual, damping)
+        energy = np.einsum("mp,mp->m", residual, preconditioned)
+        for _ in range(self.max_iter):
+            size = np.linalg.norm(residual, axis=1) / scale
+            running = size > self.tol
+            if not running.any():
+                break
+            image = self._apply(direction, damping)
+            bend = np.einsum("mp,mp->m", direction, image)
+            step = np.where(running, energy / np.where(bend > 0, bend, np.inf), 0.0)[:, None]
+            solution = solution + step * direction
+            residual = residual - step * image
+            preconditioned = self.precondition(residual, damping)
+            before, energy = energy, np.einsum("mp,mp->m", residual, preconditioned)
+            ratio = energy / np.where(before > 0, before, np.inf)
+            direction = preconditioned + ratio[:, None] * direction
+        return solution, np.linalg.norm(residual, axis=1) / scale
+
+    def _neumann(self, right, damping):
+        # v <- v + s P^{-1}(b - H v) sums the Neumann series of the preconditioned Hessian.
+        step = 1.0 / self._largest(damping)
+        solution = np.zeros_like(right)
+        residual = right
+        scale = np.maximum(np.linalg.norm(right, axis=1), np.finfo(float).tiny)
+        for _ in range(self.max_iter):
+            solution = solution + step * self.precondition(residual, damping)
+            residual = right - self._apply(solution, damping)
+            if (np.linalg.norm(residual, axis=1) <= self.tol * scale).all():
+                break
+        return solution, np.linalg.norm(residual, axis=1) / scale
+
+    def _largest(self, damping):
+        """Largest eigenvalue of the preconditioned H, by power iteration, with a margin."""
+        vector = np.ones((1, len(self.penalty)))
+        for _ in range(20):
+            vector /= np.linalg.norm(vector)
+            vector = self.precondition(self._apply(vector, damping), damping)
+        return 1.1 * float(np.linalg.norm(vector))
+
+    def effective_dimension(self, damping):
+        """``tr(F H^{-1})`` by Hutchinson's estimator with 30 random signs."""
+        signs = np.sign(check_random_state(0).standard_normal((30, len(self.penalty))))
+        solved = self.solve(DenseRows(signs), damping).array
+        return float(np.einsum("mp,mp->", self.product(signs), solved) / len(signs))

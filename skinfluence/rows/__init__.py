@@ -1,0 +1,24 @@
+"""Matrices of per-sample gradients that are never written out.
+
+Conventions
+-----------
+- ``n`` samples, ``s`` rows for each of them, so ``n * s`` rows; a gradient has ``s = 1``,
+  a square root of the curvature has as many as the model has outputs.
+- ``c`` outputs, ``d`` inputs, ``f`` free columns (intercepts), ``p = c * d + f`` columns.
+- Rows of one sample follow one another: row ``i * s + j`` is the ``j``-th row of sample ``i``.
+"""
+
+from skinfluence.rows._base import DenseRows, Rows
+from skinfluence.rows._composed import BlockRows, CombinedRows, SelectedRows
+from skinfluence.rows._kronecker import KroneckerRows, outer_moment, weighted_gram
+
+__all__ = [
+    "BlockRows",
+    "CombinedRows",
+    "DenseRows",
+    "KroneckerRows",
+    "Rows",
+    "SelectedRows",
+    "outer_moment",
+    "weighted_gram",
+]

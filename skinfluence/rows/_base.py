@@ -1,0 +1,220 @@
+"""What all matrices of rows share, and those that are written out."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from skinfluence._batching import batches
+
+# Slices of this many bytes and rows keep a product busy while they stay in the cache.
+CACHE_BYTES = 2**23
+MIN_ROWS = 256
+
+
+class Rows(ABC):
+    """A matrix with ``n_samples * rows_per_sample`` rows, used through its products.
+
+    Need to be defined: ``n_samples``, ``rows_per_sample``, ``n_columns``, ``__getitem__``,
+    ``toarray``. Should be overridden for efficiency: the products, all of which have a
+    default that writes out one batch of rows at a time.
+    """
+
+    # Where `pieces` are written out as tensors; None where they are arrays.
+    device = None
+
+    # NumPy would otherwise read an object with a length and items as an array and
+    # compute the product itself.
+    __array_ufunc__ = None
+
+    @property
+    @abstractmethod
+    def n_samples(self):
+        """Number of samples."""
+
+    @property
+    @abstractmethod
+    def n_columns(self):
+        """Number of columns."""
+
+    @property
+    def rows_per_sample(self):
+        """Number of rows that each sample has."""
+        return 1
+
+    @abstractmethod
+    def __getitem__(self, samples):
+        """Rows of the chosen samples (slice or index array)."""
+
+    @abstractmethod
+    def toarray(self):
+        """The matrix itself, (n_samples * rows_per_sample, n_columns) in float64."""
+
+    @property
+    def shape(self):
+        """Rows and columns of the matrix."""
+        return self.n_samples * self.rows_per_sample, self.n_columns
+
+    def __len__(self):
+        return self.n_samples
+
+    def batches(self, batch_size=None, *, cached=False):
+        """Slices of samples that fit into the working memory once written out.
+
+        ``cached`` asks for slices that also stay near the processor: faster where every slice
+        is used once, by one product.
+        """
+        row_bytes = 8 * self.rows_per_sample * self.n_columns
+        if cached:
+            fitting = batches(self.n_samples, row_bytes)
+            near = max(MIN_ROWS, CACHE_BYTES // max(1, row_bytes))
+            batch_size = min(near, fitting[0].stop) if fitting else None
+        return batches(self.n_samples, row_bytes, batch_size)
+
+    def _row_slice(self, samples):
+        return slice(samples.start * self.rows_per_sample, samples.stop * self.rows_per_sample)
+
+    def __matmul__(self, matrix):
+        """Product with a matrix (n_columns, m)."""
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        out = np.empty((self.shape[0], matrix.shape[1]))
+        for batch in self.batches():
+            np.matmul(self[batch].toarray(), matrix, out=out[self._row_slice(batch)])
+        return out
+
+    def __rmatmul__(self, matrix):
+        """Product of a matrix (m, n_rows) with the rows."""
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        out = np.zeros((matrix.shape[0], self.n_columns))
+        for batch in self.batches():
+            out += matrix[:, self._row_slice(batch)] @ self[batch].toarray()
+        return out
+
+    def inner(self, other, out=None):
+        """Inner products of every row of these with every row of ``other``."""
+        if isinstance(other, DenseRows):
+            return into(out, self @ np.ascontiguousarray(other.array.T))
+        return into(out, other.inner(self).T)
+
+    def dotted_by(self, vectors, out=None):
+        """``vectors @ self'`` for an array (m, n_columns), shape (m, n_rows)."""
+        out = np.empty((len(vectors), self.shape[0])) if out is None else out
+        for batch in self.batches(cached=True):
+            np.matmul(vectors, self[batch].toarray().T, out=out[:, self._row_slice(batch)])
+        return out
+
+    def moment(self, weight):
+        """``sum_i weight_i sum_j row_ij row_ij'`` for weights (n_samples,) >= 0."""
+        total = np.zeros((self.n_columns, self.n_columns))
+        root = np.sqrt(weight)
+        for batch in self.batches():
+            rows = self[batch].toarray()
+            rows *= np.repeat(root[batch], self.rows_per_sample)[:, None]
+            total += rows.T @ rows
+        return total
+
+    def squared_norms(self):
+        """Squared Euclidean norm of every row."""
+        return np.concatenate(
+            [np.einsum("ip,ip->i", rows, rows) for rows in map(_written, self._parts())]
+        )
+
+    def picked(self, index):
+        """Chosen rows of the matrix (index array), each as a sample of its own."""
+        samples, place = np.divmod(index, self.rows_per_sample)
+        cube = self[samples].toarray().reshape(len(index), self.rows_per_sample, -1)
+        return DenseRows(cube[np.arange(len(index)), place])
+
+    def columns(self, index):
+        """Chosen columns as an array (n_rows, len(index))."""
+        return np.concatenate([part.toarray()[:, index] for part in self._parts()])
+
+    def rescaled(self, scale):
+        """Rows whose columns are multiplied by ``scale`` (n_columns,)."""
+        return DenseRows(self.toarray() * scale, self.rows_per_sample)
+
+    def weighted(self, weight):
+        """Rows multiplied by ``weight`` (n_samples,)."""
+        return DenseRows(
+            self.toarray() * np.repeat(weight, self.rows_per_sample)[:, None],
+            self.rows_per_sample,
+        )
+
+    def pieces(self):
+        """Consecutive rows, written out as sketches read them.
+
+        Yields
+        ------
+        {ndarray, CSR matrix, tensor} of shape (n_rows, n_columns)
+        """
+        return map(_written, self._parts())
+
+    def _parts(self):
+        return (self[batch] for batch in self.batches())
+
+
+def _written(rows):
+    return rows.toarray()
+
+
+def into(out, value):
+    if out is None:
+        return value
+    out[...] = value
+    return out
+
+
+class DenseRows(Rows):
+    """Rows that are written out.
+
+    Parameters
+    ----------
+    array : ndarray of shape (n_samples * rows_per_sample, n_columns)
+        The matrix.
+    rows_per_sample : int, default=1
+        Rows of each sample.
+    """
+
+    def __init__(self, array, rows_per_sample=1):
+        self.array = array
+        self._rows_per_sample = rows_per_sample
+
+    @property
+    def n_samples(self):
+        return len(self.array) // self._rows_per_sample
+
+    @property
+    def n_columns(self):
+        return self.array.shape[1]
+
+    @property
+    def rows_per_sample(self):
+        return self._rows_per_sample
+
+    def __getitem__(self, samples):
+        cube = self.array.reshape(self.n_samples, self._rows_per_sample, -1)[samples]
+        rows = cube.reshape(len(cube) * self._rows_per_sample, self.n_columns)
+        return DenseRows(rows, self._rows_per_sample)
+
+    def toarray(self):
+        return np.array(self.array, dtype=np.float64)
+
+    def __matmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        return self.array @ matrix
+
+    def __rmatmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        return matrix @ self.array
+
+    def inner(self, other, out=None):
+        return other.dotted_by(self.array, out)
+
+    def picked(self, index):
+        return DenseRows(self.array[index])
+
+    def dotted_by(self, vectors, out=None):
+        return np.matmul(vectors, self.array.T, out=out)

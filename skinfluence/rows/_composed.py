@@ -1,0 +1,185 @@
+"""Rows made of other rows."""
+
+from functools import cached_property
+
+import numpy as np
+
+from skinfluence._batching import batches
+from skinfluence.rows._base import Rows, into
+
+
+class BlockRows(Rows):
+    """Rows made of blocks of columns side by side, such as the layers of a network.
+
+    Parameters
+    ----------
+    blocks : sequence of Rows
+        Blocks with the same samples and the same rows per sample.
+    """
+
+    def __init__(self, blocks):
+        self.blocks = list(blocks)
+
+    @cached_property
+    def _edges(self):
+        return np.cumsum([0, *(block.n_columns for block in self.blocks)])
+
+    @property
+    def n_samples(self):
+        return self.blocks[0].n_samples
+
+    @property
+    def rows_per_sample(self):
+        return self.blocks[0].rows_per_sample
+
+    @property
+    def n_columns(self):
+        return int(self._edges[-1])
+
+    def _split(self, array, axis):
+        return np.split(array, self._edges[1:-1], axis=axis)
+
+    def __getitem__(self, samples):
+        return BlockRows(block[samples] for block in self.blocks)
+
+    def toarray(self):
+        return np.concatenate([block.toarray() for block in self.blocks], axis=1)
+
+    def __matmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        parts = self._split(matrix, 0)
+        return sum(block @ part for block, part in zip(self.blocks, parts, strict=True))
+
+    def __rmatmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        return np.concatenate([matrix @ block for block in self.blocks], axis=1)
+
+    def inner(self, other, out=None):
+        if not isinstance(other, BlockRows):
+            return super().inner(other, out)
+        out = np.empty((self.shape[0], other.shape[0])) if out is None else out
+        # The terms of one batch are held beside the sum, never those of all rows.
+        for batch in batches(self.n_samples, 8 * 4 * self.rows_per_sample * other.shape[0]):
+            pairs = zip(self[batch].blocks, other.blocks, strict=True)
+            terms = (mine.inner(theirs) for mine, theirs in pairs)
+            part = out[self._row_slice(batch)]
+            part[...] = next(terms)
+            for term in terms:
+                part += term
+        return out
+
+    def dotted_by(self, vectors, out=None):
+        parts = self._split(vectors, 1)
+        pairs = zip(self.blocks, parts, strict=True)
+        return into(out, sum(block.dotted_by(part) for block, part in pairs))
+
+    def squared_norms(self):
+        return sum(block.squared_norms() for block in self.blocks)
+
+    def picked(self, index):
+        return BlockRows(block.picked(index) for block in self.blocks)
+
+    def rescaled(self, scale):
+        parts = self._split(scale, 0)
+        return BlockRows(b.rescaled(part) for b, part in zip(self.blocks, parts, strict=True))
+
+    def weighted(self, weight):
+        return BlockRows(block.weighted(weight) for block in self.blocks)
+
+
+class SelectedRows(Rows):
+    """Some of the columns of other rows, such as the active set of an L1 penalty.
+
+    Parameters
+    ----------
+    rows : Rows
+        The rows to choose from.
+    selected : ndarray of shape (n_columns,)
+        Positions of the columns that stay.
+    """
+
+    def __init__(self, rows, selected):
+        self.rows = rows
+        self.selected = selected
+
+    @property
+    def n_samples(self):
+        return self.rows.n_samples
+
+    @property
+    def rows_per_sample(self):
+        return self.rows.rows_per_sample
+
+    @property
+    def n_columns(self):
+        return len(self.selected)
+
+    def __getitem__(self, samples):
+        return SelectedRows(self.rows[samples], self.selected)
+
+    def batches(self, batch_size=None, *, cached=False):
+        # All columns are written out before some are chosen.
+        return self.rows.batches(batch_size, cached=cached)
+
+    def toarray(self):
+        return self.rows.toarray()[:, self.selected]
+
+    def picked(self, index):
+        return SelectedRows(self.rows.picked(index), self.selected)
+
+    def __matmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        padded = np.zeros((self.rows.n_columns, matrix.shape[1]))
+        padded[self.selected] = matrix
+        return self.rows @ padded
+
+    def __rmatmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        return (matrix @ self.rows)[:, self.selected]
+
+
+class CombinedRows(Rows):
+    """Rows ``base + coefficients @ others``: solutions that stay factored.
+
+    Parameters
+    ----------
+    base : Rows
+        Rows to which the combination is added.
+    coefficients : ndarray of shape (n_rows, n_other_rows)
+        Coefficients of the combination.
+    others : Rows
+        Rows that are combined.
+    """
+
+    def __init__(self, base, coefficients, others):
+        self.base = base
+        self.coefficients = coefficients
+        self.others = others
+
+    @property
+    def n_samples(self):
+        return self.base.n_samples
+
+    @property
+    def rows_per_sample(self):
+        return self.base.rows_per_sample
+
+    @property
+    def n_columns(self):
+        return self.base.n_columns
+
+    def __getitem__(self, samples):
+        index = np.arange(self.shape[0]).reshape(self.n_samples, -1)[samples].ravel()
+        return CombinedRows(self.base[samples], self.coefficients[index], self.others)
+
+    def toarray(self):
+        return self.base.toarray() + self.coefficients @ self.others
+
+    def inner(self, other, out=None):
+        result = self.base.inner(other, out)
+        result += self.coefficients @ self.others.inner(other)
+        return result

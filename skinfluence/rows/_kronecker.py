@@ -1,0 +1,286 @@
+"""Rows of a linear layer: outer products of what comes back and what goes in."""
+
+import numpy as np
+import scipy.sparse as sp
+
+from skinfluence._batching import batches
+from skinfluence.rows._base import Rows, into
+
+
+class KroneckerRows(Rows):
+    """Rows ``[residual (x) activation, free]``, the gradients of a linear layer.
+
+    Parameters
+    ----------
+    residual : ndarray of shape (n_samples, rows_per_sample, c)
+        Derivatives with respect to the layer's outputs.
+    activation : {array, CSR matrix} of shape (n_samples, d)
+        The layer's inputs, used as they are, never copied as a whole.
+    free : ndarray of shape (n_samples, rows_per_sample, f), default=None
+        Further columns: for a layer with intercepts, the residual itself.
+    """
+
+    def __init__(self, residual, activation, free=None):
+        self.residual = residual
+        self.activation = activation
+        self.free = np.empty((*residual.shape[:2], 0)) if free is None else free
+
+    @property
+    def n_samples(self):
+        return len(self.residual)
+
+    @property
+    def rows_per_sample(self):
+        return self.residual.shape[1]
+
+    @property
+    def layer_shape(self):
+        """Outputs and inputs, (c, d)."""
+        return self.residual.shape[2], self.activation.shape[1]
+
+    @property
+    def n_columns(self):
+        c, d = self.layer_shape
+        return c * d + self.free.shape[2]
+
+    def __getitem__(self, samples):
+        return KroneckerRows(self.residual[samples], self.activation[samples], self.free[samples])
+
+    def pieces(self):
+        if not sp.issparse(self.activation):
+            yield from super().pieces()
+            return
+        blocks = [_spread(self.activation, column) for column in np.moveaxis(self.residual, 2, 0)]
+        yield sp.hstack([*blocks, _flat(self.free)], format="csr")
+
+    def toarray(self):
+        activation, (c, d) = _dense(self.activation), self.layer_shape
+        out = np.empty((self.n_samples, self.rows_per_sample, self.n_columns))
+        for k in range(c):
+            outer = self.residual[:, :, k, None], activation[:, None, :]
+            np.multiply(*outer, out=out[:, :, k * d : (k + 1) * d])
+        out[:, :, c * d :] = self.free
+        return out.reshape(self.shape)
+
+    def __matmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        (c, d), m = self.layer_shape, matrix.shape[1]
+        # Row i is sum_k residual_ik (activation_i @ matrix_k): one product for all outputs.
+        stacked = matrix[: c * d].reshape(c, d, m).transpose(1, 0, 2).reshape(d, c * m)
+        out = np.empty((self.n_samples, self.rows_per_sample, m))
+        for batch in batches(self.n_samples, self._batch_bytes(m)):
+            projected = _dot(self.activation[batch], stacked)
+            projected = projected.reshape(len(projected), c, m)
+            out[batch] = self._mix(projected, batch)
+            out[batch] += self.free[batch] @ matrix[c * d :]
+        return out.reshape(self.shape[0], m)
+
+    def _mix(self, cube, batch):
+        """``residual_i @ cube_i`` for every sample i of the batch."""
+        return cube if self._is_jacobian else np.matmul(self.residual[batch], cube)
+
+    def _batch_bytes(self, m):
+        """Bytes of one sample in a product with m vectors: only dense inputs are written out."""
+        c, d = self.layer_shape
+        return 8 * (c * m + (0 if sp.issparse(self.activation) else d))
+
+    @property
+    def _is_jacobian(self):
+        """Whether the residuals are one identity, repeated: the rows are a Jacobian."""
+        _, s, c = self.residual.shape
+        repeated = s == c and self.residual.strides[0] == 0 and len(self.residual) > 1
+        return repeated and np.array_equal(self.residual[0], np.eye(c))
+
+    def __rmatmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        (c, d), m = self.layer_shape, len(matrix)
+        cube = matrix.reshape(m, self.n_samples, self.rows_per_sample)
+        out = np.zeros((m, self.n_columns))
+        for batch in batches(self.n_samples, self._batch_bytes(m)):
+            part = cube[:, batch]
+            if not self._is_jacobian:
+                part = np.matmul(part.transpose(1, 0, 2), self.residual[batch]).transpose(1, 0, 2)
+            mixed = part.transpose(0, 2, 1).reshape(m * c, -1)
+            out[:, : c * d] += _dot_left(mixed, self.activation[batch]).reshape(m, c * d)
+        out[:, c * d :] = matrix @ self.free.reshape(self.shape[0], -1)
+        return out
+
+    def inner(self, other, out=None):
+        if not isinstance(other, KroneckerRows):
+            return super().inner(other, out)
+        # In double precision, whatever that of the factors, so that Gram matrices are definite.
+        left, right = (_flat(r.residual).astype(np.float64, copy=False) for r in (self, other))
+        result = left @ right.T
+        gram = _gram(self.activation, other.activation)
+        # (r (x) u)'(r' (x) u') = (r.r')(u.u').
+        cube = result.reshape(
+            self.n_samples, self.rows_per_sample, other.n_samples, other.rows_per_sample
+        )
+        cube *= gram[:, None, :, None]
+        result += _flat(self.free) @ _flat(other.free).T
+        return into(out, result)
+
+    def dotted_by(self, vectors, out=None):
+        # Activations times the vectors, (n, c, m), against rows that are written out, (n, c, d).
+        if not sp.issparse(self.activation) and len(vectors) > self.layer_shape[1]:
+            return super().dotted_by(vectors, out)
+        return into(out, (self @ np.ascontiguousarray(vectors.T)).T)
+
+    def moment(self, weight):
+        if self.residual.shape[2] == 1:
+            return outer_moment(
+                self.activation,
+                *(
+                    np.einsum("n,nsa,nsb->nab", weight, a, b)
+                    for a, b in (
+                        (self.residual, self.residual),
+                        (self.residual, self.free),
+                        (self.free, self.free),
+                    )
+                ),
+            )
+        root = np.sqrt(weight)[:, None, None]
+        residual, free = self.residual * root, self.free * root
+        transposed = residual.transpose(0, 2, 1)
+        return outer_moment(
+            self.activation,
+            transposed @ residual,
+            transposed @ free,
+            free.transpose(0, 2, 1) @ free,
+        )
+
+    def squared_norms(self):
+        norms = np.einsum("nsc,nsc->ns", self.residual, self.residual)
+        norms *= _squared_norms(self.activation)[:, None]
+        return (norms + np.einsum("nsf,nsf->ns", self.free, self.free)).ravel()
+
+    def picked(self, index):
+        samples, place = np.divmod(index, self.rows_per_sample)
+        residual, free = self.residual[samples, place], self.free[samples, place]
+        return KroneckerRows(residual[:, None], self.activation[samples], free[:, None])
+
+    def columns(self, index):
+        (c, d), index = self.layer_shape, np.asarray(index)
+        if len(index) and index.min() < c * d:
+            return super().columns(index)
+        return _flat(self.free)[:, index - c * d]
+
+    def rescaled(self, scale):
+        c, d = self.layer_shape
+        outer = scale[: c * d].reshape(c, d)
+        free = self.free * scale[c * d :]
+        if np.ptp(outer, axis=1).max(initial=0) == 0:
+            return KroneckerRows(self.residual * outer[:, 0], self.activation, free)
+        return super().rescaled(scale)
+
+    def weighted(self, weight):
+        weight = np.asarray(weight)[:, None, None]
+        return KroneckerRows(self.residual * weight, self.activation, self.free * weight)
+
+
+def outer_moment(activation, inner, cross, outer):
+    """Sum over samples of ``[[h, c], [c', f]]`` spread over the activations.
+
+    With ``h = inner_i``, ``c = cross_i``, ``f = outer_i`` and ``u = activation_i`` the sum is
+    that of ``[[h (x) u u', c (x) u], [(c (x) u)', f]]``: the Hessian of a linear layer with
+    intercepts whose outputs have the Hessians ``h``.
+
+    Parameters
+    ----------
+    activation : {array, CSR matrix} of shape (n_samples, d)
+        Inputs of the layer.
+    inner : ndarray of shape (n_samples, c, c)
+        Symmetric, of either sign.
+    cross : ndarray of shape (n_samples, c, f)
+        Between outputs and free columns.
+    outer : ndarray of shape (n_samples, f, f)
+        Between free columns.
+
+    Returns
+    -------
+    ndarray of shape (c * d + f, c * d + f)
+    """
+    n_samples, c, f = cross.shape
+    d = activation.shape[1]
+    total = np.zeros((c * d + f, c * d + f))
+    blocks = total[: c * d, : c * d].reshape(c, d, c, d)
+    for batch in batches(n_samples, 8 * (c + 1) * d):
+        u = activation[batch] if sp.issparse(activation) else _dense(activation[batch])
+        for k in range(c):
+            for j in range(k, c):
+                blocks[k, :, j, :] += weighted_gram(u, inner[batch, k, j])
+        edge = cross[batch].reshape(u.shape[0], c * f)
+        total[: c * d, c * d :] += (
+            _dot_left(np.ascontiguousarray(edge.T), u)
+            .reshape(c, f, d)
+            .transpose(0, 2, 1)
+            .reshape(c * d, f)
+        )
+    for k in range(c):
+        for j in range(k):
+            blocks[k, :, j, :] = blocks[j, :, k, :].T
+    total[c * d :, : c * d] = total[: c * d, c * d :].T
+    total[c * d :, c * d :] = outer.sum(axis=0)
+    return total
+
+
+def weighted_gram(u, weight):
+    """``u' diag(weight) u`` as an array (d, d), for weights of either sign."""
+    if sp.issparse(u):
+        return np.asarray((u.T @ u.multiply(weight[:, None]).tocsr()).todense())
+    if weight.min(initial=0) >= 0:
+        # A product of a matrix with its own transpose costs half: BLAS calls syrk.
+        scaled = u * np.sqrt(weight)[:, None]
+        return scaled.T @ scaled
+    return u.T @ (u * weight[:, None])
+
+
+def _spread(activation, column):
+    """CSR rows ``column[i, j] * activation[i]`` for every sample i and row j of it."""
+    n_samples, s = column.shape
+    sample = np.repeat(np.arange(n_samples), s)
+    place = np.arange(n_samples * s)
+    shape = (n_samples * s, n_samples)
+    return sp.csr_matrix((column.ravel(), (place, sample)), shape=shape) @ activation
+
+
+def _dense(activation):
+    if sp.issparse(activation):
+        activation = activation.toarray()
+    return np.asarray(activation, dtype=np.float64)
+
+
+def _dot(activation, matrix):
+    if sp.issparse(activation):
+        return np.asarray(activation @ matrix)
+    return _dense(activation) @ matrix
+
+
+def _dot_left(matrix, activation):
+    if sp.issparse(activation):
+        return np.asarray((activation.T @ matrix.T).T)
+    return matrix @ _dense(activation)
+
+
+def _gram(left, right):
+    product = left @ right.T if sp.issparse(left) or sp.issparse(right) else None
+    if product is None:
+        return _dense(left) @ _dense(right).T
+    return product.toarray() if sp.issparse(product) else np.asarray(product)
+
+
+def _squared_norms(activation):
+    if sp.issparse(activation):
+        return np.asarray(activation.multiply(activation).sum(axis=1)).ravel()
+    norms = np.empty(len(activation))
+    for batch in batches(len(activation), 8 * activation.shape[1]):
+        part = _dense(activation[batch])
+        norms[batch] = np.einsum("nd,nd->n", part, part)
+    return norms
+
+
+def _flat(cube):
+    # Not -1, which is undefined where there are no columns.
+    return cube.reshape(cube.shape[0] * cube.shape[1], cube.shape[2])
