@@ -11,6 +11,7 @@ from scipy.linalg import eigh
 from sklearn import linear_model as lm
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -568,6 +569,17 @@ def test_range_is_found_by_eigenvectors_and_by_iteration(limit, monkeypatch):
         projector = _range.RangeProjector(rows)
         expected = dense_leakage(X[:n].T @ X[:n], Xq)
         assert_allclose(projector.leakage(DenseRows(Xq)), expected, rtol=1e-5)
+
+
+def test_a_range_that_is_not_found_gives_upper_bounds(monkeypatch):
+    monkeypatch.setattr(_range, "MAX_DENSE", 0)
+    monkeypatch.setattr(_range, "MAX_ITER", 3)
+    X, y, Xq = thin()
+    projector = _range.RangeProjector(DenseRows(X))
+    with pytest.warns(ConvergenceWarning, match="at most what is reported"):
+        found = projector.leakage(DenseRows(Xq))
+    expected = dense_leakage(X.T @ X, Xq)
+    assert (found >= expected).all() and found.max() > expected.max()
 
 
 def test_leakage_error_falls_like_the_root_and_vanishes_with_projection():

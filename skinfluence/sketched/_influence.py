@@ -455,5 +455,10 @@ class SketchedInfluence(BaseInfluence):
         -------
         ndarray of shape (n_queries,)
             Norm of the part outside over the norm of the whole, from 0 to 1.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the range is too large to be found, and the values are upper bounds.
         """
         return self._range.leakage(self._query_gradients(X, y))

@@ -1,13 +1,20 @@
 """Projection of gradients on the range of the curvature."""
 
+import warnings
+
 import numpy as np
 from scipy.linalg import eigh
 from scipy.sparse.linalg import LinearOperator, lsmr
+from sklearn.exceptions import ConvergenceWarning
 
 from skinfluence.rows import DenseRows, KroneckerRows
 
 # Beyond this size of both sides of the rows, iteration takes over from eigenvectors.
 MAX_DENSE = 4096
+
+# Iterations for each row, and the reason that SciPy gives when they were too few.
+MAX_ITER = 500
+OUT_OF_ITERATIONS = 7
 
 
 class RangeProjector:
@@ -118,8 +125,16 @@ class _Span:
             rmatvec=lambda v: (self.rows @ np.reshape(v, (-1, 1)))[:, 0],
             dtype=np.float64,
         )
-        fits = [lsmr(transpose, v, atol=1e-9, btol=1e-9)[0] for v in rows.toarray()]
-        return np.array(fits) @ self.rows
+        settings = {"atol": 1e-9, "btol": 1e-9, "maxiter": MAX_ITER}
+        found = [lsmr(transpose, v, **settings)[:2] for v in rows.toarray()]
+        if any(reason == OUT_OF_ITERATIONS for _, reason in found):
+            warnings.warn(
+                f"The projection on the range of F stopped after {MAX_ITER} iterations, so that "
+                "what is outside of it is overstated: leakage is at most what is reported.",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
+        return np.array([fit for fit, _ in found]) @ self.rows
 
 
 def _range(gram):

@@ -86,7 +86,8 @@ class Network:
     def tensor(self, array, dtype=None):
         """An array on the module's device, in its dtype by default."""
         array = array.toarray() if issparse(array) else np.ascontiguousarray(array)
-        return torch.as_tensor(array).to(device=self.device, dtype=dtype or self.dtype)
+        # Not every device has float64, so the type changes before the device.
+        return torch.as_tensor(array).to(dtype or self.dtype).to(self.device)
 
     def inputs(self, features):
         """Features as the module reads them: tokens, or numbers in its dtype."""
