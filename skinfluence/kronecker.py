@@ -372,6 +372,9 @@ class KroneckerCurvature(Curvature):
         pairs = zip(self.bases, self._split(rows.toarray()), strict=True)
         return [basis.rotated_columns(columns) for basis, columns in pairs]
 
+    def holding(self, rows):
+        return None
+
     def solve(self, rows, damping):
         parts = zip(self._rotated(rows[:]), self._inverses(damping), strict=True)
         solved = [part * inverse for part, inverse in parts]

@@ -11,9 +11,12 @@ penalty where the objective is a mean. With ``M = J_S H^{-1} J_S' / N``, the New
 
     N dtheta = H^{-1} (J_S' q - d),    q = (I - w h M)^{-1} w (r - h J_S H^{-1} d / N)
 
-by Woodbury: a dropped row is a row whose residual ``r`` has become ``q``. For least squares
+by Woodbury: a dropped row is a row whose residual ``r`` has become ``q``. An approximate curvature
+loses what it holds of the row and no more, or leverages above 1 would turn steps around: ``M`` is
+that of its own part, and 0 for Kronecker factors, which hold no row as it is. For least squares
 ``q = r / (1 - leverage)`` and the step is exact. For other losses the removals with the longest
-steps, all of them where that is cheap, go on from there to the minimum without the row.
+steps, all of them where that is cheap, go on from there to the minimum without the row: but not
+by Kronecker factors, which are too far from the curvature for conjugate gradients to get there.
 """
 
 import warnings
@@ -63,27 +66,28 @@ class Removal:
 
 def removal_of_each(influence):
     """Steps for every training row on its own."""
-    objective, weighting = influence.objective_, influence.objective_.weighting
+    weighting = influence.objective_.weighting
     class_weight, factor = weighting.without_each()
     coefficients = class_weight - factor[:, None] * weighting.group_weight
     weight = weighting.sample_weight * class_weight[np.arange(len(factor)), weighting.codes]
     rows, drift = _jacobian_and_drift(influence, slice(None), coefficients)
-    leverage = influence.curvature_.leverages(rows, influence.damping_) / objective.total_weight
+    own = _own_leverages(influence, rows)
     residual, bend = _derivatives(influence, slice(None))
     pull = _drift_at(influence, rows, drift, coefficients)
-    shrink = np.eye(bend.shape[1]) - weight[:, None, None] * bend @ leverage
+    shrink = np.eye(bend.shape[1]) - weight[:, None, None] * bend @ own
     _warn_of_leverage(shrink)
     right = weight[:, None] * (residual - np.einsum("nab,nb->na", bend, pull))
     moved = np.linalg.solve(shrink, right[:, :, None])[:, :, 0]
     removal = Removal(_moved_rows(influence, slice(None), moved), False, drift, coefficients)
-    length = np.einsum("na,nab,nb->n", moved, leverage, moved)
+    # In the metric of the part that the curvature holds.
+    length = np.einsum("na,nab,nb->n", moved, own, moved)
     chosen = _worth_refining(influence, length, removal)
     return _refine(influence, removal, chosen, chosen[:, None] == np.arange(len(length)))
 
 
 def removal_of_set(influence, indices):
     """The step for a set of training rows that are dropped at once."""
-    objective, weighting = influence.objective_, influence.objective_.weighting
+    weighting = influence.objective_.weighting
     if not np.delete(weighting.sample_weight, indices).any():
         raise ValueError(
             "indices names every training row that has a weight, so nothing is left to fit. "
@@ -98,7 +102,7 @@ def removal_of_set(influence, indices):
     residual, bend = _derivatives(influence, indices)
     size, k = residual.shape
     pull = _drift_at(influence, rows, drift, np.repeat(coefficients, size, axis=0))
-    leverage = influence._solve(rows).inner(rows) / objective.total_weight
+    leverage = _own_inner(influence, rows)
     bent = np.einsum("n,nab,nbm->nam", weight, bend, leverage.reshape(size, k, size * k))
     shrink = np.eye(size * k) - bent.reshape(size * k, size * k)
     _warn_of_leverage(shrink[None])
@@ -108,26 +112,46 @@ def removal_of_set(influence, indices):
     return _refine(influence, removal, np.arange(1), dropped)
 
 
+def _own_leverages(influence, rows):
+    """``J_p H^{-1} J_p' / N`` of every row by what the curvature holds of it, (n, k, k)."""
+    held = influence.curvature_.holding(rows)
+    if held is None:
+        return np.zeros((rows.n_samples, rows.rows_per_sample, rows.rows_per_sample))
+    curvature, held_rows = held
+    return curvature.leverages(held_rows, influence.damping_) / influence.objective_.total_weight
+
+
+def _own_inner(influence, rows):
+    """The same of a set of rows, with each other, (n * k, n * k)."""
+    held = influence.curvature_.holding(rows)
+    if held is None:
+        return np.zeros((rows.shape[0], rows.shape[0]))
+    curvature, held_rows = held
+    solved = curvature.solve(held_rows, influence.damping_)
+    return solved.inner(held_rows) / influence.objective_.total_weight
+
+
 def _worth_refining(influence, length, removal):
     """Removals with the longest steps, as many as the work allows."""
     n_samples, k = influence.objective_.training_outputs.shape
     # A refinement takes about ten products with the Jacobian and its transpose, and as many
     # passes over the losses, whose functions cost about as much as 50 multiply-adds.
     work = 10 * n_samples * (2 * influence._rows.n_columns + 50 * k * k)
-    count = 0 if _is_exact(influence, removal) else min(n_samples, int(REFINING / work))
+    count = 0 if _is_final(influence, removal) else min(n_samples, int(REFINING / work))
     order = np.argsort(-length, kind="stable")[:count]
     return np.sort(order[length[order] > 0])
 
 
-def _is_exact(influence, removal):
-    """Whether a Newton step is the whole way: a quadratic that loses rows and nothing else."""
-    return influence.objective_.loss.quadratic and not removal.coefficients.any()
+def _is_final(influence, removal):
+    """Whether the first step is the last: of a quadratic that loses rows, and of factors."""
+    exact = influence.objective_.loss.quadratic and not removal.coefficients.any()
+    return exact or influence.curvature_.holding(influence._rows[:0]) is None
 
 
 def _refine(influence, removal, chosen, dropped):
     """Take the chosen removals from their first step to the minimum without the rows."""
     objective = influence.objective_
-    if _is_exact(influence, removal) or not len(chosen):
+    if _is_final(influence, removal) or not len(chosen):
         return replace(removal, refined=np.arange(0), delta=None)
     jacobian = influence._project(objective.jacobian_rows(objective.features))
     preconditioner = CurvaturePreconditioner(

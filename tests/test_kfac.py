@@ -142,7 +142,25 @@ def test_squared_loss_of_a_linear_model_is_exact():
     model = Ridge(alpha=2.0, fit_intercept=False).fit(X, y)
     kfac, exact = fitted(model, X, y), ExactInfluence(FrozenEstimator(model)).fit(X, y)
     assert_allclose(kfac.influence(X, y), exact.influence(X, y))
-    assert_allclose(kfac.leave_one_out_effect(X, y), exact.leave_one_out_effect(X, y))
+
+
+def test_leaving_out_is_a_step_that_no_leverage_turns_around():
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:200] / 16, y[:200]
+    model = MLPClassifier((10,), solver="lbfgs", alpha=0.1, random_state=0, max_iter=500)
+    influence = fitted(model.fit(X, y), X, y, damping=1e-4)
+    found = influence.leave_one_out_effect(X, y)
+    assert (np.diag(found) > 0).all()
+    objective = influence.objective_
+    for i in (0, 17):
+        step = -influence.parameter_influence([i])[0] / 200
+        coordinates = np.empty_like(step)
+        coordinates[objective.order] = step
+        moves = objective.jacobian_rows(X) @ coordinates[:, None]
+        outputs = objective.outputs(X)
+        moved = objective.loss.value(outputs + moves.reshape(outputs.shape), objective.targets)
+        expected = moved - objective.loss.value(outputs, objective.targets)
+        assert_allclose(found[:, i], expected, atol=1e-9)
 
 
 def test_other_blocks_are_dense():

@@ -290,6 +290,25 @@ def test_leave_one_out_effect_is_close_to_the_exact_one():
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
 
 
+@pytest.mark.parametrize("kind", BASES)
+def test_leverages_outside_of_a_basis_do_not_turn_steps_around(kind, monkeypatch):
+    # No step is refined, which would hide them.
+    monkeypatch.setattr("skinfluence.leave_out.REFINING", 0)
+    X, y = load_digits(return_X_y=True)
+    X = X / 16
+    X, y, Xq, yq = X[:300], y[:300], X[300:330], y[300:330]
+    model = LR(C=100.0, max_iter=1000)
+    expected = ExactInfluence(model).fit(X, y).leave_one_out_effect(Xq, yq)
+    influence = SketchedInfluence(model, sketch=kind, sketch_size=200, random_state=0)
+    influence.fit(X, y)
+    rows = influence._project(influence.objective_.jacobian_rows(X))
+    leverages = influence.curvature_.leverages(rows, influence.damping_) / 300
+    bend = influence.objective_.output_curvature("hessian")
+    assert np.linalg.eigvals(bend @ leverages).real.max() > 1
+    found = influence.leave_one_out_effect(Xq, yq)
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.85
+
+
 # ---------------------------------------------------------------------------
 # Without a ridge
 # ---------------------------------------------------------------------------

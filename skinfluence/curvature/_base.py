@@ -27,6 +27,13 @@ class Curvature(ABC):
         """About ``H^{-1} v`` for vectors (m, n_coordinates), cheaply and symmetrically."""
         return self.solve(DenseRows(vectors), damping).toarray()
 
+    def holding(self, rows):
+        """A curvature that holds the root rows as they are, and ``rows`` as it sees them.
+
+        What rows add to a curvature can be taken out of no other. None where there is none.
+        """
+        return self, rows
+
     def whiten(self, rows, damping):
         """Array (n_rows, c) with ``w.w' = v' H^{-1} v'`` for rows ``v, v'``."""
         raise ValueError(

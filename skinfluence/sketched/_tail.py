@@ -194,6 +194,9 @@ class TailCurvature(Curvature):
             inverses.append(inverse)
         return inverses
 
+    def holding(self, rows):
+        return self.inside, _reduced(rows, self.sketch)
+
     def solve(self, rows, damping):
         full, reduced = self._inverses(self._outside(damping))
         inside = _reduced(rows, self.sketch)
