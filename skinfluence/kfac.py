@@ -97,7 +97,8 @@ class KFACInfluence(BaseInfluence):
     Notes
     -----
     Positive influence means that more weight on a training row raises the loss of a query.
-    The model's own penalty enters by its diagonal in the eigenbasis.
+    The model's own penalty enters by its diagonal in the eigenbasis. Factors hold no training
+    row as it is, so that a leave-one-out effect is a step with the curvature of all rows.
 
     References
     ----------
