@@ -55,7 +55,7 @@ class BaseInfluence(
     Need to be defined: ``_make_curvature``. May be overridden: ``_project``, ``_project_queries``,
     ``_penalty`` and ``_lift``, by estimators whose curvature lives in another space than the
     model's coordinates; ``_open``, ``_read`` and ``_whole``, by estimators that explain some
-    of the parameters.
+    of the parameters; ``_held_weight``, by estimators whose curvature is that of some rows.
     """
 
     _parameter_constraints: dict = {
@@ -87,6 +87,11 @@ class BaseInfluence(
     def _whole(self):
         """Objective of all parameters of the model, on its own features."""
         return self.objective_
+
+    @property
+    def _held_weight(self):
+        """Weight of each training row in the curvature, None for that of the objective."""
+        return None
 
     def _project(self, rows):
         """Rows as curvature and scores see them."""

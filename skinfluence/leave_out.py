@@ -13,7 +13,8 @@ penalty where the objective is a mean. With ``M = J_S H^{-1} J_S' / N``, the New
 
 by Woodbury: a dropped row is a row whose residual ``r`` has become ``q``. An approximate curvature
 loses what it holds of the row and no more, or leverages above 1 would turn steps around: ``M`` is
-that of its own part, and 0 for Kronecker factors, which hold no row as it is. For least squares
+that of its own part, and 0 for Kronecker factors, which hold no row as it is; of a Hessian of some
+of the rows, ``w h`` has the weight that the row has there. For least squares
 ``q = r / (1 - leverage)`` and the step is exact. For other losses the removals with the longest
 steps, all of them where that is cheap, go on from there to the minimum without the row: but not
 by Kronecker factors, which are too far from the curvature for conjugate gradients to get there.
@@ -74,7 +75,8 @@ def removal_of_each(influence):
     own = _own_leverages(influence, rows)
     residual, bend = _derivatives(influence, slice(None))
     pull = _drift_at(influence, rows, drift, coefficients)
-    shrink = np.eye(bend.shape[1]) - weight[:, None, None] * bend @ own
+    held = _held_weight(influence, slice(None), weight)
+    shrink = np.eye(bend.shape[1]) - held[:, None, None] * bend @ own
     _warn_of_leverage(shrink)
     right = weight[:, None] * (residual - np.einsum("nab,nb->na", bend, pull))
     moved = np.linalg.solve(shrink, right[:, :, None])[:, :, 0]
@@ -103,13 +105,19 @@ def removal_of_set(influence, indices):
     size, k = residual.shape
     pull = _drift_at(influence, rows, drift, np.repeat(coefficients, size, axis=0))
     leverage = _own_inner(influence, rows)
-    bent = np.einsum("n,nab,nbm->nam", weight, bend, leverage.reshape(size, k, size * k))
+    held = _held_weight(influence, indices, weight)
+    bent = np.einsum("n,nab,nbm->nam", held, bend, leverage.reshape(size, k, size * k))
     shrink = np.eye(size * k) - bent.reshape(size * k, size * k)
     _warn_of_leverage(shrink[None])
     right = weight[:, None] * (residual - np.einsum("nab,nb->na", bend, pull))
     moved = np.linalg.solve(shrink, right.ravel()).reshape(size, k)
     removal = Removal(_moved_rows(influence, indices, moved), True, drift, coefficients)
     return _refine(influence, removal, np.arange(1), dropped)
+
+
+def _held_weight(influence, indices, weight):
+    """Weight of each row in the curvature, ``weight`` where it is that of all rows."""
+    return weight if influence._held_weight is None else influence._held_weight[indices]
 
 
 def _own_leverages(influence, rows):

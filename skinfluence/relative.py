@@ -198,6 +198,12 @@ class RelativeHessianInfluence(BaseInfluence):
         self._reference_seed = random_state.randint(np.iinfo(np.int32).max)
         return curvature
 
+    @property
+    def _held_weight(self):
+        weight = np.zeros(self.n_samples_)
+        weight[self.subset_indices_] = self.subset_weights_
+        return weight
+
     # The subset.
 
     def _draw_order(self, random_state):

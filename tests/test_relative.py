@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.datasets import make_classification, make_regression
+from sklearn.datasets import load_digits, make_classification, make_regression
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor, Ridge
 from sklearn.neural_network import MLPClassifier
@@ -422,3 +422,15 @@ def test_an_unknown_reference_is_refused():
     relative = RelativeHessianInfluence(LogisticRegression(), subset_size=50).fit(X, y)
     with pytest.raises(ValueError, match="reference must be 'auto', 'full' or 'subset'"):
         relative.lep_check(X, y, reference="exact")
+
+
+def test_rows_outside_of_the_subset_have_no_leverage_in_it():
+    X, y = load_digits(return_X_y=True)
+    X, y, Xq, yq = X[:600] / 16, y[:600], X[600:640] / 16, y[600:640]
+    model = LogisticRegression(C=1.0, max_iter=1000)
+    expected = ExactInfluence(model).fit(X, y).leave_one_out_effect(Xq, yq)
+    influence = RelativeHessianInfluence(model, subset_size=100, random_state=0).fit(X, y)
+    found = influence.leave_one_out_effect(Xq, yq)
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.85
+    whole = RelativeHessianInfluence(model, subset_size=600, random_state=0).fit(X, y)
+    assert_allclose(whole.leave_one_out_effect(Xq, yq), expected, rtol=1e-5, atol=1e-9)
