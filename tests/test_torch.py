@@ -317,7 +317,7 @@ def test_rows_are_sketched_where_the_module_is(name, known, as_tensors, device, 
     index = np.array([3, 0, 7, 8, 11])
     wanted = written.reshape(N, s, -1)[index] * weight[:, None, None] * scale
     if not known:
-        roots = ModuleRows(roots.network, roots.features, roots.vectors)
+        roots = ModuleRows(roots.network, roots.features, roots.vectors, roots.weight)
         # Nothing but sketched rows comes back.
         monkeypatch.setattr(type(roots.network), "rows", None)
     rows = roots[index].weighted(weight).rescaled(scale)

@@ -10,7 +10,7 @@ from skinfluence.rows import BlockRows
 
 
 class ModuleRows(BlockRows):
-    """Rows ``J_i' v_ij diag(scale)``: factors on the CPU, or written out where the module is.
+    """Rows ``w_i J_i' v_ij diag(scale)``: factors on the CPU, or written out where the module is.
 
     Nothing is computed before it is asked for, and factors once.
 
@@ -22,20 +22,24 @@ class ModuleRows(BlockRows):
         Samples.
     vectors : ndarray of shape (n_samples, rows_per_sample, k)
         What the Jacobian of the outputs is multiplied by.
+    weight : ndarray of shape (n_samples,), default=None
+        What the rows of each sample are multiplied by: factors in double precision.
     scale : ndarray of shape (n_columns,), default=None
         What the columns are multiplied by.
     """
 
-    def __init__(self, network, features, vectors, scale=None):
+    def __init__(self, network, features, vectors, weight=None, scale=None):
         self.network = network
         self.features = features
         self.vectors = vectors
+        self.weight = weight
         self.scale = scale
 
     @cached_property
     def blocks(self):
         """The blocks of columns, factored."""
         rows = BlockRows(self.network.rows(self.features, self.vectors))
+        rows = rows if self.weight is None else rows.weighted(self.weight)
         return (rows if self.scale is None else rows.rescaled(self.scale)).blocks
 
     @property
@@ -59,7 +63,10 @@ class ModuleRows(BlockRows):
     def pieces(self):
         scale = None if self.scale is None else self.network.tensor(self.scale)
         for batch in self.batches():
-            rows = self.network.gradients(self.features[batch], self.vectors[batch])
+            vectors = self.vectors[batch]
+            if self.weight is not None:
+                vectors = vectors * self.weight[batch, None, None]
+            rows = self.network.gradients(self.features[batch], vectors)
             rows = rows if scale is None else rows * scale
             yield _array(rows) if self.device is None else rows
 
@@ -76,6 +83,7 @@ class ModuleRows(BlockRows):
             lambda block: block[samples],
             features=self.features[samples],
             vectors=self.vectors[samples],
+            weight=None if self.weight is None else self.weight[samples],
         )
 
     def picked(self, index):
@@ -84,11 +92,12 @@ class ModuleRows(BlockRows):
             lambda block: block.picked(index),
             features=self.features[samples],
             vectors=self.vectors[samples, place][:, None],
+            weight=None if self.weight is None else self.weight[samples],
         )
 
     def weighted(self, weight):
-        vectors = self.vectors * np.asarray(weight)[:, None, None]
-        return self._changed(lambda block: block.weighted(weight), vectors=vectors)
+        total = np.asarray(weight) if self.weight is None else weight * self.weight
+        return self._changed(lambda block: block.weighted(weight), weight=total)
 
     def rescaled(self, scale):
         rows = copy(self)
