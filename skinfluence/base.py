@@ -396,10 +396,11 @@ class BaseInfluence(
     def leave_one_out_effect(self, X, y, *, reduce=None):
         """Predicted change of the losses when a training row is left out and the model refitted.
 
-        A Newton step without the row (its own curvature taken out of the Hessian by Woodbury,
-        class weights and the weight of the penalty moved as the estimator itself would),
-        then the loss at the moved outputs. **Positive: leaving the row out raises the loss
-        (the row helps)**; to first order it is ``-(weight / N)`` times `influence`.
+        A Newton step without the row (its own curvature taken out of the Hessian by Woodbury, as
+        far as an approximate one holds it; class weights and the weight of the penalty moved as
+        the estimator itself would), then the loss at the moved outputs. **Positive: leaving the
+        row out raises the loss (the row helps)**; to first order it is ``-(weight / N)`` times
+        `influence`.
 
         Parameters
         ----------

@@ -3,13 +3,19 @@
 import numpy as np
 import pytest
 import statsmodels.api as sm
+from numpy.testing import assert_allclose
 from sklearn import linear_model as lm
 from sklearn import svm
 from sklearn.base import clone, is_classifier
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.preprocessing import StandardScaler
 
-from skinfluence import ExactInfluence
+from skinfluence import (
+    ExactInfluence,
+    KFACInfluence,
+    RelativeHessianInfluence,
+    SketchedInfluence,
+)
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.leave_out import first_steps, removal_of_each
 
@@ -215,6 +221,26 @@ def test_removal_of_one_row_is_leaving_it_out():
             influence.removal_effect([row], Xq, yq), each[:, row], rtol=1e-6, atol=1e-12
         )
     assert not influence.removal_effect([], Xq, yq).any()
+
+
+@pytest.mark.parametrize(
+    "cls, params",
+    [
+        (SketchedInfluence, {"sketch_size": 4, "random_state": 0}),
+        (SketchedInfluence, {"sketch_size": 4, "sketch": "landmarks", "random_state": 0}),
+        (SketchedInfluence, {"sketch_size": 4, "sketch": "sjlt", "random_state": 0}),
+        (RelativeHessianInfluence, {"subset_size": 60, "random_state": 0}),
+        (KFACInfluence, {}),
+    ],
+)
+def test_removal_of_one_row_is_leaving_it_out_by_any_curvature(cls, params):
+    X, y = diabetes()
+    X, y = X[:120], y[:120]
+    # Of a quadratic no step is refined.
+    influence = cls(lm.Ridge(alpha=3.0), **params).fit(X, y)
+    each = influence.leave_one_out_effect(X[:9], y[:9])
+    for i in (0, 50, 119):
+        assert_allclose(influence.removal_effect([i], X[:9], y[:9]), each[:, i], rtol=1e-7)
 
 
 def test_reduced_effects_are_those_of_all_queries():

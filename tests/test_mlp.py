@@ -325,6 +325,21 @@ def test_landmarks_of_the_whole_range_are_exact(task):
     assert_allclose(sketched.leave_one_out_effect(X, y), effect, atol=1e-6 * np.abs(effect).max())
 
 
+def test_landmarks_as_many_as_the_rank_need_no_more():
+    X, y = problem("binary", np.random.default_rng(0))
+    X, y = X[:12], y[:12]
+    model = FrozenEstimator(fitted("binary", X, y))
+    exact = ExactInfluence(model, curvature="ggn", damping=0.01).fit(X, y)
+    rank = np.linalg.matrix_rank(exact.objective_.curvature_rows("ggn").toarray())
+    assert rank < exact.n_params_ / 2
+    # Landmarks of rows whose columns have two ridges span the rows once these are made one.
+    sketched = SketchedInfluence(
+        model, curvature="ggn", damping=0.01, sketch_size=int(rank), random_state=0
+    ).fit(X, y)
+    expected = exact.influence(X, y)
+    assert_allclose(sketched.influence(X, y), expected, atol=1e-6 * np.abs(expected).max())
+
+
 def test_the_hessian_has_no_root_rows():
     X, y = problem("binary", np.random.default_rng(0))
     result = objective(fitted("binary", X, y), X, y, np.ones(N))
