@@ -26,9 +26,9 @@ from benchmarks.datasets import (
     load_wine,
 )
 from skinfluence import ExactInfluence
-from skinfluence.leave_out import first_steps, removal_of_each
 from skinfluence.metrics import leave_one_out_correlation
 from skinfluence.models import objective
+from skinfluence.refitting.removal import first_steps, removal_of_each
 
 RESULTS = Path(__file__).parent / "results"
 NC = {"solver": "newton-cholesky", "tol": 1e-12, "max_iter": 100}

@@ -21,11 +21,7 @@ from sklearn.preprocessing import scale
 
 from benchmarks.datasets import load_breast_cancer, load_digits, load_mnist_5k
 from skinfluence import ExactInfluence, SketchedInfluence
-from skinfluence.metrics import (
-    bootstrap_interval,
-    linear_datamodeling_score,
-    retrain_on_subsets,
-)
+from skinfluence.metrics import bootstrap_interval, linear_datamodeling_score, retrain_on_subsets
 
 RESULTS = Path(__file__).parent / "results"
 REFITS = Path(__file__).parents[1] / ".cache" / "lds"

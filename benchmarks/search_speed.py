@@ -18,7 +18,8 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from benchmarks.datasets import load_digits, load_mnist_5k
 from skinfluence import SketchedInfluence, SketchedInfluenceCV
-from skinfluence.metrics import InfluenceScorer, _cache
+from skinfluence.metrics import InfluenceScorer
+from skinfluence.refitting import loss_cache as _cache
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = {

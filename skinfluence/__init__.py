@@ -1,12 +1,12 @@
 """Influence functions for scikit-learn models."""
 
-from skinfluence.exact import ExactInfluence
-from skinfluence.head import ClassifierHeadInfluence
-from skinfluence.kfac import KFACInfluence
-from skinfluence.model_selection import SketchedInfluenceCV
-from skinfluence.relative import RelativeHessianInfluence
+from skinfluence.estimators._exact import ExactInfluence
+from skinfluence.estimators._head import ClassifierHeadInfluence
+from skinfluence.estimators._kfac import KFACInfluence
+from skinfluence.estimators._relative import RelativeHessianInfluence
+from skinfluence.estimators._sketched import SketchedInfluence
+from skinfluence.estimators._sketched_cv import SketchedInfluenceCV
 from skinfluence.selection import FilteredEstimator, MemorizationSelector
-from skinfluence.sketched import SketchedInfluence
 
 __all__ = [
     "ClassifierHeadInfluence",

@@ -18,9 +18,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import ClassifierHeadInfluence, ExactInfluence
+from skinfluence.estimators._classification_terms import classification_terms, dominant_partition
 from skinfluence.metrics import InfluenceScorer, influence_ratio
 from skinfluence.models import objective
-from skinfluence.theorems import classification_terms, dominant_partition
 
 
 @parametrize_with_checks([ClassifierHeadInfluence(LogisticRegression())])
@@ -320,7 +320,7 @@ def test_large_models_are_compared_on_some_queries(monkeypatch):
     X, y = iris()
     influence = ClassifierHeadInfluence(fitted_mlp(), damping=0.01, random_state=0).fit(X, y)
     dense = influence.head_fidelity(X, y)
-    monkeypatch.setattr("skinfluence.fidelity.MAX_PARAMS", 10)
+    monkeypatch.setattr("skinfluence.estimators._head_fidelity.MAX_PARAMS", 10)
     large = influence.head_fidelity(X, y)
     assert len(large.queries) == 32 and large.t1 is None and large.t2_share is None
     assert_allclose(large.full, dense.full[large.queries], rtol=1e-5, atol=1e-7)

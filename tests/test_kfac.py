@@ -13,10 +13,11 @@ from sklearn.linear_model import HuberRegressor, LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skinfluence import ExactInfluence, KFACInfluence
+from skinfluence.curvature.kronecker._curvature import KroneckerCurvature
+from skinfluence.curvature.kronecker._factors import blocks_of, columns_of, matrix_of, moments
 from skinfluence.exceptions import NumericalWarning
-from skinfluence.kronecker import KroneckerCurvature, blocks_of, columns_of, matrix_of, moments
-from skinfluence.network_rows import SharedRows
 from skinfluence.rows import BlockRows, DenseRows, KroneckerRows
+from skinfluence.rows._shared import SharedRows
 
 # The models are fitted for the tests' time, not to the last digit.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -10,14 +10,9 @@ from sklearn.base import clone, is_classifier
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.preprocessing import StandardScaler
 
-from skinfluence import (
-    ExactInfluence,
-    KFACInfluence,
-    RelativeHessianInfluence,
-    SketchedInfluence,
-)
+from skinfluence import ExactInfluence, KFACInfluence, RelativeHessianInfluence, SketchedInfluence
 from skinfluence.exceptions import NumericalWarning
-from skinfluence.leave_out import first_steps, removal_of_each
+from skinfluence.refitting.removal import first_steps, removal_of_each
 
 NC = {"solver": "newton-cholesky", "tol": 1e-12, "max_iter": 100}
 

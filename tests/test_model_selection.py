@@ -14,9 +14,9 @@ from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import SketchedInfluence, SketchedInfluenceCV
-from skinfluence.metrics import InfluenceScorer, _cache
-from skinfluence.refit import Refit
-from skinfluence.sketched import _setting
+from skinfluence.metrics import InfluenceScorer
+from skinfluence.refitting import loss_cache as _cache
+from skinfluence.refitting.newton_cg import Refit
 
 MODEL = LogisticRegression(C=0.1)
 FOLDS = StratifiedKFold(3)
@@ -100,9 +100,9 @@ def test_one_fit_and_one_block_of_refits_for_each_split(monkeypatch):
         Refit, "minimise", counting("refits", Refit.minimise, lambda self, weight, *_: len(weight))
     )
     monkeypatch.setattr(
-        _setting,
+        _projection,
         "SpectralCurvature",
-        counting("decompositions", _setting.SpectralCurvature, lambda *_: 1),
+        counting("decompositions", _projection.SpectralCurvature, lambda *_: 1),
     )
     search = SketchedInfluenceCV(
         Counting(C=0.1),

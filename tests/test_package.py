@@ -19,77 +19,23 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "skinfluence"
 
 # ---------------------------------------------------------------------------
-# Which module may import which
+# Rooms: which file may import which
 # ---------------------------------------------------------------------------
 
-ESTIMATORS = {"exact", "sketched", "kfac", "head", "relative"}
-# Small helpers that import nothing of the package and may be used anywhere.
-HELPERS = {"_batching", "_compat", "exceptions"}
-BELOW_ESTIMATORS = HELPERS | {
-    *("base", "models", "sketching", "solvers", "curvature", "kronecker", "rows", "network_rows"),
-    "layer_sketch",
-    *("eigenbasis", "refit", "metrics", "fidelity", "lep", "subsets", "theorems"),
-}
-MODELS = {"models.losses", "models.objectives", "models.registry", "models.weighting"}
-LINEAR = {"models.linear", "models.decorrelated"}
-
-# Arrows point one way: estimators -> base -> {models, sketching, curvature} -> rows.
-# What stands beside the line (selection, metrics, inspection) imports no estimator, but for the
-# one that is the default of the selection.
-MAY_IMPORT = {
-    **dict.fromkeys(HELPERS, set()),
-    "_validation": HELPERS,
-    "rows": HELPERS,
-    "network_rows": HELPERS | {"rows"},
-    "sketching": HELPERS | {"rows"},
-    "eigenbasis": HELPERS,
-    "curvature": HELPERS | {"rows", "eigenbasis"},
-    "kronecker": HELPERS | {"rows", "network_rows", "curvature", "eigenbasis"},
-    "layer_sketch": HELPERS | {"rows", "kronecker"},
-    "solvers": HELPERS | {"curvature"},
-    "subsets": HELPERS,
-    "theorems": HELPERS,
-    "lep": HELPERS | {"metrics", "rows", "theorems"},
-    "fidelity": HELPERS | {"metrics", "solvers", "theorems"},
-    # The door and its rooms know each other, so that opening it registers them.
-    "models": MODELS | {"rows", "models.heads", "models.linear", "models.mlp", "models.torch"},
-    **dict.fromkeys(MODELS, HELPERS | MODELS | {"models", "rows"}),
-    "models.linear": HELPERS | MODELS | {"models", "rows"},
-    "models.network": HELPERS | MODELS | {"models", "rows", "network_rows"},
-    **dict.fromkeys(
-        ["models.mlp", "models.torch"],
-        HELPERS | MODELS | {"models", "models.heads", "models.network", "rows", "network_rows"},
-    ),
-    "models.decorrelated": {"models.linear", "models.losses"},
-    "metrics": HELPERS | LINEAR | {"models", "refit", "rows", "curvature"},
-    "models.heads": HELPERS | MODELS | {"models", "models.linear"},
-    "refit": HELPERS | {"rows", "curvature"},
-    "leave_out": HELPERS | {"refit", "rows"},
-    "memorization": HELPERS | {"eigenbasis"},
-    "base": HELPERS
-    | {"_validation", "leave_out", "memorization", "models", "sketching", "curvature", "rows"}
-    | {"metrics", "solvers"},
-    **dict.fromkeys(ESTIMATORS, BELOW_ESTIMATORS),
-    # A certificate is a measurement.
-    "sketched": BELOW_ESTIMATORS | {"metrics"},
-    # Its rows can be sketched in the same way.
-    "head": BELOW_ESTIMATORS | {"sketched"},
-    "model_selection": BELOW_ESTIMATORS | {"_validation", "sketched", "metrics"},
-    # The default influence is that of the wrapped model, exact.
-    "selection": HELPERS | {"metrics", "_validation", "memorization", "models", "rows", "exact"},
-    "inspection": HELPERS | {"metrics", "sketching"},
-    # The names that the package lifts.
-    "": ESTIMATORS | {"selection", "model_selection"},
-}
+# From top to bottom. A file imports files of its own room and of rooms below it.
+ROOMS = [
+    *("selection", "estimators", "inspection", "metrics", "refitting", "curvature"),
+    *("models", "sketching", "rows", "_utils", "exceptions"),
+]
 
 # Third-party packages that only these modules may import, at any depth.
 CONFINED = {
-    "torch": {"models.torch"},
-    "skorch": {"models.torch"},
-    "matplotlib": {"inspection"},
-    "pandas": set(),
-    "polars": set(),
-    "imblearn": set(),
+    "torch": ("models.torch",),
+    "skorch": ("models.torch",),
+    "matplotlib": ("inspection",),
+    "pandas": (),
+    "polars": (),
+    "imblearn": (),
 }
 
 
@@ -99,71 +45,60 @@ def module_name(path):
     return ".".join(part for part in parts if part != "__init__")
 
 
-def owner(name):
-    """Module whose rules hold: a private file of a folder has those of the folder."""
-    return name.partition("._")[0]
-
-
 SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imported_names(name, path):
-    """Absolute dotted names of everything that a source file imports."""
-    package = ["skinfluence", *filter(None, name.split("."))]
-    if path.name != "__init__.py":
-        package.pop()
+def imported_names(path):
+    """Absolute dotted names of everything that a source file imports, by name or by string."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) + 1 - node.level] if node.level else []
-            base = [*base, *filter(None, [node.module])]
-            yield from (".".join([*base, alias.name]) for alias in node.names)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "import_module":
+            yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant))
 
 
-def skinfluence_imports(name, path):
-    """Modules of the package that a source file imports."""
-    for imported in imported_names(name, path):
+def imported_modules(name):
+    """Modules of the package that a module imports."""
+    for imported in imported_names(SOURCES[name]):
         parts = imported.split(".")
-        if parts[0] != "skinfluence":
-            continue
-        # The last part may be a name inside a module.
-        while (module := ".".join(parts[1:])) not in SOURCES:
-            parts.pop()
-        if owner(module) != owner(name):
-            yield owner(module)
+        if parts[0] == "skinfluence":
+            # The last part may be a name inside a module.
+            found = ".".join(parts[1:])
+            yield found if found in SOURCES else found.rpartition(".")[0]
+
+
+def floor(name):
+    """Position of a module's room, counted from the top; the public names come first."""
+    return 1 + ROOMS.index(name.split(".")[0]) if name else 0
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_modules_import_only_what_the_table_allows(name):
-    assert owner(name) in MAY_IMPORT, f"give skinfluence.{name} a row in MAY_IMPORT"
-    assert set(skinfluence_imports(name, SOURCES[name])) <= MAY_IMPORT[owner(name)]
+def test_a_room_imports_only_rooms_below_it(name):
+    assert all(floor(name) <= floor(imported) for imported in imported_modules(name))
 
 
-def test_the_table_has_no_cycle():
-    def whole(module):
-        return "models" if module.startswith("models.") else module
-
-    graph = {}
-    for name, allowed in MAY_IMPORT.items():
-        arrows = graph.setdefault(whole(name), set())
-        arrows |= {whole(module) for module in allowed} - {whole(name)}
+def test_no_files_import_each_other_in_a_circle():
+    graph = {name: set(imported_modules(name)) - {name} for name in SOURCES}
     list(TopologicalSorter(graph).static_order())
 
 
 @pytest.mark.parametrize("package", CONFINED)
 def test_optional_packages_are_imported_only_where_they_belong(package):
-    importers = {
-        owner(name)
+    importers = [
+        name
         for name, path in SOURCES.items()
-        if package in {module.split(".")[0] for module in imported_names(name, path)}
-    }
-    assert importers <= CONFINED[package]
+        if package in {imported.split(".")[0] for imported in imported_names(path)}
+    ]
+    assert all(name.startswith(CONFINED[package]) for name in importers)
 
 
 def test_import_leaves_optional_packages_alone():
     modules = [
-        f"skinfluence.{name}".rstrip(".") for name in SOURCES if owner(name) != "models.torch"
+        f"skinfluence.{name}".rstrip(".")
+        for name in SOURCES
+        if not name.startswith("models.torch")
     ]
     code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

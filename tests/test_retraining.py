@@ -19,12 +19,13 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 
-from skinfluence.metrics import _cache, retrain_on_subsets
-from skinfluence.metrics._retraining import Retraining
-from skinfluence.metrics._subsets import draw_subsets
+from skinfluence.metrics import retrain_on_subsets
 from skinfluence.models import objective
-from skinfluence.models.decorrelated import decorrelated
-from skinfluence.refit import Refit
+from skinfluence.refitting import loss_cache as _cache
+from skinfluence.refitting.decorrelation import decorrelated
+from skinfluence.refitting.newton_cg import Refit
+from skinfluence.refitting.random_subsets import draw_subsets
+from skinfluence.refitting.retraining import Retraining
 
 TIGHT = {"tol": 1e-12, "max_iter": 100_000}
 NEWTON = {"solver": "newton-cholesky", "tol": 1e-12}

@@ -15,14 +15,10 @@ from sklearn.preprocessing import StandardScaler, scale
 from sklearn.svm import LinearSVC
 
 from skinfluence import ExactInfluence
-from skinfluence.metrics import (
-    InfluenceScorer,
-    _cache,
-    linear_datamodeling_score,
-    retrain_on_subsets,
-)
-from skinfluence.metrics._scorer import agreement
-from skinfluence.refit import Refit
+from skinfluence.metrics import InfluenceScorer, linear_datamodeling_score, retrain_on_subsets
+from skinfluence.metrics._agreement import agreement
+from skinfluence.refitting import loss_cache as _cache
+from skinfluence.refitting.newton_cg import Refit
 
 assert enable_halving_search_cv
 

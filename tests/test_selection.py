@@ -31,7 +31,7 @@ from skinfluence import (
     MemorizationSelector,
     SketchedInfluence,
 )
-from skinfluence.eigenbasis import eigenspaces
+from skinfluence.curvature._eigenbasis import eigenspaces
 from skinfluence.rows import DenseRows
 
 

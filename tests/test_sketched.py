@@ -17,10 +17,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import ExactInfluence, SketchedInfluence
 from skinfluence.curvature import DenseCurvature, SpectralCurvature
+from skinfluence.curvature.sketched import _effective_dimension as _dimension
+from skinfluence.curvature.sketched import _range, _size
+from skinfluence.curvature.sketched._added_ridge import debiased_ridge, exact_effective_dimension
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.rows import DenseRows
-from skinfluence.sketched import _dimension, _range, _size
-from skinfluence.sketched._ridge import debiased_ridge, exact_effective_dimension
 from skinfluence.sketching import IdentitySketch, SJLTSketch, effective_dimension
 
 LR = functools.partial(lm.LogisticRegression, solver="newton-cholesky", tol=1e-12)
@@ -293,7 +294,7 @@ def test_leave_one_out_effect_is_close_to_the_exact_one():
 @pytest.mark.parametrize("kind", BASES)
 def test_leverages_outside_of_a_basis_do_not_turn_steps_around(kind, monkeypatch):
     # No step is refined, which would hide them.
-    monkeypatch.setattr("skinfluence.leave_out.REFINING", 0)
+    monkeypatch.setattr("skinfluence.refitting.removal.REFINING", 0)
     X, y = load_digits(return_X_y=True)
     X = X / 16
     X, y, Xq, yq = X[:300], y[:300], X[300:330], y[300:330]

@@ -19,8 +19,8 @@ from skinfluence import ExactInfluence, KFACInfluence, SketchedInfluence
 from skinfluence.models import objective
 from skinfluence.models.torch import TorchModel
 from skinfluence.models.torch._rows import ModuleRows
-from skinfluence.network_rows import SharedRows
 from skinfluence.rows import DenseRows, KroneckerRows
+from skinfluence.rows._shared import SharedRows
 from skinfluence.sketching import SKETCHES, IdentitySketch, LandmarkSketch
 
 # Threads cost more than they bring on networks of this size.

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from skinfluence._batching import batches
+from skinfluence._utils.batching import batches
 from skinfluence.rows import DenseRows
 
 

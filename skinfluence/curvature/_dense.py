@@ -7,7 +7,7 @@ from scipy.linalg import LinAlgError, eigh, solve_triangular
 from scipy.linalg.lapack import dpocon
 
 from skinfluence.curvature._base import Curvature, leverages_by_whitening
-from skinfluence.eigenbasis import Eigenbasis
+from skinfluence.curvature._eigenbasis import Eigenbasis
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.rows import DenseRows
 

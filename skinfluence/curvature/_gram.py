@@ -5,7 +5,7 @@ from scipy.linalg import cholesky, eigh, solve_triangular
 
 from skinfluence.curvature._base import Curvature
 from skinfluence.curvature._dense import DenseCurvature, check_definite, factor_of
-from skinfluence.eigenbasis import Eigenbasis, OutsideBasis
+from skinfluence.curvature._eigenbasis import Eigenbasis, OutsideBasis
 from skinfluence.rows import CombinedRows, DenseRows
 
 

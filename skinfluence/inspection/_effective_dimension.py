@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from skinfluence._utils.arrays import require_positive, vector
 from skinfluence.inspection._axes import HARMFUL, HELPFUL, NEUTRAL, make_axes
-from skinfluence.metrics._arrays import require_positive, vector
 
 
 class EffectiveDimensionDisplay:

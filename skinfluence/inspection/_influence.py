@@ -5,9 +5,9 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import check_array
 
-from skinfluence._compat import Interval, StrOptions, validate_params
+from skinfluence._utils.arrays import require_shape, vector
+from skinfluence._utils.sklearn_private import Interval, StrOptions, validate_params
 from skinfluence.inspection._axes import HARMFUL, HELPFUL, make_axes, short_ticks
-from skinfluence.metrics._arrays import require_shape, vector
 
 _SELECTION = {
     "k": [Interval(Integral, 1, None, closed="left")],

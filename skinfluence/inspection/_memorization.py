@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from skinfluence._utils.arrays import vector
 from skinfluence.inspection._axes import HARMFUL, HELPFUL, make_axes
-from skinfluence.metrics._arrays import vector
 
 
 class MemorizationDisplay:

@@ -2,9 +2,9 @@
 
 from sklearn.utils import check_array
 
+from skinfluence._utils.arrays import require_shape
 from skinfluence.inspection._axes import HELPFUL, make_axes, short_ticks
 from skinfluence.metrics import leave_one_out_correlation
-from skinfluence.metrics._arrays import require_shape
 
 
 class RetrainingDisplay:

@@ -3,8 +3,8 @@
 import numpy as np
 from sklearn.utils import check_array
 
+from skinfluence._utils.arrays import require_positive, require_shape, vector
 from skinfluence.inspection._axes import COLOURS, make_axes
-from skinfluence.metrics._arrays import require_positive, require_shape, vector
 
 
 class SketchErrorDisplay:

@@ -12,6 +12,7 @@ Conventions
   error that names the reason, never NaN.
 """
 
+from skinfluence.metrics._agreement import leave_one_out_correlation, linear_datamodeling_score
 from skinfluence.metrics._bootstrap import bootstrap_interval
 from skinfluence.metrics._faithfulness import faithfulness
 from skinfluence.metrics._labels import (
@@ -20,12 +21,8 @@ from skinfluence.metrics._labels import (
     mislabel_detection_auc,
 )
 from skinfluence.metrics._ratio import influence_ratio
-from skinfluence.metrics._refits import (
-    leave_one_out_correlation,
-    linear_datamodeling_score,
-)
-from skinfluence.metrics._retraining import retrain_on_subsets
 from skinfluence.metrics._scorer import InfluenceScorer
+from skinfluence.refitting.retraining import retrain_on_subsets
 
 __all__ = [
     "InfluenceScorer",

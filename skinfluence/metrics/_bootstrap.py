@@ -6,8 +6,8 @@ import numpy as np
 from scipy.stats import bootstrap
 from sklearn.utils import Bunch, check_random_state
 
-from skinfluence._compat import Interval, validate_params
-from skinfluence.metrics._arrays import vector
+from skinfluence._utils.arrays import vector
+from skinfluence._utils.sklearn_private import Interval, validate_params
 
 
 @validate_params(

@@ -6,8 +6,7 @@ import numpy as np
 from scipy.stats import rankdata
 from sklearn.utils import Bunch
 
-from skinfluence._compat import Interval, validate_params
-from skinfluence.metrics._arrays import (
+from skinfluence._utils.arrays import (
     correlation,
     matrix,
     require_positive,
@@ -15,6 +14,7 @@ from skinfluence.metrics._arrays import (
     require_spread,
     vector,
 )
+from skinfluence._utils.sklearn_private import Interval, validate_params
 
 
 @validate_params(

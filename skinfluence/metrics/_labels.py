@@ -4,8 +4,8 @@ import numpy as np
 from scipy.stats import rankdata
 from sklearn.utils import Bunch, column_or_1d
 
-from skinfluence._compat import validate_params
-from skinfluence.metrics._arrays import booleans, matrix, require_shape, vector
+from skinfluence._utils.arrays import booleans, matrix, require_shape, vector
+from skinfluence._utils.sklearn_private import validate_params
 
 
 @validate_params(

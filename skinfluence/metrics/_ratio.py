@@ -4,8 +4,8 @@ import numpy as np
 from scipy.stats import rankdata
 from sklearn.utils import Bunch
 
-from skinfluence._compat import validate_params
-from skinfluence.metrics._arrays import correlation, matrix, require_shape, require_spread
+from skinfluence._utils.arrays import correlation, matrix, require_shape, require_spread
+from skinfluence._utils.sklearn_private import validate_params
 
 
 @validate_params(

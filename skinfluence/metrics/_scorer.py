@@ -3,16 +3,15 @@
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.stats import rankdata
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skinfluence._compat import Interval, StrOptions
+from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence.curvature import DenseCurvature
-from skinfluence.metrics._arrays import correlation
-from skinfluence.metrics._retraining import Retraining, untrained
+from skinfluence.metrics._agreement import agreement
+from skinfluence.refitting.retraining import Retraining, untrained
 
 METRICS = ("lds", "loo", "faithfulness")
 
@@ -236,46 +235,3 @@ def _faithfulness(influence, X, y, truth):
         raise ValueError("The relative error is not defined: no row influences any query.")
     gap = np.linalg.norm(influence.influence(X, y) - reference, axis=1)
     return -gap[size > 0] / size[size > 0]
-
-
-def agreement(predicted, measured, *, ranks=True):
-    """Correlation over the refits for every query whose losses they change.
-
-    Parameters
-    ----------
-    predicted : ndarray of shape (n_queries, n_refits)
-        Predicted losses, up to a constant and a positive factor.
-    measured : ndarray of shape (n_queries, n_refits)
-        Losses of the refits, likewise.
-    ranks : bool, default=True
-        Whether to correlate ranks (Spearman) or the values (Pearson).
-
-    Returns
-    -------
-    ndarray of shape (n_defined,)
-
-    Raises
-    ------
-    ValueError
-        If the losses of every query are constant.
-    """
-    changes = _varies(measured)
-    if not changes.any():
-        raise ValueError(
-            "The score is not defined: all refits give every query the same loss. A model that "
-            "cannot be refitted (a torch module without a function to train it) has no ground "
-            "truth; otherwise use other queries, or a smaller share."
-        )
-    score = np.zeros(len(measured))
-    both = changes & _varies(predicted)
-    if both.any():
-        pair = predicted[both], measured[both]
-        pair = [rankdata(values, axis=1) for values in pair] if ranks else pair
-        score[both] = correlation(*pair)
-    return score[changes]
-
-
-def _varies(values):
-    """Rows that are not constant up to rounding."""
-    rounding = np.finfo(float).eps * np.abs(values).max(axis=1)
-    return np.ptp(values, axis=1) > 16 * rounding

@@ -1,17 +1,29 @@
-"""One door from a fitted model to the rows and the curvature of the objective it minimised."""
+"""From a fitted model to the objective that it minimised.
 
-from skinfluence.models import mlp
-from skinfluence.models.heads import Head, head
-from skinfluence.models.linear import linear_objective
+`objective` and `head` are the two doors. A new class of models is registered with
+``objective.register``; `linear_objective`, `Weighting` and the module `losses` are what it takes
+for a model that is linear in its features.
+"""
+
+from skinfluence.models import linear, losses, mlp
+from skinfluence.models.doors import head, objective
+from skinfluence.models.heads import Head
+from skinfluence.models.linear_objective import LinearObjective, linear_objective
 from skinfluence.models.objectives import Objective
-from skinfluence.models.registry import fit_arguments, objective, supported, unwrap
+from skinfluence.models.registry import supported
+from skinfluence.models.weighting import Weighting
+from skinfluence.models.wrappers import fit_arguments, unwrap
 
 __all__ = [
     "Head",
+    "LinearObjective",
     "Objective",
+    "Weighting",
     "fit_arguments",
     "head",
+    "linear",
     "linear_objective",
+    "losses",
     "mlp",
     "objective",
     "supported",

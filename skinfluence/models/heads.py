@@ -6,9 +6,9 @@ from functools import singledispatch
 import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-from skinfluence.models.linear import LinearObjective
+from skinfluence.models.linear_objective import LinearObjective
 from skinfluence.models.losses import SoftmaxLoss, SoftmaxScores
-from skinfluence.models.registry import load_torch_models, objective
+from skinfluence.models.registry import objective
 
 
 def _identity(features):
@@ -105,8 +105,6 @@ def head(model, X, y, sample_weight, name="auto"):
     ValueError
         If no layer has that name, or it is not the last one.
     """
-    if load_torch_models(model, head):
-        return head(model, X, y, sample_weight, name)
     whole = objective(model, X, y, sample_weight)
     if not isinstance(whole, LinearObjective):
         raise TypeError(

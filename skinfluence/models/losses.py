@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg import helmert
 from scipy.special import expit, logsumexp, softmax, xlogy
 
-from skinfluence._compat import column_or_2d, encode_labels
+from skinfluence._utils.validation import column_or_2d, encode_labels
 
 
 class Loss(ABC):

@@ -13,9 +13,9 @@ import numpy as np
 from scipy.special import expit
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-from skinfluence._batching import batches
+from skinfluence._utils.batching import batches
 from skinfluence.models import losses
-from skinfluence.models.network import NetworkObjective
+from skinfluence.models.network_objective import NetworkObjective
 from skinfluence.models.registry import objective
 from skinfluence.models.weighting import Weighting
 from skinfluence.rows import BlockRows, KroneckerRows

@@ -11,6 +11,8 @@ Conventions
 from skinfluence.rows._base import DenseRows, Rows
 from skinfluence.rows._composed import BlockRows, CombinedRows, SelectedRows
 from skinfluence.rows._kronecker import KroneckerRows, outer_moment, weighted_gram
+from skinfluence.rows._shared import SharedRows
+from skinfluence.rows._streamed import StreamedRows
 
 __all__ = [
     "BlockRows",
@@ -19,6 +21,8 @@ __all__ = [
     "KroneckerRows",
     "Rows",
     "SelectedRows",
+    "SharedRows",
+    "StreamedRows",
     "outer_moment",
     "weighted_gram",
 ]

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from skinfluence._batching import batches
+from skinfluence._utils.batching import batches
 
 # Slices of this many bytes and rows keep a product busy while they stay in the cache.
 CACHE_BYTES = 2**23
@@ -21,6 +21,9 @@ class Rows(ABC):
 
     # Where `pieces` are written out as tensors; None where they are arrays.
     device = None
+
+    # Whether the columns are blocks, one for each layer of a network.
+    has_layers = False
 
     # NumPy would otherwise read an object with a length and items as an array and
     # compute the product itself.

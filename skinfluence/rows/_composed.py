@@ -4,7 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
-from skinfluence._batching import batches
+from skinfluence._utils.batching import batches
 from skinfluence.rows._base import Rows, into
 
 
@@ -16,6 +16,8 @@ class BlockRows(Rows):
     blocks : sequence of Rows
         Blocks with the same samples and the same rows per sample.
     """
+
+    has_layers = True
 
     def __init__(self, blocks):
         self.blocks = list(blocks)

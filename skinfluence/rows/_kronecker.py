@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.sparse as sp
 
-from skinfluence._batching import batches
+from skinfluence._utils.batching import batches
 from skinfluence.rows._base import Rows, into
 
 

@@ -9,7 +9,7 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
-from skinfluence._compat import (
+from skinfluence._utils.sklearn_private import (
     HasMethods,
     Interval,
     StrOptions,
@@ -18,7 +18,7 @@ from skinfluence._compat import (
     _num_samples,
     _routing_enabled,
 )
-from skinfluence.exact import ExactInfluence
+from skinfluence.estimators._exact import ExactInfluence
 from skinfluence.models import fit_arguments
 from skinfluence.selection._selector import MemorizationSelector
 

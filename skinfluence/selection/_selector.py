@@ -10,9 +10,9 @@ from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexabl
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
-from skinfluence._compat import HasMethods, Interval, StrOptions, _fit_context
-from skinfluence.exact import ExactInfluence
-from skinfluence.selection._judges import judge_by_folds, judge_by_set
+from skinfluence._utils.sklearn_private import HasMethods, Interval, StrOptions, _fit_context
+from skinfluence.estimators._exact import ExactInfluence
+from skinfluence.selection._held_out import judge_by_folds, judge_by_set
 
 
 class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):

@@ -5,7 +5,7 @@ import scipy.sparse as sp
 from scipy.linalg import cholesky, solve_triangular
 from scipy.linalg.lapack import dpstrf
 
-from skinfluence._batching import batches
+from skinfluence._utils.batching import batches
 from skinfluence.rows import DenseRows, KroneckerRows, Rows
 from skinfluence.sketching._base import Sketch, floating, stream
 

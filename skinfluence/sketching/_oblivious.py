@@ -8,7 +8,7 @@ import numpy as np
 import scipy.fft
 import scipy.sparse as sp
 
-from skinfluence._batching import batches
+from skinfluence._utils.batching import batches
 from skinfluence.rows import DenseRows
 from skinfluence.sketching._base import Sketch, floating, stream
 

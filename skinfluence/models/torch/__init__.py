@@ -11,10 +11,10 @@ if find_spec("torch") is None:
         "pip install 'skinfluence[torch]'"
     )
 
-from skinfluence.models.torch import _head as _head  # registers the heads
+from skinfluence.models.torch import _head as _head
 from skinfluence.models.torch._model import TorchModel
 
 if find_spec("skorch") is not None:
-    from skinfluence.models.torch import _skorch as _skorch  # registers the nets
+    from skinfluence.models.torch import _skorch as _skorch
 
 __all__ = ["TorchModel"]

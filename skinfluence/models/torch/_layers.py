@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from skinfluence.network_rows import SharedRows
 from skinfluence.rows import KroneckerRows
+from skinfluence.rows._shared import SharedRows
 
 
 def linear_inputs(layer, x):

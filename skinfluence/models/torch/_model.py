@@ -10,7 +10,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import nn
 
-from skinfluence._compat import Interval, StrOptions, _fit_context
+from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_context
 from skinfluence.models import losses
 from skinfluence.models.registry import objective
 from skinfluence.models.torch._losses import CallableLoss

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from skinfluence.models.network import NetworkObjective
+from skinfluence.models.network_objective import NetworkObjective
 from skinfluence.models.torch._layers import pulled_back
 from skinfluence.models.torch._network import _array, chunks_of
 from skinfluence.models.torch._rows import ModuleRows

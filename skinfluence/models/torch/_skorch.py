@@ -9,7 +9,7 @@ import torch
 from skorch import NeuralNet, NeuralNetClassifier
 from torch import nn
 
-from skinfluence._compat import encode_labels
+from skinfluence._utils.validation import encode_labels
 from skinfluence.models import losses
 from skinfluence.models.heads import head
 from skinfluence.models.registry import objective

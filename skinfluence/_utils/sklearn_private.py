@@ -1,0 +1,38 @@
+"""The private parts of scikit-learn that the package leans on.
+
+A rename in scikit-learn breaks this file and no other.
+"""
+
+from sklearn.base import _fit_context
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    Options,
+    RealNotInt,
+    StrOptions,
+    validate_params,
+)
+from sklearn.utils.metadata_routing import _routing_enabled
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_method_params,
+    _check_n_features,
+    _num_samples,
+)
+
+__all__ = [
+    "BaseSearchCV",
+    "HasMethods",
+    "Interval",
+    "Options",
+    "RealNotInt",
+    "StrOptions",
+    "_check_feature_names",
+    "_check_method_params",
+    "_check_n_features",
+    "_fit_context",
+    "_num_samples",
+    "_routing_enabled",
+    "validate_params",
+]

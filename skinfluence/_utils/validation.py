@@ -1,0 +1,143 @@
+"""Checks of what users hand in."""
+
+import numpy as np
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
+
+from skinfluence._utils.sklearn_private import _check_feature_names, _check_n_features
+
+# Rows are read as they are, and cast to float64 one batch at a time.
+# Networks read samples of more than one axis; models that do not say so in their fit.
+_ARRAY = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "allow_nd": True}
+
+
+def check_training_data(estimator, X, y, *, classifier):
+    """Training rows as an array and targets, or the errors that scikit-learn's users know.
+
+    What only a featurizer can read (strings, categories) is left for it to check.
+    """
+    if y is None:
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but the "
+            "target y is None."
+        )
+    if isinstance(X, dict):
+        raise TypeError(
+            f"X is a dict of {', '.join(map(repr, X))}. Expected one array: stack the inputs "
+            "along an axis and take them apart in the module's forward."
+        )
+    if reads_raw_data(estimator):
+        check_consistent_length(X, y)
+        X, y = validate_data(estimator, X, y, skip_check_array=True)
+        return X, np.asarray(y)
+    return validate_data(estimator, X, y, multi_output=True, y_numeric=not classifier, **_ARRAY)
+
+
+def reads_raw_data(estimator):
+    """Whether the wrapped model is a pipeline, which may read more than numbers."""
+    inner = estimator.estimator
+    while hasattr(inner, "estimator"):
+        inner = inner.estimator
+    return hasattr(inner, "steps")
+
+
+def check_queries(estimator, X, *, numeric):
+    """Queries as an array with the features of the training rows."""
+    check_is_fitted(estimator)
+    if numeric:
+        return validate_data(estimator, X, reset=False, **_ARRAY)
+    _check_feature_names(estimator, X, reset=False)
+    _check_n_features(estimator, X, reset=False)
+    return X
+
+
+def check_model_features(X):
+    """Features as the model sees them: float rows, dense or CSR, never copied needlessly."""
+    return check_array(X, **_ARRAY)
+
+
+def check_weights(sample_weight, X):
+    """Weights of the rows in float64, all 1 by default.
+
+    Raises
+    ------
+    ValueError
+        If weights are negative, or all 0, or of the wrong shape.
+    """
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if not weight.any():
+        raise ValueError(
+            "All sample weights are zero, so there is nothing to fit. Expected at least one "
+            "positive weight."
+        )
+    return weight
+
+
+def check_indices(indices, n_samples):
+    """Positions of training rows as an array, all of them by default.
+
+    Raises
+    ------
+    ValueError
+        If a position is no integer, out of range or named twice.
+    """
+    if indices is None:
+        return np.arange(n_samples)
+    indices = np.atleast_1d(np.asarray(indices))
+    if indices.dtype == bool and indices.shape == (n_samples,):
+        indices = np.flatnonzero(indices)
+    if indices.ndim != 1 or not (len(indices) == 0 or indices.dtype.kind in "iu"):
+        raise ValueError(
+            f"indices must be a 1-d array of positions of training rows. Got an array of shape "
+            f"{indices.shape} and dtype {indices.dtype} instead."
+        )
+    if len(indices) and not (-n_samples <= indices.min() and indices.max() < n_samples):
+        raise ValueError(
+            f"indices must lie between 0 and {n_samples - 1}, the last training row. Got "
+            f"{indices.min()} to {indices.max()} instead."
+        )
+    indices = indices.astype(np.intp) % n_samples
+    if len(np.unique(indices)) < len(indices):
+        raise ValueError("indices names a training row twice. Name every row once.")
+    return indices
+
+
+def column_or_2d(y):
+    """Targets as columns, (n, t) in float64."""
+    y = np.asarray(y, dtype=np.float64)
+    return y.reshape(len(y), -1)
+
+
+def encode_labels(y, classes):
+    """Position of every label in ``classes``; labels are only names.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Labels.
+    classes : ndarray of shape (n_classes,)
+        Sorted labels that the model knows.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+
+    Raises
+    ------
+    ValueError
+        If a label is not among the classes.
+    """
+    y = column_or_1d(y)
+    unseen = np.setdiff1d(y, classes)
+    if len(unseen):
+        raise ValueError(
+            f"y contains labels that the model was not fitted on: {unseen.tolist()[:10]}. "
+            f"Expected labels among {classes.tolist()[:20]}; leave such rows out, or omit y "
+            "to get the influence on the prediction."
+        )
+    return np.searchsorted(classes, y)

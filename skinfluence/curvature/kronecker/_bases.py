@@ -1,0 +1,104 @@
+"""Eigenbases of the blocks of a curvature."""
+
+import numpy as np
+from scipy.linalg import eigh
+
+from skinfluence._utils.batching import batches
+from skinfluence.curvature.kronecker._factors import (
+    columns_of,
+    factors,
+    is_layer,
+    matrix_of,
+    rows_of,
+)
+from skinfluence.rows import DenseRows
+
+
+class KroneckerBasis:
+    """Eigenbasis ``Q_A (x) Q_E`` of a layer, and the curvature's values in it."""
+
+    def __init__(self, moments):
+        self.has_bias = moments.has_bias
+        self.shape = moments.shape
+        alpha, self.inputs = eigh(moments.inputs)
+        gamma, self.outputs = eigh(moments.outputs)
+        self.values = np.clip(gamma, 0, None)[:, None] * np.clip(alpha, 0, None)
+
+    def rotated(self, block):
+        """Gradients in the basis, (n_rows, c, d), from a block of rows."""
+        if not is_layer(block):
+            return self.rotated_columns(block.toarray())
+        residual, inputs = self._rotated_factors(block)
+        n_samples, s, t, c = residual.shape
+        inputs = inputs.reshape(n_samples, 1, t, -1)
+        return np.matmul(residual.transpose(0, 1, 3, 2), inputs).reshape(n_samples * s, c, -1)
+
+    def _rotated_factors(self, block):
+        residual, inputs = factors(block)
+        return residual @ self.outputs, inputs @ self.inputs
+
+    def rotated_rows(self, block):
+        """The same as rows, (n_rows, c * d), factored where the block is."""
+        if is_layer(block):
+            return rows_of(*self._rotated_factors(block))
+        rotated = self.rotated(block)
+        return DenseRows(rotated.reshape(len(rotated), -1), block.rows_per_sample)
+
+    def rotated_columns(self, columns):
+        """The same from written out rows."""
+        matrices = matrix_of(columns, self.shape, self.has_bias)
+        return self.outputs.T @ matrices @ self.inputs
+
+    def unrotated_columns(self, rotated):
+        """Columns of the rows from gradients in the basis."""
+        return columns_of(self.outputs @ rotated @ self.inputs.T, self.has_bias)
+
+    def second_moment(self, block):
+        """Sum over the rows of the squares of their entries in the basis, (c, d)."""
+        residual, inputs = self._rotated_factors(block)
+        n_samples, s, t, c = residual.shape
+        if t == 1:
+            return (residual**2).sum(axis=(1, 2)).T @ inputs**2
+        total = np.zeros(self.shape)
+        for batch in batches(n_samples, 8 * s * self.values.size):
+            part = residual[batch].transpose(0, 1, 3, 2)
+            rotated = np.matmul(part, inputs.reshape(n_samples, 1, t, -1)[batch])
+            total += np.einsum("nscd,nscd->cd", rotated, rotated)
+        return total
+
+    def ridge(self, penalty):
+        """Diagonal of the penalty in the basis, exact where it is constant, (c, d)."""
+        penalty = matrix_of(penalty[None], self.shape, self.has_bias)[0]
+        return (self.outputs**2).T @ penalty @ self.inputs**2
+
+
+class DenseBasis:
+    """Eigenbasis of a block of parameters that are no linear layer."""
+
+    def __init__(self, moment):
+        values, self.vectors = eigh(moment)
+        self.values = np.clip(values, 0, None)
+
+    def rotated(self, block):
+        """Rows in the basis, (n_rows, p)."""
+        return self.rotated_columns(block.toarray())
+
+    def rotated_rows(self, block):
+        """The same as rows."""
+        return DenseRows(self.rotated(block), block.rows_per_sample)
+
+    def rotated_columns(self, columns):
+        """The same from written out rows."""
+        return columns @ self.vectors
+
+    def unrotated_columns(self, rotated):
+        """Columns of the rows from rows in the basis."""
+        return rotated @ self.vectors.T
+
+    def second_moment(self, block):
+        """Sum over the rows of their squares in the basis, (p,)."""
+        return np.einsum("np,np->p", *2 * [self.rotated(block)])
+
+    def ridge(self, penalty):
+        """Diagonal of the penalty in the basis, (p,)."""
+        return (self.vectors**2).T @ penalty

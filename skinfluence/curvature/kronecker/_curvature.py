@@ -1,0 +1,178 @@
+"""The curvature of all layers, diagonal in their eigenbases."""
+
+import warnings
+
+import numpy as np
+
+from skinfluence.curvature import Curvature
+from skinfluence.curvature._eigenbasis import Eigenbasis
+from skinfluence.curvature.kronecker._bases import DenseBasis, KroneckerBasis
+from skinfluence.curvature.kronecker._factors import blocks_of, held_batches
+from skinfluence.exceptions import NumericalWarning
+from skinfluence.rows import BlockRows, DenseRows, Rows
+
+
+class RotatedRows(Rows):
+    """Rows in the eigenbases of their layers, rotated back only where they are written out.
+
+    Inner products rotate the factors of the other rows instead, which are small.
+
+    Parameters
+    ----------
+    bases : list of KroneckerBasis or DenseBasis
+        Basis of each block of columns.
+    parts : list of ndarray of shape (n_rows, ...)
+        The blocks in these bases.
+    rows_per_sample : int
+        Rows of each sample.
+    """
+
+    def __init__(self, bases, parts, rows_per_sample):
+        self.bases = bases
+        self.parts = parts
+        self._rows_per_sample = rows_per_sample
+
+    @property
+    def n_samples(self):
+        return len(self.parts[0]) // self._rows_per_sample
+
+    @property
+    def rows_per_sample(self):
+        return self._rows_per_sample
+
+    @property
+    def n_columns(self):
+        return sum(basis.values.size for basis in self.bases)
+
+    def __getitem__(self, samples):
+        index = np.arange(self.shape[0]).reshape(self.n_samples, -1)[samples].ravel()
+        parts = [part[index] for part in self.parts]
+        return RotatedRows(self.bases, parts, self._rows_per_sample)
+
+    def toarray(self):
+        pairs = zip(self.bases, self.parts, strict=True)
+        return np.hstack([basis.unrotated_columns(part) for basis, part in pairs])
+
+    def inner(self, other, out=None):
+        if not (isinstance(other, BlockRows) or len(self.bases) == 1):
+            return DenseRows(self.toarray(), self._rows_per_sample).inner(other, out)
+        out = np.empty((self.shape[0], other.shape[0])) if out is None else out
+        vectors = [part.reshape(len(part), -1) for part in self.parts]
+        for batch, blocks in held_batches(other):
+            terms = zip(self.bases, blocks, vectors, strict=True)
+            out[:, other._row_slice(batch)] = sum(
+                basis.rotated_rows(block).dotted_by(vector) for basis, block, vector in terms
+            )
+        return out
+
+
+class KroneckerCurvature(Curvature):
+    """F as one Kronecker product for each layer, diagonal in its eigenbasis.
+
+    Blocks that are no linear layer (norms, parameters of a module's own) are held as dense
+    matrices. Factorised once: every damping is added to the eigenvalues of the products.
+
+    Parameters
+    ----------
+    rows : Rows
+        Root rows of the curvature.
+    layers : list of Moments or ndarray
+        What `moments` gives for them.
+    penalty : ndarray of shape (n_columns,)
+        The model's own penalty, of which the diagonal in the eigenbasis is taken.
+    correction : bool
+        Whether eigenvalues are replaced by the moments of the rows in the eigenbasis.
+    """
+
+    def __init__(self, rows, layers, penalty, correction):
+        self.bases = [
+            DenseBasis(m) if isinstance(m, np.ndarray) else KroneckerBasis(m) for m in layers
+        ]
+        self._edges = np.cumsum([basis.values.size for basis in self.bases])[:-1]
+        if correction:
+            self._correct(rows)
+        parts = self._split(np.asarray(penalty)[None])
+        self._ridges = [b.ridge(p[0]) for b, p in zip(self.bases, parts, strict=True)]
+        self._warned = False
+
+    def _correct(self, rows):
+        totals = [np.zeros_like(basis.values) for basis in self.bases]
+        for _, blocks in held_batches(rows):
+            for total, basis, block in zip(totals, self.bases, blocks, strict=True):
+                total += basis.second_moment(block)
+        for basis, total in zip(self.bases, totals, strict=True):
+            basis.values = total
+
+    def _split(self, columns):
+        return np.split(columns, self._edges, axis=1)
+
+    def _totals(self, damping):
+        """Eigenvalues of H in every block, and up to where they count as 0."""
+        totals = [
+            basis.values + ridge + damping
+            for basis, ridge in zip(self.bases, self._ridges, strict=True)
+        ]
+        largest = max(total.max() for total in totals)
+        return totals, np.finfo(np.float64).eps * max(map(np.size, totals)) * largest
+
+    def _inverses(self, damping):
+        """``1 / (eigenvalue + ridge)`` of every block, 0 where both vanish."""
+        totals, floor = self._totals(damping)
+        singular = sum(int((total <= floor).sum()) for total in totals)
+        if singular and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"The curvature is singular at damping={damping:g} in {singular} of "
+                f"{sum(map(np.size, totals))} directions. Influence is taken on its range "
+                "(pseudo-inverse). Use damping > 0.",
+                NumericalWarning,
+                stacklevel=3,
+            )
+        return [
+            np.divide(1.0, total, out=np.zeros_like(total), where=total > floor)
+            for total in totals
+        ]
+
+    def _rotated(self, rows):
+        if isinstance(rows, BlockRows) or len(self.bases) == 1:
+            pairs = zip(self.bases, blocks_of(rows), strict=True)
+            return [basis.rotated(block) for basis, block in pairs]
+        pairs = zip(self.bases, self._split(rows.toarray()), strict=True)
+        return [basis.rotated_columns(columns) for basis, columns in pairs]
+
+    def holding(self, rows):
+        return None
+
+    def solve(self, rows, damping):
+        parts = zip(self._rotated(rows[:]), self._inverses(damping), strict=True)
+        solved = [part * inverse for part, inverse in parts]
+        return RotatedRows(self.bases, solved, rows.rows_per_sample)
+
+    def whiten(self, rows, damping):
+        out = np.empty(rows.shape)
+        roots = [np.sqrt(inverse) for inverse in self._inverses(damping)]
+        for batch in rows.batches():
+            parts = zip(self._rotated(rows[batch]), roots, strict=True)
+            white = [(part * root).reshape(len(part), -1) for part, root in parts]
+            out[rows._row_slice(batch)] = np.hstack(white)
+        return out
+
+    def leverages(self, rows, damping):
+        s = rows.rows_per_sample
+        out = np.empty((rows.n_samples, s, s))
+        for batch in rows.batches():
+            white = self.whiten(rows[batch], damping).reshape(-1, s, rows.n_columns)
+            out[batch] = white @ white.transpose(0, 2, 1)
+        return out
+
+    def effective_dimension(self, damping):
+        pairs = zip(self.bases, self._inverses(damping), strict=True)
+        return float(sum((basis.values * inverse).sum() for basis, inverse in pairs))
+
+    def eigenbasis(self, damping, query=None):
+        totals, floor = self._totals(damping)
+
+        def write(rows):
+            return np.hstack([part.reshape(len(part), -1) for part in self._rotated(rows)])
+
+        return Eigenbasis(np.concatenate([total.ravel() for total in totals]), floor, write)

@@ -1,0 +1,194 @@
+"""Factorised sketches of the layers of a network, and how large they are made."""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from skinfluence.curvature.kronecker._factors import (
+    Moments,
+    columns_of,
+    factors,
+    is_layer,
+    matrix_of,
+    rows_of,
+)
+from skinfluence.rows import DenseRows
+
+# How many times the effective dimension of a factor sketch_size="auto" keeps.
+AUTO_FACTOR = 2.0
+
+
+def describe(name, layer, ridge):
+    """Shape and effective dimensions of a layer, or of another block.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    layer : Moments or ndarray
+        Its moments.
+    ridge : float
+        What is added to the eigenvalues of the curvature.
+
+    Returns
+    -------
+    Bunch
+    """
+    if not isinstance(layer, Moments):
+        dimension = _dimension(np.linalg.eigvalsh(layer), ridge)
+        return Bunch(
+            name=name,
+            shape=(len(layer),),
+            sketch_shape=None,
+            inputs_dimension=None,
+            outputs_dimension=dimension,
+            product=dimension,
+            bound=dimension,
+            effective_dimension=dimension,
+        )
+    alpha, gamma = np.linalg.eigvalsh(layer.inputs), np.linalg.eigvalsh(layer.outputs)
+    of_inputs = _dimension(alpha * gamma[-1], ridge)
+    of_outputs = _dimension(gamma * alpha[-1], ridge)
+    largest = max(alpha[-1] * gamma[-1], np.finfo(np.float64).tiny)
+    return Bunch(
+        name=name,
+        shape=layer.shape,
+        sketch_shape=None,
+        inputs_dimension=of_inputs,
+        outputs_dimension=of_outputs,
+        product=of_inputs * of_outputs,
+        # f(xy / M) <= (1 + ridge / M) f(x) f(y) for f(x) = x / (x + ridge), x, y <= M.
+        bound=of_inputs * of_outputs * (1 + ridge / largest),
+        effective_dimension=_dimension(np.outer(alpha, gamma).ravel(), ridge),
+    )
+
+
+def _dimension(values, ridge):
+    values = values[values > 1e-12 * values.max(initial=0)]
+    return float((values / (values + ridge)).sum())
+
+
+def sketch_sizes(sketch_size, layers, reports, ridge):
+    """Sizes ``(m_A, m_E)`` of the sketches of all layers, None for other blocks.
+
+    Parameters
+    ----------
+    sketch_size : {"auto"}, float, int or (int, int)
+        As `KFACInfluence` takes it.
+    layers : list of Moments or ndarray
+        Moments of the blocks.
+    reports : list of Bunch
+        What `describe` says of them.
+    ridge : float
+        What is added to the eigenvalues of the curvature.
+
+    Returns
+    -------
+    list of (int, int) or None
+    """
+    if isinstance(sketch_size, float):
+        wanted = _by_share(sketch_size, layers, ridge)
+    else:
+        wanted = [
+            _of_layer(sketch_size, layer, report) if isinstance(layer, Moments) else None
+            for layer, report in zip(layers, reports, strict=True)
+        ]
+    return [
+        pair and tuple(np.clip(pair, 1, layer.shape[::-1]).tolist())
+        for pair, layer in zip(wanted, layers, strict=True)
+    ]
+
+
+def _by_share(share, layers, ridge):
+    """Sizes that add up to a share of all, chosen by the effective dimension that they keep.
+
+    With ``f_ij`` that of input direction i and output direction j, leaving out directions
+    loses at most the sums of their ``f`` over the other factor. The largest sums are kept.
+    """
+    sums = [_sums(layer, ridge) if isinstance(layer, Moments) else None for layer in layers]
+    every = np.sort(np.concatenate([side for pair in sums if pair for side in pair]))[::-1]
+    smallest = every[max(1, round(share * len(every))) - 1]
+    return [pair and [np.count_nonzero(side >= smallest) for side in pair] for pair in sums]
+
+
+def _sums(layer, ridge):
+    """Effective dimension that each direction of the inputs and of the outputs carries."""
+    spectra = [np.clip(np.linalg.eigvalsh(m), 0, None) for m in (layer.inputs, layer.outputs)]
+    products = np.outer(*spectra)
+    dimension = np.divide(products, products + ridge, out=products, where=products > 0)
+    return dimension.sum(axis=1), dimension.sum(axis=0)
+
+
+def _of_layer(sketch_size, layer, report):
+    dimensions = np.array([report.inputs_dimension, report.outputs_dimension])
+    if isinstance(sketch_size, tuple):
+        return _checked_pair(sketch_size)
+    if sketch_size == "auto":
+        return np.ceil(AUTO_FACTOR * dimensions).astype(int).tolist()
+    of_inputs, of_outputs = np.maximum(dimensions, 1)
+    m_outputs = round(np.sqrt(sketch_size * of_outputs / of_inputs))
+    m_outputs = int(np.clip(m_outputs, 1, layer.shape[0]))
+    return sketch_size // m_outputs, m_outputs
+
+
+def _checked_pair(pair):
+    if len(pair) != 2 or not all(isinstance(size, Integral) and size >= 1 for size in pair):
+        raise ValueError(
+            "sketch_size must be None, 'auto', a share, an integer of at least 1 or a pair "
+            f"(m_A, m_E) of them. Got {pair!r} instead."
+        )
+    return pair
+
+
+class LayerSketch:
+    """``P_A (x) P_E`` of one layer, never multiplied out.
+
+    Parameters
+    ----------
+    inputs : ndarray of shape (m_A, d)
+        ``P_A``.
+    outputs : ndarray of shape (m_E, c)
+        ``P_E``.
+    has_bias : bool
+        Whether the last input is the 1 of the bias.
+    """
+
+    def __init__(self, inputs, outputs, has_bias):
+        self.inputs = inputs
+        self.outputs = outputs
+        self.has_bias = has_bias
+
+    @property
+    def lengths(self):
+        """Columns of the layer's rows, and of their sketch."""
+        (m_inputs, d), (m_outputs, c) = self.inputs.shape, self.outputs.shape
+        return c * d, m_outputs * m_inputs
+
+    def project(self, block):
+        """Rows with the factors ``P_E r`` and ``P_A u``."""
+        if not is_layer(block):
+            matrices = matrix_of(block.toarray(), self._shape, self.has_bias)
+            sketched = self.outputs @ matrices @ self.inputs.T
+            return DenseRows(sketched.reshape(len(sketched), -1), block.rows_per_sample)
+        residual, inputs = factors(block)
+        return rows_of(residual @ self.outputs.T, inputs @ self.inputs.T)
+
+    @property
+    def _shape(self):
+        return self.outputs.shape[1], self.inputs.shape[1]
+
+    def lift(self, columns):
+        """``P'`` times vectors."""
+        sketched = columns.reshape(len(columns), len(self.outputs), len(self.inputs))
+        return columns_of(self.outputs.T @ sketched @ self.inputs, self.has_bias)
+
+    def penalty(self, columns):
+        """Penalty on the sketched columns: its mean under each row of the sketch."""
+        matrices = matrix_of(columns, self._shape, self.has_bias)
+        rows, columns = (p**2 / (p**2).sum(axis=1, keepdims=True) for p in self._pair)
+        return (rows @ matrices @ columns.T).reshape(len(matrices), -1)
+
+    @property
+    def _pair(self):
+        return self.outputs, self.inputs

@@ -1,0 +1,1 @@
+"""Curvatures of sketched rows."""

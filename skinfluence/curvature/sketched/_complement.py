@@ -1,0 +1,270 @@
+"""A basis for most of the curvature, and one number for what lies outside of it.
+
+With orthonormal rows ``Q'`` of a sketch, ``F_Q = Q'FQ`` and a ridge that commutes with
+``QQ'``, the inverse is taken for
+
+    H^{-1} = Q (F_Q + ridge)^{-1} Q' + (I - QQ') / (ridge + level)
+
+The second part needs no more of the rows than their inner products. ``level`` is the mean
+eigenvalue of F outside of the basis, each weighted by itself, as gradients meet them: with
+``F_o`` the part of F there, ``tr(F_o^2) / tr(F_o)``. With level 0 every direction outside
+would be taken for one without curvature, and its influence be overstated.
+"""
+
+import numpy as np
+from scipy.linalg import eigh
+
+from skinfluence.curvature import Curvature
+from skinfluence.curvature._eigenbasis import Eigenbasis, OutsideBasis
+from skinfluence.rows import CombinedRows, DenseRows, Rows
+
+
+class TailRows(Rows):
+    """Rows that come with their sketch, and else are themselves.
+
+    Parameters
+    ----------
+    full : Rows
+        The rows.
+    sketch : Sketch
+        Sketch with orthonormal rows.
+    reduced : Rows, default=None
+        ``full @ sketch``, where it is known.
+    """
+
+    def __init__(self, full, sketch, reduced=None):
+        self.full = full
+        self.sketch = sketch
+        self.reduced = full @ sketch if reduced is None else reduced
+
+    @property
+    def n_samples(self):
+        return self.full.n_samples
+
+    @property
+    def rows_per_sample(self):
+        return self.full.rows_per_sample
+
+    @property
+    def n_columns(self):
+        return self.full.n_columns
+
+    def __getitem__(self, samples):
+        return TailRows(self.full[samples], self.sketch, self.reduced[samples])
+
+    def toarray(self):
+        return self.full.toarray()
+
+    def __matmul__(self, matrix):
+        return self.full.__matmul__(matrix)
+
+    def __rmatmul__(self, matrix):
+        return self.full.__rmatmul__(matrix)
+
+    def inner(self, other, out=None):
+        return self.full.inner(_full(other), out)
+
+    def dotted_by(self, vectors, out=None):
+        return self.full.dotted_by(vectors, out)
+
+    def squared_norms(self):
+        return self.full.squared_norms()
+
+    def rescaled(self, scale):
+        return self.full.rescaled(scale)
+
+    def weighted(self, weight):
+        reduced = self.reduced.weighted(weight)
+        return TailRows(self.full.weighted(weight), self.sketch, reduced)
+
+
+def level_outside(roots, sketch, layer_shape, seed, *, n_signs=8):
+    """``tr(F_o^2) / tr(F_o)`` of every output, by random signs, (c,).
+
+    Parameters
+    ----------
+    roots : Rows
+        Rows ``C`` with ``C'C = F``.
+    sketch : Sketch
+        Sketch with orthonormal rows.
+    layer_shape : tuple of int
+        Outputs c and features d, whose columns come first.
+    seed : int
+        Draws the signs.
+    n_signs : int, default=8
+        Number of vectors of signs.
+
+    Returns
+    -------
+    ndarray of shape (c,)
+    """
+
+    def outside(vectors):
+        return vectors - sketch.lift(vectors @ sketch)
+
+    (c, d), rng = layer_shape, np.random.default_rng([seed, 2])
+    vectors = outside(rng.choice([-1.0, 1.0], (n_signs, roots.n_columns)))
+    image = roots @ np.ascontiguousarray(vectors.T)
+    image = outside(np.ascontiguousarray(image.T) @ roots)
+    moments = [
+        product[:, : c * d].reshape(n_signs, c, d).sum(axis=(0, 2))
+        for product in (image * image, image * vectors)
+    ]
+    positive = moments[1] > 0
+    return np.divide(*moments, out=np.zeros(c), where=positive)
+
+
+def _full(rows):
+    return rows.full if isinstance(rows, TailRows) else rows
+
+
+class _Basis(Rows):
+    """The rows of the sketch, whose products with other rows may be known already."""
+
+    n_samples = property(lambda self: self.sketch.size)
+    n_columns = property(lambda self: self.sketch.n_columns)
+
+    def __init__(self, sketch):
+        self.sketch = sketch
+
+    def __getitem__(self, samples):
+        return DenseRows(self.toarray()[samples])
+
+    def toarray(self):
+        return self.sketch.toarray()
+
+    def __rmatmul__(self, matrix):
+        return self.sketch.lift(matrix)
+
+    def inner(self, other, out=None):
+        return _reduced(other, self.sketch).toarray().T
+
+
+def _reduced(rows, sketch):
+    return rows.reduced if isinstance(rows, TailRows) else rows @ sketch
+
+
+class TailCurvature(Curvature):
+    """The curvature on a basis, and one number outside of it.
+
+    Parameters
+    ----------
+    roots : Rows
+        Rows ``C`` with ``C'C = F``.
+    sketch : Sketch
+        Sketch with orthonormal rows.
+    inside : SpectralCurvature
+        F in the coordinates of the sketch, with the penalty there.
+    penalty : ndarray of shape (n_columns,)
+        Penalty on every column.
+    reduced_penalty : ndarray of shape (size,)
+        Penalty in the coordinates of the sketch.
+    n_carried : int
+        Last columns, which the sketch carries through: nothing of them is outside.
+    level : ndarray of shape (n_outputs,)
+        Mean eigenvalue of F outside of the basis, for each output in turn.
+    """
+
+    def __init__(self, roots, sketch, inside, penalty, reduced_penalty, n_carried, level):
+        self.roots = roots
+        self.sketch = sketch
+        self.inside = inside
+        self.penalty = penalty
+        self.reduced_penalty = reduced_penalty
+        self.n_carried = n_carried
+        self.level = level
+
+    def _outside(self, damping):
+        """Ridge and level on all columns and in the coordinates of the sketch."""
+        ridges = []
+        for penalty in (self.penalty, self.reduced_penalty):
+            ridge = penalty + damping
+            n_sketched = len(penalty) - self.n_carried
+            ridge[:n_sketched] += np.repeat(self.level, n_sketched // len(self.level))
+            ridges.append(ridge)
+        return ridges
+
+    def _inverses(self, ridges):
+        """Inverses of ridges, 0 on what is carried."""
+        inverses = []
+        for ridge in ridges:
+            inverse = np.zeros_like(ridge)
+            sketched = slice(0, len(ridge) - self.n_carried)
+            inverse[sketched] = 1 / ridge[sketched]
+            inverses.append(inverse)
+        return inverses
+
+    def holding(self, rows):
+        return self.inside, _reduced(rows, self.sketch)
+
+    def solve(self, rows, damping):
+        full, reduced = self._inverses(self._outside(damping))
+        inside = _reduced(rows, self.sketch)
+        solved = self.inside.solve(inside, damping).array
+        # (I - QQ') / r + Q H_Q^{-1} Q' = 1 / r + Q (H_Q^{-1} - 1 / r) Q'.
+        solved -= inside.toarray() * reduced
+        return CombinedRows(_full(rows).rescaled(full), solved, _Basis(self.sketch))
+
+    def whiten(self, rows, damping):
+        full, reduced = map(np.sqrt, self._inverses(self._outside(damping)))
+        inside = _reduced(rows, self.sketch)
+        # The symmetric root, so that the coordinates are those of Q.
+        white = self.inside.symmetric_root(inside, damping) - inside.toarray() * reduced
+        return _full(rows).toarray() * full + self.sketch.lift(white)
+
+    def eigenbasis(self, damping, query=None):
+        inside = self.inside.eigenbasis(damping)
+        ridge, _ = self._outside(damping)
+        ridge[len(ridge) - self.n_carried :] = 0
+
+        def part_inside(rows):
+            return self.sketch.lift(_reduced(rows, self.sketch).toarray())
+
+        def write(rows):
+            reduced = _reduced(rows, self.sketch)
+            return np.hstack([inside.coordinates(reduced), outside.coordinates(rows)])
+
+        outside = OutsideBasis(ridge, part_inside, query)
+        return Eigenbasis(np.concatenate([inside.values, outside.values]), 0.0, write)
+
+    def effective_dimension(self, damping):
+        return sum(self.effective_dimension_parts(damping))
+
+    def effective_dimension_parts(self, damping):
+        """``tr(F H^{-1})`` on the basis and outside of it.
+
+        The second, ``tr(F - QF_QQ') / ridge``, is an upper bound of what is missing there.
+        """
+        (full,) = self._inverses([self.penalty + damping])
+        scaled = self.roots.rescaled(np.sqrt(full))
+        outside = scaled.squared_norms().sum() - (scaled @ self.sketch).squared_norms().sum()
+        return self.inside.effective_dimension(damping), max(0.0, float(outside))
+
+    def uniform_error(self, damping, *, enough=np.inf, n_vectors=4, n_iterations=8, seed=0):
+        """Largest error of any influence, relative to the self-influences.
+
+        ``sup |B~ - B| / sqrt(phi phi')`` over all gradients is the spectral radius of
+        ``H~^{-1} H - I``, H~ this curvature and H the exact one. Found by subspace iteration,
+        from below, with products alone; iteration ends once it is known to exceed ``enough``.
+        """
+        rng = np.random.default_rng(seed)
+        vectors = rng.standard_normal((n_vectors, len(self.penalty)))
+        for _ in range(n_iterations):
+            vectors = np.linalg.qr(vectors.T)[0].T
+            gap = self._exact_product(vectors, damping) - self._product(vectors, damping)
+            values = eigh(gap @ vectors.T, self._product(vectors, damping) @ vectors.T)[0]
+            found = float(np.abs(values).max())
+            if found > enough:
+                break
+            vectors = self.solve(DenseRows(gap), damping).toarray()
+        return found
+
+    def _exact_product(self, vectors, damping):
+        image = self.roots @ np.ascontiguousarray(vectors.T)
+        return np.ascontiguousarray(image.T) @ self.roots + vectors * (self.penalty + damping)
+
+    def _product(self, vectors, damping):
+        full, reduced = self._outside(damping)
+        inside = vectors @ self.sketch
+        image = self.inside.product(inside, damping) - inside * reduced
+        return vectors * full + self.sketch.lift(image)

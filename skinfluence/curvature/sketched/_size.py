@@ -1,0 +1,163 @@
+"""How large a sketch is made."""
+
+import warnings
+
+import numpy as np
+
+from skinfluence.curvature.sketched._added_ridge import exact_effective_dimension
+from skinfluence.curvature.sketched._projection import Projection
+from skinfluence.exceptions import NumericalWarning
+from skinfluence.sketching import influence_min_dim
+
+# A dense eigendecomposition beyond this many columns takes minutes.
+MAX_SIZE = 8192
+
+# What a basis may need of memory, in bytes: a wide one is as long as the features.
+MAX_BASIS = 2**30
+
+START = 16
+
+
+def fixed(setting, sketch_size):
+    """Projection of a given size, or of given sizes for features and outputs."""
+    c, d = setting.layer_shape
+    if isinstance(sketch_size, tuple):
+        return Projection(setting, setting.sketch(*sketch_size))
+    m_A = d if sketch_size >= setting.roots.n_columns else max(1, sketch_size // c)
+    return Projection(setting, setting.sketch(m_A, c))
+
+
+def by_theorem(setting, eps, delta):
+    """Projection whose uniform error is at most eps, from its own spectrum.
+
+    A random sketch is grown until it holds as many rows as the theorem wants for the effective
+    dimension that it sees; a basis until its error, which can be measured, is small enough.
+    """
+    sizes = _sizes(setting)
+    for m_A in sizes:
+        projection = Projection(setting, setting.sketch(m_A, setting.layer_shape[0]))
+        sketch = projection.feature_sketch
+        if sketch.is_basis:
+            if _basis_error(projection, eps) <= eps:
+                return projection
+        else:
+            needed = _needed(setting, sketch, eps, delta)
+            if needed <= m_A:
+                m_A = needed
+                break
+    else:
+        m_A = _last_resort(setting, sizes, f"the uniform error eps={eps:g}")
+    return Projection(setting, setting.sketch(m_A, setting.layer_shape[0]))
+
+
+def by_certificate(setting, eps, relative_error):
+    """Projection whose scores are within eps of the exact ones on probe queries.
+
+    Parameters
+    ----------
+    setting : Setting
+        What is sketched.
+    eps : float
+        Relative error that is allowed.
+    relative_error : callable
+        Measured relative error of a projection.
+
+    Returns
+    -------
+    Projection
+    """
+    c, d = setting.layer_shape
+    cheapest = min(setting.roots.shape)
+    sizes = [m for m in _sizes(setting) if c * m + setting.n_carried < cheapest]
+    for m_A in sizes:
+        projection = Projection(setting, setting.sketch(m_A, c))
+        if relative_error(projection) <= eps:
+            return projection
+    warnings.warn(
+        f"sketch_size='certified': no sketch that is cheaper than the exact solution has a "
+        f"relative error of at most eps={eps:g}. The exact solution is used.",
+        UserWarning,
+        stacklevel=6,
+    )
+    return Projection(setting, setting.sketch(d, c))
+
+
+def _sizes(setting):
+    """Sizes for the features that are tried, each twice the one before."""
+    c, d = setting.layer_shape
+    largest = min(d - 1, MAX_SIZE // c)
+    if setting.draws_basis:
+        largest = min(largest, MAX_BASIS // (8 * d))
+    sizes = START * 2 ** np.arange(32)
+    return sizes[sizes <= largest].tolist()
+
+
+def _last_resort(setting, sizes, goal):
+    """All features, if they are not too many, else the largest size with a warning."""
+    c, d = setting.layer_shape
+    if c * d <= MAX_SIZE or not sizes or min(setting.roots.shape) <= MAX_SIZE:
+        return d
+    warnings.warn(
+        f"A sketch of {c * sizes[-1]} numbers for each row, the largest that is tried, does "
+        f"not reach {goal}. See sketch_error_ for what it reaches; set sketch_size to grow it.",
+        NumericalWarning,
+        stacklevel=6,
+    )
+    return sizes[-1]
+
+
+def _basis_error(projection, enough):
+    """Bound of the uniform error of a projection on a basis, exact up to ``enough``."""
+    setting = projection.setting
+    if setting.ridge.min() <= 0:
+        return 0.0 if is_injective(projection) else np.inf
+    if projection.has_tail:
+        return projection.curvature.uniform_error(setting.damping, enough=enough)
+    # Without the ridge outside of the basis, as much again is missing at most.
+    tail = projection.tail_curvature(leveled=False)
+    return 2 * tail.uniform_error(setting.damping, enough=enough / 2)
+
+
+def _needed(setting, sketch, eps, delta):
+    """Size that the theorem wants, by the spectrum of a sketch of the features."""
+    values = feature_eigenvalues(setting, sketch)
+    ridge = feature_ridge(setting)
+    if ridge > 0:
+        dimension = exact_effective_dimension(values, ridge, sketch.orthogonal_share)
+        return influence_min_dim(dimension, eps=eps, delta=delta) if dimension < np.inf else np.inf
+    rank = numerical_rank(values)
+    return rank + 1 if rank < sketch.size else np.inf
+
+
+def feature_eigenvalues(setting, sketch):
+    """Eigenvalues of the sketched second moment of the features."""
+    projected = setting.features @ sketch
+    return np.linalg.eigvalsh(projected.moment(np.ones(projected.n_samples)))
+
+
+def feature_ridge(setting):
+    """``ridge / ||E||`` for the features, in the units of their moment."""
+    if not setting.factorized:
+        # Whole gradients are scaled to this ridge.
+        return setting.ridge.mean()
+    values = np.linalg.eigvalsh(setting.outputs_moment)
+    largest = values[-1] if values[-1] > 0 else 1.0
+    return setting.ridge.min() * values.sum() / largest
+
+
+def numerical_rank(values):
+    """Number of eigenvalues that are not 0 up to rounding."""
+    tolerance = len(values) * np.finfo(np.float64).eps * np.abs(values).max(initial=0)
+    return int((values > tolerance).sum())
+
+
+def is_injective(projection):
+    """Whether the sketch is known to lose nothing of the range of F.
+
+    A rank below the size of the sketch is that of F itself, for almost all sketches.
+    """
+    setting, sketch = projection.setting, projection.feature_sketch
+    d = setting.layer_shape[1]
+    if sketch.size >= min(d, setting.features.shape[0]):
+        return True
+    return numerical_rank(feature_eigenvalues(setting, sketch)) < sketch.size

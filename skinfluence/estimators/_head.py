@@ -1,0 +1,315 @@
+"""Influence over the parameters of a model's classifier alone."""
+
+from functools import cached_property
+from numbers import Integral
+
+import numpy as np
+from sklearn.utils import Bunch, check_random_state
+
+from skinfluence._utils.sklearn_private import Interval, StrOptions
+from skinfluence.curvature._choice import SOLVERS, choose_solver, make_curvature
+from skinfluence.curvature.sketched._plan import Setting
+from skinfluence.curvature.sketched._size import by_theorem, fixed
+from skinfluence.estimators._base import BaseInfluence
+from skinfluence.estimators._head_fidelity import WholeModel
+from skinfluence.models import head, objective
+from skinfluence.sketching import SKETCHES
+
+# What sketch_size="auto" guarantees: the defaults of SketchedInfluence.
+EPS, DELTA = 0.25, 0.05
+
+# Queries that are compared where the whole Hessian is too large to decompose.
+N_COMPARED = 32
+
+
+class ClassifierHeadInfluence(BaseInfluence):
+    """Influence functions over the parameters of a model's linear head.
+
+    The model is taken apart into a featurizer and its last linear layer, the head. The features
+    are computed once, in a forward pass, and the influence is that of a linear model on them, with
+    the loss, weights and penalty of the model: the featurizer counts as a constant.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The model: a Pipeline, a linear model, a perceptron, a `TorchModel` or a skorch net. A
+        clone is fitted; a ``FrozenEstimator`` is taken as it is.
+    head : str, default="auto"
+        The last linear layer, or a layer by its name: "layer 1" of a perceptron, the path of a
+        module in torch. The last step of a Pipeline may be named too.
+    sketch_size : {"auto"}, int or (int, int), default=None
+        Numbers kept for each row of the head, as in `SketchedInfluence`. By default nothing is
+        sketched, and ``solver`` solves with the whole Hessian of the head.
+    sketch : {"nystrom", "gaussian", "rademacher", "sjlt", "srdct"}, default="nystrom"
+        Kind of the sketch.
+    damping : {"auto"} or float, default="auto"
+        Added to the eigenvalues of the curvature. "auto" is 0 where the model's own penalty
+        makes its objective strictly convex, which that of a network never is, else 0.1 times
+        the mean eigenvalue.
+    solver : {"auto", "direct", "gram", "cg", "lissa"}, default="auto"
+        As in `ExactInfluence`, for the Hessian of the head.
+    curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
+        Which curvature; the first two are the same for a linear head.
+    batch_size : int, default=None
+        Rows in a batch; by default what scikit-learn's ``working_memory`` holds.
+    n_jobs : int, default=None
+        Threads over batches of queries.
+    random_state : int, RandomState or None, default=None
+        Draws the sketch, the preconditioner of "cg" and "lissa", and the queries that
+        `head_fidelity` compares.
+    scoring : callable, default=None
+        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
+        default one with its default parameters.
+    verbose : int, default=0
+        How much joblib reports of the batches.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted model.
+    head_ : str or None
+        Name of the layer, None where the model is its own head.
+    solver_ : str
+        The solver that was used, "sketch" where a sketch took its place.
+    damping_ : float
+        The damping that was used.
+    stationarity_ : float
+        Norm of the gradient of the objective at the fitted parameters of the head, over the sum
+        of the norms of its terms.
+    effective_dimension_ : float
+        ``tr(F H^{-1})`` of the head.
+    n_samples_, n_params_, n_components_ : int
+        Training rows, parameters of the head, columns of the embedding.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, if the model is a classifier.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if they are strings.
+
+    See Also
+    --------
+    ExactInfluence : Over all parameters.
+
+    Notes
+    -----
+    Where the featurizer was not fitted on these rows, this is the influence itself. Where it
+    was, the source names conditions under which it is close; `head_fidelity` measures them.
+    Effects of leaving rows out are those of a model whose featurizer stays as it is.
+
+    References
+    ----------
+    Kounavis, Dia and Ramazanli, *On Influence Functions, Classification Influence, Relative
+    Influence, Memorization and Generalization*, section 4.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> from skinfluence import ClassifierHeadInfluence
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = MLPClassifier((8,), solver="lbfgs", alpha=0.1, random_state=0, max_iter=1000)
+    >>> influence = ClassifierHeadInfluence(model).fit(X, y)
+    >>> influence.head_, influence.n_params_
+    ('layer 1', 27)
+    >>> influence.influence(X[:5], y[:5]).shape
+    (5, 150)
+    """
+
+    _parameter_constraints: dict = {
+        **BaseInfluence._parameter_constraints,
+        "head": [str],
+        "sketch_size": [
+            None,
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+            tuple,
+        ],
+        "sketch": [StrOptions(set(SKETCHES) - {"identity"})],
+        "solver": [StrOptions(SOLVERS)],
+    }
+
+    def __init__(
+        self,
+        estimator,
+        *,
+        head="auto",
+        sketch_size=None,
+        sketch="nystrom",
+        damping="auto",
+        solver="auto",
+        curvature="hessian",
+        batch_size=None,
+        n_jobs=None,
+        random_state=None,
+        scoring=None,
+        verbose=0,
+    ):
+        self.estimator = estimator
+        self.head = head
+        self.sketch_size = sketch_size
+        self.sketch = sketch
+        self.damping = damping
+        self.solver = solver
+        self.curvature = curvature
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.scoring = scoring
+        self.verbose = verbose
+
+    def _open(self, model, features, y, weight):
+        name = "auto" if self.head == _last_step(self.estimator_) else self.head
+        self._head = head(model, features, y, weight, name)
+        self._given = model, features, y, weight
+        vars(self).pop("_whole", None)
+        self.head_ = self._head.layer
+        return self._head.objective
+
+    def _read(self, features):
+        return self._head.featurize(features)
+
+    def _make_curvature(self):
+        self._projection = None if self.sketch_size is None else self._draw()
+        if self._projection is not None and not self._projection.is_exact:
+            self.solver_ = "sketch"
+            return self._projection.curvature
+        self.solver_ = choose_solver(self.objective_, self.curvature, self.solver)
+        return make_curvature(self.objective_, self.curvature, self.solver_, self.random_state)
+
+    def _draw(self):
+        """Projection of the rows by a sketch."""
+        setting = Setting(
+            roots=self.objective_.curvature_rows(self.curvature),
+            penalty=self.objective_.l2_penalty,
+            damping=self.damping_,
+            draw=SKETCHES[self.sketch].draw,
+            seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
+            factorized=True,
+            tail=True,
+            debias=False,
+        )
+        if self.sketch_size == "auto":
+            return by_theorem(setting, EPS, DELTA)
+        return fixed(setting, self.sketch_size)
+
+    def _project(self, rows):
+        return rows if self._projection is None else self._projection.project(rows)
+
+    @property
+    def _penalty(self):
+        if self._projection is None:
+            return self.objective_.penalty
+        return self._projection.penalty * self.objective_.total_weight
+
+    def _lift(self, solved):
+        array = solved.toarray()
+        return array if self._projection is None else self._projection.lift(array)
+
+    @cached_property
+    def _whole(self):
+        return objective(*self._given)
+
+    def head_fidelity(self, X, y, *, curvature="auto", damping="auto"):
+        """How far the influence over the head is from the influence over all parameters.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_queries, n_features)
+            Queries.
+        y : array-like of shape (n_queries,)
+            Their targets.
+        curvature : {"auto", "hessian", "ggn", "empirical_fisher"}, default="auto"
+            Curvature of the whole model. "auto" is that of the head, but "ggn" for "hessian":
+            the Hessian of a network may have negative eigenvalues.
+        damping : {"auto"} or float, default="auto"
+            Damping of both. "auto" is ``damping_``, or 0.1 times the mean eigenvalue of the
+            whole curvature where ``damping_`` is 0 and that curvature may be singular.
+
+        Returns
+        -------
+        result : :class:`~sklearn.utils.Bunch`
+            Dictionary-like object with these entries; n_compared is n_queries, or at most 32
+            where the model is too large to decompose its Hessian.
+
+            classification, full : ndarray of shape (n_compared, n_train)
+                Influences over the head and over all parameters, positive = harmful.
+            ratio : ndarray of shape (n_compared, n_train)
+                ``classification / full``, the ratio (39); NaN where a row has no influence.
+            rho, dispersion, spearman, sign_agreement : ndarray of shape (n_compared,)
+                Median ratio over the training rows, how far the ratio is from uniform, and
+                the agreement of ranks and signs; see
+                :func:`skinfluence.metrics.influence_ratio`.
+            queries : ndarray of shape (n_compared,)
+                Positions of the queries that were compared.
+            damping : float
+                The damping that was used.
+            t1 : ndarray of shape (n_head, n_head) or None
+                Term (42) of Theorem 1, None where the Hessian is too large. It is 0 if the
+                eigenvectors of the Hessian do not mix the head with the rest.
+            t2 : ndarray of shape (n_compared, n_train) or None
+                Term (43).
+            t1_share : float or None
+                Norm of t1 over that of the Hessian of the head.
+            t2_share : ndarray of shape (n_compared,) or None
+                Median over the training rows of t2 relative to the full influence.
+            partition : ndarray of bool of shape (n_params_of_model,) or None
+                Eigenpairs, in ascending order of the eigenvalues, that were taken for the
+                head's: those that weigh most in the inverse Hessian on its coordinates.
+            inverse_share : float or None
+                Their share of the trace of the inverse Hessian. The theorem asks for nearly 1.
+            coordinate_share : float or None
+                Share of the squared coordinates of their eigenvectors that lies in the head.
+                The theorem asks for nearly 1.
+
+        Raises
+        ------
+        LinAlgError
+            If the whole curvature has negative eigenvalues at this damping.
+        ValueError
+            If the influences of a query are all the same, so that they have no ranks.
+
+        References
+        ----------
+        Kounavis, Dia and Ramazanli, *On Influence Functions, Classification Influence,
+        Relative Influence, Memorization and Generalization*, Theorem 1.
+        """
+        features = self._model_features(X)
+        targets = self._whole.encode_queries(y, features.shape[0])
+        whole = self._comparison(curvature, damping)
+        chosen = np.arange(features.shape[0])
+        if not whole.is_decomposed and len(chosen) > N_COMPARED:
+            draw = check_random_state(self.random_state).permutation(len(chosen))
+            chosen = np.sort(draw[:N_COMPARED])
+        features, targets = features[chosen], targets[chosen]
+        own = self.objective_.gradient_rows(self._read(features), targets)
+        classification = -self.curvature_.solve(self._project(own), whole.damping).inner(
+            self._rows
+        )
+        queries = self._whole.gradient_rows(features, targets)
+        return Bunch(**whole.compare(queries, classification), queries=chosen)
+
+    def _comparison(self, curvature, damping):
+        check_curvature = {"auto", "hessian", "ggn", "empirical_fisher"}
+        if curvature not in check_curvature:
+            raise ValueError(
+                f"curvature must be one of {sorted(check_curvature)}. Got {curvature!r} instead."
+            )
+        if curvature == "auto":
+            curvature = "ggn" if self.curvature == "hessian" else self.curvature
+        if damping == "auto":
+            damping = self.damping_
+            if not (damping > 0 or self._whole.strictly_convex):
+                damping = 0.1 * self._whole.mean_eigenvalue(curvature)
+        return WholeModel(self._whole, self._head, curvature, damping, self.random_state)
+
+
+def _last_step(estimator):
+    """Name of the last step of a pipeline, maybe inside a search or frozen."""
+    while not hasattr(estimator, "steps"):
+        inner = [getattr(estimator, name, None) for name in ("best_estimator_", "estimator")]
+        inner = [candidate for candidate in inner if candidate is not None]
+        if not inner:
+            return None
+        estimator = inner[0]
+    return estimator.steps[-1][0]

@@ -1,0 +1,286 @@
+"""Influence by Kronecker-factored curvature."""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from skinfluence._utils.sklearn_private import Interval, RealNotInt, StrOptions
+from skinfluence.curvature.kronecker._curvature import KroneckerCurvature
+from skinfluence.curvature.kronecker._factors import held_batches, moments
+from skinfluence.curvature.kronecker._layer_sketch import LayerSketch, describe, sketch_sizes
+from skinfluence.estimators._base import BaseInfluence
+from skinfluence.rows import BlockRows, DenseRows, KroneckerRows
+from skinfluence.rows._shared import SharedRows
+
+
+class KFACInfluence(BaseInfluence):
+    r"""Influence functions with a Kronecker-factored curvature of each layer.
+
+    The curvature of a linear layer with inputs ``u`` (a 1 for the bias included) and output
+    gradients ``r`` is taken as :math:`A \otimes E` with :math:`A = \mathbb{E}[u u']` and
+    :math:`E = \mathbb{E}[r r']`, and as 0 between layers. Parameters of other layers (norms)
+    keep their dense blocks. Exact for deep linear networks with squared loss, up to the
+    blocks between layers.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The model: a perceptron, a `TorchModel`, a skorch net or a linear model, maybe inside
+        a Pipeline or a search. A clone is fitted; a ``FrozenEstimator`` is taken as it is.
+    eigenvalue_correction : bool, default=True
+        Whether the eigenvalues of :math:`A \otimes E` are replaced by the second moments of
+        the gradients in its eigenbasis (EK-FAC).
+    fisher : {"true", "sampled", "empirical"}, default="true"
+        "true": the exact expectation over the model's own outputs, which is the generalised
+        Gauss-Newton matrix. "sampled": one random row for each sample with that expectation.
+        "empirical": the gradients of the given targets.
+    shared : {"expand", "reduce"}, default="expand"
+        Layers whose weights are shared over positions (convolutions, sequences). "expand":
+        A is the mean over positions of ``u u'``, E the sum over positions of ``r r'``.
+        "reduce": both are of ``u`` averaged and ``r`` summed over positions.
+    sketch_size : {"auto"}, float, int or (int, int), default=None
+        Sizes of factorised sketches :math:`P_A \otimes P_E` of the layers. A float from 0 to 1
+        is the share of the factors' numbers :math:`m_A + m_E` that is kept in all layers
+        together, for the directions that carry most of the effective dimension. An int is the
+        number of rows :math:`m_A m_E` for each layer, split like the effective dimensions of
+        its factors; a pair is ``(m_A, m_E)``; "auto" takes twice these effective dimensions.
+        By default nothing is sketched.
+    sketch : {"nystrom", "gaussian"}, default="nystrom"
+        "nystrom": the leading eigenvectors of A and of E. "gaussian": random.
+    damping : {"auto"} or float, default="auto"
+        Added to the eigenvalues of the products. "auto" is 0 where the model's own penalty
+        makes its objective strictly convex, else 0.1 times the mean eigenvalue.
+    batch_size : int, default=None
+        Rows in a batch; by default what scikit-learn's ``working_memory`` holds.
+    n_jobs : int, default=None
+        Threads over batches of queries.
+    random_state : int, RandomState or None, default=None
+        Draws the sampled Fisher and random sketches.
+    scoring : callable, default=None
+        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
+        default one with its default parameters.
+    verbose : int, default=0
+        Whether to report progress.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted model.
+    layers_ : list of Bunch
+        For every block ``name``, ``shape`` (outputs, inputs with the 1 of the bias),
+        ``sketch_shape``, and the effective dimensions at the ridge :math:`\lambda`, which is
+        `damping_` plus the mean of the model's own penalty: of A at
+        :math:`\lambda / \|E\|_2` (``inputs_dimension``), of E at :math:`\lambda / \|A\|_2`
+        (``outputs_dimension``), their ``product``, and that of :math:`A \otimes E`
+        (``effective_dimension``), which is at most ``bound``, the product times
+        :math:`1 + \lambda / (\|A\|_2 \|E\|_2)`.
+    damping_ : float
+        The damping that was used.
+    effective_dimension_ : float
+        ``tr(F H^{-1})`` of the approximation.
+    stationarity_ : float
+        Norm of the gradient of the objective at the fitted parameters, over the sum of the
+        norms of its terms.
+    n_samples_, n_params_, n_components_ : int
+        Training rows, parameters of the model, columns of the embedding.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, if the model is a classifier.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if they are strings.
+
+    See Also
+    --------
+    ExactInfluence : The same with the full curvature.
+
+    Notes
+    -----
+    Positive influence means that more weight on a training row raises the loss of a query.
+    The model's own penalty enters by its diagonal in the eigenbasis. Factors hold no training
+    row as it is, so that a leave-one-out effect is a step with the curvature of all rows.
+
+    References
+    ----------
+    .. [1] Martens and Grosse, "Optimizing Neural Networks with Kronecker-factored
+       Approximate Curvature", ICML 2015.
+    .. [2] George et al., "Fast Approximate Natural Gradient Descent in a Kronecker-factored
+       Eigenbasis", NeurIPS 2018.
+    .. [3] Eschenhagen et al., "Kronecker-Factored Approximate Curvature for Modern Neural
+       Network Architectures", NeurIPS 2023 ("expand" and "reduce").
+    .. [4] Grosse et al., "Studying Large Language Model Generalization with Influence
+       Functions", arXiv:2308.03296.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> from skinfluence import KFACInfluence
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = MLPClassifier((8,), solver="lbfgs", alpha=0.1, random_state=0, max_iter=1000)
+    >>> influence = KFACInfluence(model).fit(X, y)
+    >>> [(layer.name, layer.shape) for layer in influence.layers_]
+    [('layer 0', (8, 5)), ('layer 1', (3, 9))]
+    >>> influence.influence(X[:2], y[:2]).shape
+    (2, 150)
+    """
+
+    _parameter_constraints: dict = {
+        **BaseInfluence._parameter_constraints,
+        "eigenvalue_correction": ["boolean"],
+        "fisher": [StrOptions({"true", "sampled", "empirical"})],
+        "shared": [StrOptions({"expand", "reduce"})],
+        "sketch_size": [
+            None,
+            StrOptions({"auto"}),
+            Interval(RealNotInt, 0, 1, closed="neither"),
+            Interval(Integral, 1, None, closed="left"),
+            tuple,
+        ],
+        "sketch": [StrOptions({"nystrom", "gaussian"})],
+    }
+    _parameter_constraints.pop("curvature")
+
+    def __init__(
+        self,
+        estimator,
+        *,
+        eigenvalue_correction=True,
+        fisher="true",
+        shared="expand",
+        sketch_size=None,
+        sketch="nystrom",
+        damping="auto",
+        batch_size=None,
+        n_jobs=None,
+        random_state=None,
+        scoring=None,
+        verbose=0,
+    ):
+        self.estimator = estimator
+        self.eigenvalue_correction = eigenvalue_correction
+        self.fisher = fisher
+        self.shared = shared
+        self.sketch_size = sketch_size
+        self.sketch = sketch
+        self.damping = damping
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.scoring = scoring
+        self.verbose = verbose
+
+    @property
+    def curvature(self):
+        """Which curvature is factored: the GGN, or the empirical Fisher."""
+        return "empirical_fisher" if self.fisher == "empirical" else "ggn"
+
+    def _make_curvature(self):
+        self._sketches = None
+        random_state = check_random_state(self.random_state)
+        objective = self.objective_
+        weight = objective.weight / objective.total_weight
+        roots = self._root_rows(weight, random_state)
+        layers = moments(roots, weight, self.shared)
+        reports = self._describe(layers)
+        self._block_sizes = [int(np.prod(report.shape)) for report in reports]
+        if self.sketch_size is not None:
+            sizes = sketch_sizes(self.sketch_size, layers, reports, self._ridge)
+            self._sketches = [
+                self._draw(*each, random_state)
+                for each in zip(layers, reports, sizes, strict=True)
+            ]
+            roots = self._project(roots)
+            layers = moments(roots, weight, self.shared)
+        self.layers_ = reports
+        penalty = self._penalty / objective.total_weight
+        return KroneckerCurvature(roots, layers, penalty, self.eigenvalue_correction)
+
+    def _root_rows(self, weight, random_state):
+        objective = self.objective_
+        if self.fisher != "sampled":
+            return objective.curvature_rows(self.curvature)
+        root = objective.loss.hessian_root(objective.training_outputs, objective.targets)
+        # Signs that are independent make all cross terms vanish in the mean.
+        signs = np.sign(random_state.standard_normal(root.shape[:2]))
+        vectors = np.einsum("ns,nsk->nk", signs, root)[:, None]
+        return objective.pullback(objective.features, vectors).weighted(np.sqrt(weight))
+
+    def _describe(self, layers):
+        names = getattr(self.objective_, "layers", ["coef"])
+        pairs = zip(names, layers, strict=True)
+        return [describe(name, layer, self._ridge) for name, layer in pairs]
+
+    @property
+    def _ridge(self):
+        """One number for the damping and the model's own penalty."""
+        return self.damping_ + float(np.mean(self.objective_.l2_penalty))
+
+    # Sketches.
+
+    def _draw(self, layer, report, sizes, random_state):
+        """Matrices ``P_A`` and ``P_E`` of a layer, None for a dense block."""
+        if sizes is None:
+            return None
+        report.sketch_shape = sizes[::-1]
+        pair = []
+        for moment, size in zip((layer.inputs, layer.outputs), sizes, strict=True):
+            if self.sketch == "nystrom":
+                pair.append(np.linalg.eigh(moment)[1][:, ::-1][:, :size].T)
+            else:
+                pair.append(random_state.standard_normal((size, len(moment))) / np.sqrt(size))
+        return LayerSketch(*pair, layer.has_bias)
+
+    def _project(self, rows):
+        if self._sketches is None:
+            return rows
+        parts = [
+            [
+                block if sketch is None else sketch.project(block)
+                for sketch, block in zip(self._sketches, blocks, strict=True)
+            ]
+            for _, blocks in held_batches(rows)
+        ]
+        return BlockRows([_concatenated(pieces) for pieces in zip(*parts, strict=True)])
+
+    @property
+    def _penalty(self):
+        penalty = self.objective_.penalty
+        return penalty if self._sketches is None else self._by_block("penalty", penalty[None])[0]
+
+    def _lift(self, solved):
+        columns = solved.toarray()
+        return columns if self._sketches is None else self._by_block("lift", columns)
+
+    def _by_block(self, method, columns):
+        """Columns changed by a method of the sketch of their block."""
+        lengths = [
+            size if sketch is None else sketch.lengths[method == "lift"]
+            for sketch, size in zip(self._sketches, self._block_sizes, strict=True)
+        ]
+        parts = np.split(columns, np.cumsum(lengths)[:-1], axis=1)
+        changed = [
+            part if sketch is None else getattr(sketch, method)(part)
+            for sketch, part in zip(self._sketches, parts, strict=True)
+        ]
+        return np.hstack(changed)
+
+
+def _concatenated(blocks):
+    """Blocks of the same columns, one batch of samples after another."""
+    if len(blocks) == 1:
+        return blocks[0]
+    if isinstance(blocks[0], KroneckerRows):
+        return KroneckerRows(
+            np.concatenate([block.residual for block in blocks]),
+            np.concatenate([block.activation for block in blocks]),
+        )
+    if isinstance(blocks[0], SharedRows):
+        return SharedRows(
+            np.concatenate([block.residual for block in blocks]),
+            np.concatenate([block.activation for block in blocks]),
+            bias=False,
+        )
+    arrays = [block.toarray() for block in blocks]
+    return DenseRows(np.concatenate(arrays), blocks[0].rows_per_sample)

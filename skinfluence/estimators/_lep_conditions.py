@@ -1,0 +1,121 @@
+"""The conditions of Theorem 2, under which a relative influence preserves loss estimates.
+
+Conventions
+-----------
+Gradients are rows: ``g_t`` (q, p) of the queries, ``g_p`` (n, p) of training rows. Equation
+numbers are those of M. Kounavis, O. Dia, I. Ramazanli, "On Influence Functions, Classification
+Influence, Relative Influence, Memorization and Generalization".
+"""
+
+import numpy as np
+
+
+def row_sums(delta, query_gradients, carried_ones):
+    """Row sums of ``G H_m H^{-1} G^{-1}``, the proof's value (66) of rho.
+
+    ``G^{-1} 1 = 1 / (delta + 1'g_t)``, so that the sums are G times one vector.
+
+    Parameters
+    ----------
+    delta : ndarray of shape (q,)
+        One for each query.
+    query_gradients : ndarray of shape (q, p)
+        Gradients of the queries.
+    carried_ones : ndarray of shape (p,)
+        ``H_m H^{-1} 1``.
+
+    Returns
+    -------
+    ndarray of shape (q, p)
+    """
+    total = query_gradients.sum(axis=1) + delta
+    sums = (query_gradients @ carried_ones)[:, None] + delta[:, None] * carried_ones
+    return sums / total[:, None]
+
+
+class LepConditions:
+    """The two conditions of Theorem 2 as relative sizes, 0 where they hold exactly.
+
+    With ``W = G H_m H^{-1} G^{-1}`` and ``u_p = H^{-1} g_p - r_p H_m^{-1} g_p``, which is
+    orthogonal to ``g_t`` by the definition of ``r_p``, so that ``G^{-1} u_p = u_p / delta``:
+
+        W (1 g_t'g_p + delta g_p) = r_p (1 g_t'g_p + delta g_p) + G b_p,    b_p = H_m u_p
+
+    The first condition drops ``G b_p = G N g_p``, the second one both terms ``delta g_p``; what
+    is left says that the row sums of W are ``r_p``. Their relative distance from it, as a mean
+    square, is at most ``first (1 + second) + second``.
+
+    Parameters
+    ----------
+    query_gradients : ndarray of shape (q, p)
+        Gradients of the queries.
+    gradients : ndarray of shape (n, p)
+        Gradients of training rows.
+    carried : ndarray of shape (n, p)
+        ``H_m H^{-1} g_p``.
+    carried_ones : ndarray of shape (p,)
+        ``H_m H^{-1} 1``.
+    ratio : ndarray of shape (q, n)
+        ``r_p``, full over relative influence.
+    """
+
+    def __init__(self, query_gradients, gradients, carried, carried_ones, ratio):
+        self.n_params = gradients.shape[1]
+        self.size = np.abs(ratio)
+        self.inner = query_gradients @ gradients.T
+        self._total = query_gradients.sum(axis=1)[:, None]
+        self._gradients = gradients.sum(axis=1), _squares(gradients)
+        self._carried = carried.sum(axis=1), _squares(carried)
+        self._ones = carried_ones.sum(), carried_ones @ carried_ones, carried @ carried_ones
+        self._on_queries = query_gradients @ carried.T
+        self._ones_on_queries = (query_gradients @ carried_ones)[:, None]
+        (sums, squares), (c_sums, c_squares) = self._gradients, self._carried
+        mixed = np.einsum("np,np->n", carried, gradients)
+        b_squares = c_squares - 2 * ratio * mixed + ratio**2 * squares
+        self._b = self._on_queries - ratio * self.inner, c_sums - ratio * sums, b_squares
+
+    def _norm(self, inner, delta, sums, squares):
+        """``|1 inner + delta v|`` from the sum and the square of v."""
+        square = self.n_params * inner**2 + 2 * delta * inner * sums + delta**2 * squares
+        return np.sqrt(np.maximum(square, 0))
+
+    def first(self, delta):
+        """``|G N g_p| / |r_p G g_p|``, (q, n), for one delta (q,) for each query."""
+        delta = np.asarray(delta)[:, None]
+        inner, sums, squares = self._b
+        whole = self.size * self._norm(self.inner, delta, *self._gradients)
+        return _share(self._norm(inner, delta, sums, squares), whole)
+
+    def second(self, delta):
+        """``(|W delta g_p| + |r_p delta g_p|) / |r_p 1 g_t'g_p|``, (q, n).
+
+        The product with W is measured as a whole: the elements of W grow like 1 / delta, so that
+        a small ``delta g_p`` alone says nothing.
+        """
+        delta = np.asarray(delta)[:, None]
+        (c_sums, c_squares), (sum_of_ones, square_of_ones, mixed) = self._carried, self._ones
+        # W delta g_p = G H_m H^{-1} g_p - g_t'g_p W 1, and W 1 = G H_m H^{-1} 1 / (delta + 1'g_t).
+        share = self.inner / (delta + self._total)
+        moved = self._norm(
+            self._on_queries - share * self._ones_on_queries,
+            delta,
+            c_sums - share * sum_of_ones,
+            c_squares - 2 * share * mixed + share**2 * square_of_ones,
+        )
+        own = self.size * np.abs(delta) * np.sqrt(self._gradients[1])
+        return _share(moved + own, self.size * np.abs(self.inner) * np.sqrt(self.n_params))
+
+    @property
+    def scale(self):
+        """Size of delta at which ``delta g_p`` is as large as ``1 g_t'g_p``, (q,)."""
+        length = np.sqrt(self._gradients[1] / self.n_params)
+        return np.median(_share(np.abs(self.inner), length), axis=1)
+
+
+def _squares(rows):
+    return np.einsum("np,np->n", rows, rows)
+
+
+def _share(part, whole):
+    nowhere = np.where(part > 0, np.inf, 0.0)
+    return np.divide(part, whole, out=nowhere, where=whole > 0)

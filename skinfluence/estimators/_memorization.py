@@ -1,0 +1,83 @@
+"""Memorization of training rows: ``||H^{-1} g_p||_1`` in the eigenbasis of H, and its bounds.
+
+Conventions
+-----------
+- ``h`` eigenvalues of H, ascending; ``chi`` and ``psi`` coordinates of a training row's and of
+  a query's gradient along its orthonormal eigenvectors.
+- An eigenspace is the span of the eigenvectors whose eigenvalues are numerically equal.
+  Eigenvectors are only unique up to a rotation inside it, and so is an L1 norm. What does not
+  depend on the rotation is the Euclidean norm of the part in the eigenspace, which is also the
+  smallest L1 norm of that part over all orthonormal bases. Norms here are the sum of these,
+  which is the L1 norm wherever eigenvalues are distinct, so a row above a threshold is above it
+  in every eigenbasis.
+"""
+
+import numpy as np
+
+from skinfluence.curvature._eigenbasis import eigenspaces
+
+
+def memorization(influence):
+    """``||H^{-1} g_p||_1`` of every training row, (n_train,)."""
+    rows = influence._rows
+    basis = influence._eigenbasis()
+    starts = eigenspaces(basis.values)
+    out = np.empty(len(rows))
+    for batch in rows.batches():
+        solved = basis.coordinates(rows[batch]) / basis.values
+        out[batch] = _norms(solved, starts).sum(axis=1)
+    return out
+
+
+def sign_bounds(influence, query):
+    """What the sign of the influence on one query says of memorization.
+
+    In an eigenspace ``E`` let ``c_E`` be the inner product of the parts of ``g_p`` and of
+    ``g_t``. With eigenvectors for eigenspaces, ``c_E`` is ``chi_i psi_i`` and the following is
+    Theorem 3 of Kounavis, Dia and Ramazanli; its proof holds with the inequality of
+    Cauchy-Schwarz for ``|chi_i psi_i| <= |chi_i| |psi_i|``.
+
+    Parameters
+    ----------
+    influence : BaseInfluence
+        Fitted.
+    query : Rows
+        One projected gradient row ``g_t``.
+
+    Returns
+    -------
+    memorized : ndarray of shape (n_train,)
+        Memorization.
+    values : ndarray of shape (n_train,)
+        ``I_loss = -sum_E c_E / h_E``.
+    bounds : ndarray of shape (n_train,)
+        What memorization exceeds where ``values`` is not 0: ``sum_E |c_E| / h_E`` over the
+        eigenspaces that speak against the sign, divided by the largest norm of ``g_t`` in an
+        eigenspace, relation (72).
+    thresholds : tuple of float
+        D+ and D- of the theorem, which hold for all training rows at once.
+    """
+    rows = influence._rows
+    basis = influence._eigenbasis(query)
+    starts = eigenspaces(basis.values)
+    psi = basis.coordinates(query)[0]
+    inverse = 1.0 / basis.values[starts]
+    largest = max(_norms(psi[None], starts).max(), np.finfo(float).tiny)
+    parts = []
+    for batch in rows.batches():
+        chi = basis.coordinates(rows[batch])
+        products = np.add.reduceat(chi * psi, starts, axis=1)
+        helping, harming = np.maximum(products, 0), np.maximum(-products, 0)
+        columns = [helping @ inverse, harming @ inverse, helping.sum(axis=1), harming.sum(axis=1)]
+        memorized = _norms(chi / basis.values, starts).sum(axis=1)
+        parts.append(np.column_stack([memorized, *columns]))
+    memorized, helping, harming, plus, minus = np.concatenate(parts).T
+    values = harming - helping
+    bounds = np.where(values > 0, helping, harming) / largest
+    smallest = inverse.min() / largest
+    return memorized, values, bounds, (plus.min() * smallest, minus.min() * smallest)
+
+
+def _norms(coordinates, starts):
+    """Euclidean norms within eigenspaces, (n_rows, n_eigenspaces)."""
+    return np.sqrt(np.add.reduceat(coordinates**2, starts, axis=1))

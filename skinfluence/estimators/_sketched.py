@@ -1,0 +1,458 @@
+"""Influence from few numbers for each row."""
+
+import warnings
+from copy import copy
+from functools import cached_property
+from numbers import Integral, Real
+
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skinfluence._utils.sklearn_private import Interval, StrOptions
+from skinfluence.curvature import DenseCurvature, GramCurvature, MatrixFreeCurvature
+from skinfluence.curvature.sketched import _effective_dimension as _dimension
+from skinfluence.curvature.sketched._plan import Setting
+from skinfluence.curvature.sketched._range import RangeProjector
+from skinfluence.curvature.sketched._size import by_certificate, by_theorem, fixed, is_injective
+from skinfluence.estimators._base import BaseInfluence
+from skinfluence.estimators._sketch_error import Probes
+from skinfluence.exceptions import NumericalWarning
+from skinfluence.rows import KroneckerRows
+from skinfluence.sketching import SKETCHES
+
+# Beyond it the dense Hessian (or Gram matrix) of an identity sketch no longer fits.
+MAX_DENSE = 20_000
+
+
+class SketchedInfluence(BaseInfluence):
+    r"""Influence functions from a sketch of the gradients.
+
+    Gradients ``g`` of length p are replaced by ``Pg`` of length m, and the curvature F by
+    ``PFP'``. Unpenalised intercepts are carried through unsketched, and a model whose sketch
+    would be no smaller than itself is solved exactly.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The model, a linear model or a network that the package knows, maybe inside a
+        Pipeline or a search. A clone is fitted; a ``FrozenEstimator`` is taken as it is.
+    sketch_size : {"auto", "certified"}, int or (int, int), default="auto"
+        Numbers m that are kept of each row. "auto": the size from which the uniform error of
+        all influences is at most ``eps``, found from the spectrum of the sketch itself without
+        an exact solution. "certified": grown until the relative error of the scores, measured
+        on probe queries, is at most ``eps``. A factorised sketch of a model with c outputs
+        gives m // c numbers to its features; a pair is the sizes ``(m_A, m_E)`` for features
+        and outputs. From the number of parameters on the result is exact.
+    sketch : str or callable, default="auto"
+        Kind of sketch: "auto", "gaussian", "rademacher", "sjlt", "srdct", "nystrom",
+        "landmarks" or "identity". "nystrom" is a basis for the range of the features and needs
+        the fewest numbers; "landmarks" is one for the range of some of the rows, never written
+        out; the others are random and need only one pass over the data. "auto" is "nystrom" for
+        the factored rows of a linear model, "landmarks" for those of a network, else "sjlt".
+        Also a class of :mod:`skinfluence.sketching`, or a callable that is called with
+        ``(data, size, seed)`` and returns a sketch.
+    tail : bool, default=True
+        Whether the ridge, and the mean curvature there, stand for what a basis ("nystrom",
+        "landmarks") leaves out, at the cost of inner products of the rows themselves. The
+        embedding of `transform` then has as many columns as the model has parameters.
+    factorized : {"auto"} or bool, default="auto"
+        Whether the features are sketched (and the outputs, if ``sketch_size`` is a pair), or
+        the gradients as a whole. "auto": the features, where rows are factored.
+    eps : float, default=0.25
+        Error that is allowed, in (0, 1), if the size is to be found.
+    delta : float, default=0.05
+        Share of the seeds of a random sketch that may exceed ``eps``, in (0, 1).
+    debias : bool, default=False
+        Whether to take off the ridge that a random sketch adds by itself, so that the
+        self-influences are right on average.
+    project_queries : bool, default=False
+        Whether to project the gradients of queries on the range of F before they are
+        sketched, which removes the error by `leakage`.
+    curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
+        Which curvature; for linear models the first two are the same. Of a network the
+        Hessian has no rows to sketch, and "ggn" takes its place with a warning.
+    damping : {"auto"} or float, default="auto"
+        Added to the eigenvalues of the curvature. "auto" is 0 where the model's own penalty
+        makes its objective strictly convex, else 0.1 times the mean eigenvalue.
+    batch_size : int, default=None
+        Rows in a batch; by default what scikit-learn's ``working_memory`` holds.
+    n_jobs : int, default=None
+        Threads over batches of queries.
+    random_state : int, RandomState or None, default=None
+        Determines the sketch, and the probes of `sketch_error_`.
+    scoring : callable, default=None
+        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
+        default one with its default parameters.
+    verbose : int, default=0
+        Whether to print what was chosen.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted model.
+    sketch_ : Sketch
+        The sketch, of all columns of the rows.
+    sketch_size_ : int
+        Rows of the sketch, without the columns that are carried through.
+    factorized_ : bool
+        Whether features are sketched, or whole gradients.
+    damping_ : float
+        The damping that was used.
+    curvature_kind_ : str
+        The curvature that was used.
+    effective_dimension_ : float
+        ``tr(F H^{-1})``: exact for small models, else estimated.
+    effective_dimension_error_ : float
+        Half the width of the interval in which it lies, or its standard error.
+    factor_effective_dimensions_ : tuple of float
+        Effective dimensions of the features, at the ridge over the largest eigenvalue of the
+        outputs, and of the outputs, at the ridge over that of the features. Their product,
+        times one plus the ridge over the product of the largest eigenvalues, is at least the
+        effective dimension of the Kronecker product: the price of a factorised sketch. Only
+        where `factorized_`.
+    sketch_error_ : Bunch
+        Errors of the scores of some training rows taken as queries, against exact scores
+        found by conjugate gradients, computed when first asked for. ``uniform``: 95th
+        percentile of :math:`|\tilde B - B| / \sqrt{\varphi_0 \varphi_0'}`, the error that the
+        theory bounds; ``relative``: relative error of the scores; ``spearman``: their rank
+        correlation. Each has ``value``, ``low`` and ``high``, a 95 % interval.
+    sketch_is_injective_ : bool
+        Whether the sketch is known to lose nothing of the range of F, so that it is exact
+        without a ridge.
+    stationarity_ : float
+        Norm of the gradient of the objective at the fitted parameters, over the sum of the
+        norms of its terms.
+    n_samples_, n_params_, n_components_ : int
+        Training rows, parameters of the model, columns of the embedding.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, if the model is a classifier.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if they are strings.
+
+    See Also
+    --------
+    ExactInfluence : The same without a sketch.
+    skinfluence.sketching.influence_min_dim : The size that "auto" takes for random sketches.
+
+    Notes
+    -----
+    Positive influence means that more weight on a training row raises the loss of a query.
+
+    Sizes from the theory promise a *uniform* error relative to the influences without a ridge
+    [1]_. Where the spectrum of F is flat the scores themselves have a larger relative error:
+    `sketch_error_` measures both.
+
+    References
+    ----------
+    .. [1] Hu, Hu, Ma, Zhao, "A Unified Theory of Random Projection for Influence
+       Functions", arXiv:2602.10449.
+    .. [2] Halko, Martinsson, Tropp, "Finding structure with randomness", SIAM Review
+       53(2), 2011.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from skinfluence import SketchedInfluence
+    >>> X, y = load_digits(return_X_y=True)
+    >>> model = LogisticRegression(C=0.1)
+    >>> influence = SketchedInfluence(model, sketch_size=180, random_state=0).fit(X / 16, y)
+    >>> influence.sketch_size_, influence.n_params_
+    (180, 650)
+    >>> influence.influence(X[:5] / 16, y[:5]).shape
+    (5, 1797)
+    >>> bool(influence.sketch_error_.spearman.value > 0.9)
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **BaseInfluence._parameter_constraints,
+        "sketch_size": [
+            StrOptions({"auto", "certified"}),
+            Interval(Integral, 1, None, closed="left"),
+            tuple,
+        ],
+        "sketch": [StrOptions({"auto", *SKETCHES}), callable],
+        "tail": ["boolean"],
+        "factorized": [StrOptions({"auto"}), "boolean"],
+        "eps": [Interval(Real, 0, 1, closed="neither")],
+        "delta": [Interval(Real, 0, 1, closed="neither")],
+        "debias": ["boolean"],
+        "project_queries": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        estimator,
+        *,
+        sketch_size="auto",
+        sketch="auto",
+        tail=True,
+        factorized="auto",
+        eps=0.25,
+        delta=0.05,
+        debias=False,
+        project_queries=False,
+        curvature="hessian",
+        damping="auto",
+        batch_size=None,
+        n_jobs=None,
+        random_state=None,
+        scoring=None,
+        verbose=0,
+    ):
+        self.estimator = estimator
+        self.sketch_size = sketch_size
+        self.sketch = sketch
+        self.tail = tail
+        self.factorized = factorized
+        self.eps = eps
+        self.delta = delta
+        self.debias = debias
+        self.project_queries = project_queries
+        self.curvature = curvature
+        self.damping = damping
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.scoring = scoring
+        self.verbose = verbose
+
+    # What the family asks for.
+
+    def _make_curvature(self):
+        self._forget()
+        self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        setting = self._make_setting()
+        self._projection = self._choose_size(setting)
+        self.sketch_ = self._projection.sketch
+        self.sketch_size_ = self._projection.sketched_size
+        self._warn_if_saturated(setting)
+        if self.verbose:
+            print(
+                f"[{type(self).__name__}] {self.sketch_size_} of {setting.roots.n_columns} "
+                f"numbers for each row by {type(self._projection.feature_sketch).__name__}"
+            )
+        if self._projection.is_exact:
+            return self._exact_curvature(setting)
+        return self._projection.curvature
+
+    def _make_setting(self):
+        roots = self.objective_.curvature_rows(self.curvature_kind_)
+        self.factorized_ = self._choose_factorized(roots)
+        return Setting(
+            roots=roots,
+            penalty=self.objective_.l2_penalty,
+            damping=self.damping_,
+            draw=self._choose_kind(roots),
+            seed=self._seed,
+            factorized=self.factorized_,
+            tail=self.tail,
+            debias=self.debias,
+        )
+
+    def _project(self, rows):
+        return self._projection.project(rows)
+
+    def _project_queries(self, rows):
+        return self._project(self._range.project(rows) if self.project_queries else rows)
+
+    @property
+    def _penalty(self):
+        return self._projection.penalty * self.objective_.total_weight
+
+    def _lift(self, solved):
+        return self._projection.lift(solved.toarray())
+
+    # Choices.
+
+    def _choose_curvature(self):
+        if self.objective_.has_root_rows(self.curvature):
+            return self.curvature
+        warnings.warn(
+            "The Hessian of a network has negative eigenvalues, so that it has no rows to sketch. "
+            "The Gauss-Newton matrix takes its place; use curvature='ggn' to say so.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return "ggn"
+
+    def _choose_factorized(self, roots):
+        factored = isinstance(roots, KroneckerRows)
+        if self.factorized is True and not factored:
+            raise ValueError(
+                "factorized=True needs rows that are products of residuals and features. Those "
+                f"of this model are {type(roots).__name__}; use factorized='auto'."
+            )
+        return factored if self.factorized == "auto" else self.factorized
+
+    def _choose_kind(self, roots):
+        if callable(self.sketch):
+            return getattr(self.sketch, "draw", self.sketch)
+        kind = self.sketch
+        if kind == "auto":
+            layered = roots.has_layers
+            kind = "nystrom" if self.factorized_ else "landmarks" if layered else "sjlt"
+        return SKETCHES[kind].draw
+
+    def _choose_size(self, setting):
+        if self.sketch_size == "auto":
+            return by_theorem(setting, self.eps, self.delta)
+        if self.sketch_size == "certified":
+            return by_certificate(setting, self.eps, self._relative_error)
+        if isinstance(self.sketch_size, tuple):
+            self._check_pair()
+        elif self.sketch_size > self.n_params_:
+            warnings.warn(
+                f"sketch_size={self.sketch_size} is larger than the {self.n_params_} parameters "
+                "of the model. The exact solution is used.",
+                UserWarning,
+                stacklevel=5,
+            )
+        return fixed(setting, self.sketch_size)
+
+    def _check_pair(self):
+        sizes = self.sketch_size
+        integers = all(isinstance(size, Integral) and size >= 1 for size in sizes)
+        if len(sizes) != 2 or not integers:
+            raise ValueError(
+                "sketch_size must be 'auto', 'certified', an integer of at least 1 or a pair "
+                f"(m_A, m_E) of them. Got {sizes!r} instead."
+            )
+        if not self.factorized_:
+            raise ValueError(
+                f"sketch_size={sizes!r} sizes the sketches of features and outputs, but the "
+                "rows are sketched as a whole. Use one integer, or factorized=True."
+            )
+
+    def _exact_curvature(self, setting):
+        n_roots, n_columns = setting.roots.shape
+        if n_roots < n_columns and n_roots <= MAX_DENSE:
+            return GramCurvature(setting.roots, setting.penalty)
+        if n_columns <= MAX_DENSE:
+            return DenseCurvature(*self.objective_.hessian(self.curvature_kind_), setting.penalty)
+        product = self.objective_.curvature_product(self.curvature_kind_)
+        return MatrixFreeCurvature(product, setting.penalty, "cg", random_state=self._seed)
+
+    def _warn_if_saturated(self, setting):
+        if setting.ridge.min() > 0 or self.sketch_is_injective_:
+            return
+        size = self._projection.feature_sketch.size
+        warnings.warn(
+            f"The sketch is saturated: the sketched curvature has the full rank {size}, so that "
+            f"of F is at least that (and at most {min(setting.features.shape)}), and without a "
+            "ridge nothing is guaranteed. Use a larger sketch_size, or damping > 0.",
+            NumericalWarning,
+            stacklevel=5,
+        )
+
+    def _at_damping(self, damping):
+        """This fitted estimator at another damping, with the same sketch and eigenvalues.
+
+        None where these depend on the damping.
+        """
+        projection = self._projection
+        ridge = projection.setting.ridge.min()
+        vanishes = (ridge > 0) != (ridge - self.damping_ + damping > 0)
+        if self.debias or projection.scale is not None or vanishes:
+            return None
+        other = copy(self)
+        other._forget()
+        other.damping = other.damping_ = float(damping)
+        return other
+
+    # How good the sketch is.
+
+    def _forget(self):
+        """Drop what an earlier fit has left behind."""
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):
+                vars(self).pop(name, None)
+
+    @cached_property
+    def _probes(self):
+        objective = self.objective_
+        return Probes(
+            objective.training_gradient_rows(),
+            objective.curvature_product(self.curvature_kind_),
+            objective.l2_penalty,
+            self.damping_,
+            self._seed,
+        )
+
+    def _relative_error(self, projection):
+        probes = self._probes
+        queries = projection.project(probes.rows[probes.index])
+        solved = projection.curvature.solve(queries, self.damping_)
+        return probes.relative(solved.inner(projection.project(probes.rows))).mean()
+
+    @cached_property
+    def sketch_error_(self):
+        """Errors of the scores of probe queries, see the attributes of the class."""
+        check_is_fitted(self)
+        probes = self._probes
+        solved = self._solve(self._project_queries(probes.rows[probes.index]))
+        return probes.report(solved.inner(self._rows))
+
+    @cached_property
+    def _dimension(self):
+        projection = self._projection
+        return _dimension.whole(projection, lambda: self._exact_curvature(projection.setting))
+
+    @property
+    def effective_dimension_(self):
+        """``tr(F H^{-1})``: how many directions the data, not the ridge, decide."""
+        check_is_fitted(self)
+        return self._dimension[0]
+
+    @property
+    def effective_dimension_error_(self):
+        """Half the width of the interval of `effective_dimension_`, or its standard error."""
+        check_is_fitted(self)
+        return self._dimension[1]
+
+    @cached_property
+    def factor_effective_dimensions_(self):
+        """Effective dimensions of features and outputs, see the attributes of the class."""
+        check_is_fitted(self)
+        if not self.factorized_:
+            raise AttributeError("Gradients are sketched as a whole: there are no factors.")
+        return _dimension.factors(self._projection)
+
+    @cached_property
+    def sketch_is_injective_(self):
+        """Whether the sketch is known to lose nothing of the range of F."""
+        check_is_fitted(self)
+        return is_injective(self._projection)
+
+    @cached_property
+    def _range(self):
+        return RangeProjector(self._projection.setting.roots)
+
+    def leakage(self, X, y=None):
+        """Share of the gradient of every query that is outside of the range of F.
+
+        No training row has moved the model there, and the exact influence does not see it. A
+        random sketch mixes it in, with an error that falls like ``m^-1/2``;
+        ``project_queries=True`` removes it.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_queries, n_features)
+            Queries.
+        y : array-like of shape (n_queries,), default=None
+            Their targets. Without them: of the gradient of the prediction.
+
+        Returns
+        -------
+        ndarray of shape (n_queries,)
+            Norm of the part outside over the norm of the whole, from 0 to 1.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the range is too large to be found, and the values are upper bounds.
+        """
+        return self._range.leakage(self._query_gradients(X, y))

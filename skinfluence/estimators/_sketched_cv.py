@@ -1,0 +1,443 @@
+"""Sketch size and damping chosen by the agreement of influences with refits."""
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.base import clone, is_classifier
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import ParameterGrid, check_cv
+from sklearn.utils import _safe_indexing
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import check_is_fitted
+
+from skinfluence._utils.sklearn_private import StrOptions, _fit_context
+from skinfluence._utils.validation import check_model_features, check_training_data, check_weights
+from skinfluence.estimators._base import BaseInfluence
+from skinfluence.estimators._sketched import SketchedInfluence
+from skinfluence.metrics import InfluenceScorer
+from skinfluence.metrics._agreement import agreement
+from skinfluence.models import fit_arguments, objective, unwrap
+from skinfluence.rows import DenseRows
+
+# Shares of the parameters, and multiples of the mean eigenvalue of the curvature.
+AUTO_SIZES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+AUTO_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
+
+
+class SketchedInfluenceCV(BaseInfluence):
+    """Sketched influence with built-in choice of sketch size and damping.
+
+    Every pair is scored on held-out queries against refits of the model, as by a
+    :class:`~sklearn.model_selection.GridSearchCV` over :class:`SketchedInfluence`. But the
+    model is fitted and its refits are made once for each split, and one sketch and one
+    eigendecomposition for each split and size serve all dampings.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The model, as in `SketchedInfluence`. Clones of a ``FrozenEstimator``'s inner model are
+        fitted in the splits; the final influence is that of the frozen model as it is.
+    sketch_sizes : "auto" or array-like of int, default="auto"
+        Sizes that are tried. "auto": shares 1/32, 1/16, 1/8, 1/4 and 1/2 of the number of
+        parameters.
+    dampings : "auto" or array-like of float, default="auto"
+        Dampings that are tried. "auto": 0.001, 0.01, 0.1 and 1 times the mean eigenvalue of
+        the curvature on all rows, and 0 where the objective of the model is strictly convex.
+    cv : int, cross-validation generator or iterable, default=None
+        Splits; None means five. Stratified by class where the model is a classifier.
+    scoring : callable, default=None
+        Score of a fitted influence estimator on queries, higher is better. None means an
+        :class:`~skinfluence.metrics.InfluenceScorer`, the linear datamodeling score.
+    sketch : str or callable, default="auto"
+        Kind of sketch, as in `SketchedInfluence`. A basis ("nystrom") is drawn for the largest
+        size; the smaller ones are its leading directions.
+    tail : bool, default=True
+        As in `SketchedInfluence`.
+    factorized : {"auto"} or bool, default="auto"
+        As in `SketchedInfluence`.
+    debias : bool, default=False
+        As in `SketchedInfluence`. Each damping then needs an eigendecomposition of its own.
+    project_queries : bool, default=False
+        As in `SketchedInfluence`.
+    curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
+        Which curvature; for linear models the first two are the same.
+    batch_size : int, default=None
+        Rows in a batch; by default what scikit-learn's ``working_memory`` holds.
+    n_jobs : int, default=None
+        Splits that are searched at once.
+    random_state : int, RandomState or None, default=None
+        Determines the sketches.
+    verbose : int, default=0
+        Whether to print what was chosen.
+
+    Attributes
+    ----------
+    best_params_ : dict
+        The ``sketch_size`` and ``damping`` with the highest mean score.
+    best_score_ : float
+        That score.
+    best_index_ : int
+        Its position in ``cv_results_``.
+    best_estimator_ : SketchedInfluence
+        Fitted on all rows with ``best_params_``; this estimator has all that it has learned.
+    cv_results_ : dict of ndarray
+        As in GridSearchCV: ``params``, ``param_sketch_size``, ``param_damping``,
+        ``split<k>_test_score``, ``mean_test_score``, ``std_test_score``, ``rank_test_score``.
+        Also ``low_test_score`` and ``high_test_score``, a 95 % interval by the spread over the
+        queries; ``effective_dimension``, ``tr(F H^{-1})`` at that damping by the largest
+        sketch, and ``relative_size``, the sketch size over it; both means over the splits.
+    n_splits_ : int
+        Number of splits.
+    estimator_ : estimator
+        The model fitted on all rows.
+    sketch_size_ : int
+        Rows of the sketch of all rows.
+    damping_ : float
+        The damping that was chosen.
+    n_samples_, n_params_, n_components_ : int
+        Training rows, parameters of the model, columns of the embedding.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, if the model is a classifier.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if they are strings.
+
+    See Also
+    --------
+    SketchedInfluence : With given sketch size and damping.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from skinfluence import SketchedInfluenceCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = LogisticRegression(C=0.1)
+    >>> influence = SketchedInfluenceCV(
+    ...     model, sketch_sizes=[2, 6], dampings=[0.0, 0.1], cv=3, random_state=0).fit(X, y)
+    >>> influence.best_params_
+    {'damping': 0.0, 'sketch_size': 6}
+    >>> influence.influence(X[:2], y[:2]).shape
+    (2, 150)
+    """
+
+    _parameter_constraints: dict = {
+        **{
+            name: constraint
+            for name, constraint in SketchedInfluence._parameter_constraints.items()
+            if name not in ("sketch_size", "damping", "eps", "delta")
+        },
+        "sketch_sizes": ["array-like", StrOptions({"auto"})],
+        "dampings": ["array-like", StrOptions({"auto"})],
+        "cv": ["cv_object"],
+    }
+
+    def __init__(
+        self,
+        estimator,
+        *,
+        sketch_sizes="auto",
+        dampings="auto",
+        cv=None,
+        scoring=None,
+        sketch="auto",
+        tail=True,
+        factorized="auto",
+        debias=False,
+        project_queries=False,
+        curvature="hessian",
+        batch_size=None,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.estimator = estimator
+        self.sketch_sizes = sketch_sizes
+        self.dampings = dampings
+        self.cv = cv
+        self.scoring = scoring
+        self.sketch = sketch
+        self.tail = tail
+        self.factorized = factorized
+        self.debias = debias
+        self.project_queries = project_queries
+        self.curvature = curvature
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, sample_weight=None):
+        """Choose sketch size and damping, then fit with them on all rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the training rows, non-negative and not all 0. The queries of a split
+            count alike.
+
+        Returns
+        -------
+        self : SketchedInfluenceCV
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, a size is no positive integer, or a score is not defined.
+        """
+        classifier = is_classifier(self.estimator)
+        checked, y = check_training_data(self, X, y, classifier=classifier)
+        weight = check_weights(sample_weight, checked)
+        given = None if sample_weight is None else weight
+        model = self._fit_estimator(X, y, given, weight)
+        grid = self._grid(model, X, y, weight)
+        splits = list(check_cv(self.cv, y, classifier=classifier).split(X, y))
+        run = Parallel(n_jobs=self.n_jobs)
+        found = run(delayed(self._search)(checked, y, given, *split, grid) for split in splits)
+        self.n_splits_ = len(splits)
+        self.cv_results_ = _results(grid, found)
+        self.best_index_ = int(np.argmax(self.cv_results_["mean_test_score"]))
+        self.best_score_ = float(self.cv_results_["mean_test_score"][self.best_index_])
+        self.best_params_ = self.cv_results_["params"][self.best_index_]
+        self.best_estimator_ = self._candidate(model, X, y, given, **self.best_params_)
+        # What the best estimator has learned serves all methods of the family.
+        given = self.best_estimator_.get_params(deep=False)
+        learned = vars(self.best_estimator_).items()
+        vars(self).update({name: value for name, value in learned if name not in given})
+        return self
+
+    def _grid(self, model, X, y, weight):
+        """Candidates in the order in which GridSearchCV tries them."""
+        sizes, dampings = self.sketch_sizes, self.dampings
+        if isinstance(sizes, str) or isinstance(dampings, str):
+            known = _objective(model, X, y, weight)
+            if isinstance(sizes, str):
+                sizes = {max(1, round(share * known.n_params)) for share in AUTO_SIZES}
+            if isinstance(dampings, str):
+                scale = known.mean_eigenvalue(self.curvature)
+                dampings = [0.0] * known.strictly_convex + [
+                    share * scale for share in AUTO_DAMPINGS
+                ]
+        sizes = sorted(int(size) if float(size).is_integer() else size for size in sizes)
+        dampings = sorted(map(float, dampings))
+        if not (sizes and dampings):
+            raise ValueError("sketch_sizes and dampings must hold at least one value each.")
+        return list(ParameterGrid({"sketch_size": sizes, "damping": dampings}))
+
+    def _candidate(self, model, X, y, sample_weight, sketch_size, damping, sketch=None):
+        """SketchedInfluence of a model that was fitted on the same rows."""
+        candidate = SketchedInfluence(
+            FrozenEstimator(model),
+            sketch_size=sketch_size,
+            damping=damping,
+            sketch=self.sketch if sketch is None else sketch,
+            tail=self.tail,
+            factorized=self.factorized,
+            debias=self.debias,
+            project_queries=self.project_queries,
+            curvature=self.curvature,
+            batch_size=self.batch_size,
+            random_state=self.random_state,
+            scoring=self.scoring,
+            verbose=self.verbose,
+        ).fit(X, y, sample_weight)
+        # Refits start from the model as it was given.
+        candidate.estimator, candidate.estimator_ = self.estimator, model
+        return candidate
+
+    def _search(self, X, y, sample_weight, train, test, grid):
+        """Scores of the queries (n_defined,) of every candidate, and effective dimensions."""
+        X_train, y_train = _safe_indexing(X, train), y[train]
+        queries = _safe_indexing(X, test), y[test]
+        weight = None if sample_weight is None else sample_weight[train]
+        # A frozen model has seen the queries.
+        fresh = self.estimator
+        while isinstance(fresh, FrozenEstimator):
+            fresh = fresh.estimator
+        model = clone(fresh).fit(X_train, y_train, **fit_arguments(fresh, weight))
+        score = _Score(self.scoring)
+        path = _Path(self, (model, X_train, y_train, weight), grid)
+        scores, dimensions = [None] * len(grid), {}
+        # The largest size comes first: it draws the basis for the others.
+        for i in sorted(range(len(grid)), key=lambda i: -grid[i]["sketch_size"]):
+            candidate = path.at(**grid[i])
+            scores[i] = score(candidate, *queries)
+            damping = grid[i]["damping"]
+            if damping not in dimensions:
+                dimensions[damping] = candidate.curvature_.effective_dimension(damping)
+        return scores, [dimensions[point["damping"]] for point in grid]
+
+    # The best estimator's own space.
+
+    def _make_curvature(self):
+        return self.best_estimator_.curvature_
+
+    def _project(self, rows):
+        return self.best_estimator_._project(rows)
+
+    def _project_queries(self, rows):
+        return self.best_estimator_._project_queries(rows)
+
+    @property
+    def _penalty(self):
+        return self.best_estimator_._penalty
+
+    def _lift(self, solved):
+        return self.best_estimator_._lift(solved)
+
+    @property
+    def effective_dimension_(self):
+        """``tr(F H^{-1})`` at the damping that was chosen."""
+        check_is_fitted(self)
+        return self.best_estimator_.effective_dimension_
+
+    @property
+    def sketch_error_(self):
+        """Errors of the scores of probe queries, as those of SketchedInfluence."""
+        check_is_fitted(self)
+        return self.best_estimator_.sketch_error_
+
+    def leakage(self, X, y=None):
+        """Share of the gradient of every query that is outside of the range of F.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_queries, n_features)
+            Queries.
+        y : array-like of shape (n_queries,), default=None
+            Their targets. Without them: of the gradient of the prediction.
+
+        Returns
+        -------
+        ndarray of shape (n_queries,)
+            Norm of the part outside over the norm of the whole, from 0 to 1.
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.leakage(X, y)
+
+
+class _Path:
+    """Candidates of one split that share what does not depend on size or damping.
+
+    Parameters
+    ----------
+    search : SketchedInfluenceCV
+        Makes candidates.
+    data : tuple
+        Fitted model, training rows, targets and weights.
+    grid : list of dict
+        All candidates.
+    """
+
+    def __init__(self, search, data, grid):
+        self.search, self.data = search, data
+        # With a ridge, all dampings share one sketch.
+        self.damping = max(point["damping"] for point in grid)
+        self.size, self.base, self.sketch = None, None, None
+
+    def at(self, sketch_size, damping):
+        """The candidate."""
+        if sketch_size != self.size:
+            self.size, self.base = sketch_size, self._fit(sketch_size, self.damping)
+            self._keep_basis()
+        if damping == self.damping:
+            return self.base
+        shared = self.base._at_damping(damping)
+        return self._fit(sketch_size, damping) if shared is None else shared
+
+    def _fit(self, sketch_size, damping):
+        return self.search._candidate(*self.data, sketch_size, damping, self.sketch)
+
+    def _keep_basis(self):
+        drawn = self.base._projection.feature_sketch
+        if self.sketch is None and hasattr(drawn, "leading"):
+            self.sketch = _Leading(drawn)
+
+
+class _Leading:
+    """Sketches of decreasing size: the leading directions of one basis.
+
+    Parameters
+    ----------
+    basis : NystromSketch or LandmarkSketch
+        The largest of them.
+    """
+
+    def __init__(self, basis):
+        self.basis = basis
+
+    def __call__(self, data, size, seed=0):
+        if self.basis.n_columns != data.shape[1] or size > self.basis.size:
+            return type(self.basis).draw(data, size, seed)
+        return self.basis.leading(size)
+
+
+class _Score:
+    """Scores of the queries of one split, from refits that are made once.
+
+    Parameters
+    ----------
+    scoring : callable or None
+        Score of an influence estimator.
+    """
+
+    def __init__(self, scoring):
+        self.scorer = InfluenceScorer() if scoring is None else scoring
+        self.truth = None
+        self.rows = None
+
+    def __call__(self, candidate, X, y):
+        if not isinstance(self.scorer, InfluenceScorer):
+            return np.atleast_1d(float(self.scorer(candidate, X, y)))
+        if self.truth is None:
+            self.truth = self.scorer.ground_truth(candidate, X, y)
+        if self.scorer.metric != "lds":
+            return self.scorer.of_queries(candidate, X, y, truth=self.truth)
+        return agreement(self._predicted(candidate, X, y), self.truth.losses)
+
+    def _predicted(self, candidate, X, y):
+        """Sums of the influences over the subsets, (n_queries, n_subsets)."""
+        if candidate._rows is not self.rows:
+            # The same for all dampings of a sketch.
+            self.rows = candidate._rows
+            weighted = self.truth.subsets * candidate.objective_.weight
+            self.totals = DenseRows(weighted @ self.rows)
+            self.queries = candidate._query_rows(X, y)
+        # There are fewer subsets than queries, and H is symmetric.
+        solved = candidate._solve(self.totals).toarray()
+        return -(self.queries @ np.ascontiguousarray(solved.T))
+
+
+def _objective(model, X, y, weight):
+    featurizers, last = unwrap(model)
+    for step in featurizers:
+        X = step.transform(X)
+    return objective(last, check_model_features(X), y, weight)
+
+
+def _results(grid, found):
+    """Results of all candidates, from the scores and dimensions of each split."""
+    scores, dimensions = zip(*found, strict=True)
+    of_splits = np.array([[values.mean() for values in split] for split in scores])
+    mean, dimension = of_splits.mean(axis=0), np.mean(dimensions, axis=0)
+    pooled = [np.concatenate(values) for values in zip(*scores, strict=True)]
+    # 1.96 standard errors of a mean over queries.
+    margin = np.array([1.96 * values.std(ddof=1) / np.sqrt(len(values)) for values in pooled])
+    results = {"params": grid}
+    for name in grid[0]:
+        results[f"param_{name}"] = np.array([point[name] for point in grid])
+    for k, values in enumerate(of_splits):
+        results[f"split{k}_test_score"] = values
+    results["mean_test_score"] = mean
+    results["std_test_score"] = of_splits.std(axis=0)
+    results["rank_test_score"] = rankdata(-mean, method="min").astype(np.int32)
+    results["low_test_score"], results["high_test_score"] = mean - margin, mean + margin
+    results["effective_dimension"] = dimension
+    results["relative_size"] = results["param_sketch_size"] / dimension
+    return results

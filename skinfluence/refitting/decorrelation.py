@@ -1,0 +1,116 @@
+"""Linear objectives in coordinates in which the curvature is close to diagonal."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigh
+from scipy.sparse import issparse
+
+from skinfluence.models.linear_objective import LinearObjective
+from skinfluence.models.losses import SoftmaxLoss
+
+# Beyond this number of directions an eigenbasis costs more than it saves.
+MAX_DIRECTIONS = 2000
+
+
+@dataclass
+class Decorrelated:
+    """A linear objective whose features and outputs were turned.
+
+    Parameters
+    ----------
+    objective : LinearObjective
+        The same objective, of turned features.
+    centre : ndarray of shape (n_features,)
+        What is taken from the features, 0 where intercepts cannot make up for it.
+    basis : ndarray of shape (n_features, n_directions) or None
+        Orthonormal directions that hold all training rows; None for the features themselves.
+    """
+
+    objective: LinearObjective
+    centre: np.ndarray
+    basis: np.ndarray | None
+
+    def turn(self, features):
+        """Features as ``objective`` sees them."""
+        return _turn(features, self.centre, self.basis)
+
+
+def decorrelated(objective):
+    """A linear objective in the eigenbasis of its curvature, as far as that is a product.
+
+    The penalty of the weights is the same for all features, and a softmax does not mind an
+    orthogonal change of its contrasts: turning them changes neither the minimum nor the losses
+    there, but lets the diagonal of the Hessian stand for it.
+
+    Parameters
+    ----------
+    objective : LinearObjective
+        Objective without an L1 penalty.
+
+    Returns
+    -------
+    Decorrelated
+    """
+    bend = objective.weight[:, None] * objective.loss.hessian_diagonal(
+        objective.training_outputs, objective.targets
+    )
+    centre = _centre(objective, bend.sum(axis=1))
+    basis = _basis(objective.features, centre, bend.sum(axis=1))
+    turned = _turn(objective.features, centre, basis)
+    weights, free = objective.weights, objective.free.copy()
+    for row, output in zip(weights, objective.feature_outputs, strict=True):
+        free[objective.free_outputs == output] += row @ centre
+    weights = weights if basis is None else weights @ basis
+    loss = objective.loss
+    if isinstance(loss, SoftmaxLoss):
+        second = loss.hessian(objective.training_outputs, objective.targets)
+        _, turn = eigh(np.einsum("n,nab->ab", objective.weight, second))
+        loss = SoftmaxLoss(len(loss.contrasts), contrasts=loss.contrasts @ turn)
+        weights = turn.T @ weights
+        free = turn.T @ free if len(free) else free
+    return Decorrelated(_with(objective, turned, loss, weights, free), centre, basis)
+
+
+def _with(objective, features, loss, weights, free):
+    n_weights = objective.weights.size
+    c, d = objective.weights.shape
+    return LinearObjective(
+        loss=loss,
+        features=features,
+        targets=objective.targets,
+        weighting=objective.weighting,
+        classes=objective.classes,
+        weights=weights,
+        free=free,
+        feature_outputs=objective.feature_outputs,
+        free_outputs=objective.free_outputs,
+        ridge=objective.penalty[:n_weights].reshape(c, d)[:, 0],
+        free_ridge=objective.penalty[n_weights:].max(initial=0.0),
+    )
+
+
+def _centre(objective, bend):
+    c, d = objective.weights.shape
+    movable = set(objective.feature_outputs) <= set(objective.free_outputs)
+    penalised = objective.penalty[objective.weights.size :].any()
+    if issparse(objective.features) or penalised or not movable or not bend.any():
+        return np.zeros(d)
+    return bend @ objective.features / bend.sum()
+
+
+def _basis(features, centre, bend):
+    n, d = features.shape
+    if issparse(features) or min(n, d) > MAX_DIRECTIONS:
+        return None
+    centred = features - centre
+    if d <= n:
+        return eigh((centred * bend[:, None]).T @ centred)[1]
+    # Other directions are orthogonal to all rows, so that the penalty keeps them at 0.
+    return np.linalg.svd(centred, full_matrices=False)[2].T
+
+
+def _turn(features, centre, basis):
+    if basis is None:
+        return features if issparse(features) else features - centre
+    return features @ basis - centre @ basis

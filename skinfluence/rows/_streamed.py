@@ -1,0 +1,116 @@
+"""Rows that are made batch by batch, whenever a product asks for them."""
+
+from functools import partial
+
+import numpy as np
+
+from skinfluence._utils.batching import batches
+from skinfluence.rows._base import Rows
+
+
+class StreamedRows(Rows):
+    """Rows that are made anew for each batch and product, whatever their number.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(samples) -> Rows`` for a slice or an index array.
+    n_samples, rows_per_sample, n_columns : int
+        Shape of the rows.
+    sample_bytes : int
+        Bytes that the factored rows of one sample need.
+    """
+
+    has_layers = True
+
+    def __init__(self, make, n_samples, rows_per_sample, n_columns, sample_bytes):
+        self.make = make
+        self._n_samples = n_samples
+        self._rows_per_sample = rows_per_sample
+        self._n_columns = n_columns
+        self.sample_bytes = sample_bytes
+
+    @property
+    def n_samples(self):
+        return self._n_samples
+
+    @property
+    def rows_per_sample(self):
+        return self._rows_per_sample
+
+    @property
+    def n_columns(self):
+        return self._n_columns
+
+    def __getitem__(self, samples):
+        return self.make(np.arange(self.n_samples)[samples])
+
+    def batches(self, batch_size=None):
+        return batches(self.n_samples, self.sample_bytes, batch_size)
+
+    @property
+    def device(self):
+        return self[:0].device
+
+    def pieces(self):
+        for part in self._parts():
+            yield from part.pieces()
+
+    def toarray(self):
+        return np.concatenate([part.toarray() for part in self._parts()])
+
+    def __matmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        return np.concatenate([part @ matrix for part in self._parts()])
+
+    def __rmatmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        return sum(matrix[:, self._row_slice(batch)] @ self[batch] for batch in self.batches())
+
+    def inner(self, other, out=None):
+        out = np.empty((self.shape[0], other.shape[0])) if out is None else out
+        for batch in self.batches():
+            self[batch].inner(other, out=out[self._row_slice(batch)])
+        return out
+
+    def dotted_by(self, vectors, out=None):
+        out = np.empty((len(vectors), self.shape[0])) if out is None else out
+        for batch in self.batches():
+            out[:, self._row_slice(batch)] = self[batch].dotted_by(vectors)
+        return out
+
+    def moment(self, weight):
+        return sum(self[batch].moment(weight[batch]) for batch in self.batches())
+
+    def squared_norms(self):
+        return np.concatenate([part.squared_norms() for part in self._parts()])
+
+    def picked(self, index):
+        samples, place = np.divmod(index, self.rows_per_sample)
+        return self[samples].picked(np.arange(len(index)) * self.rows_per_sample + place)
+
+    def columns(self, index):
+        return np.concatenate([part.columns(index) for part in self._parts()])
+
+    def _remade(self, make):
+        shape = self.n_samples, self.rows_per_sample, self.n_columns
+        return StreamedRows(make, *shape, self.sample_bytes)
+
+    def rescaled(self, scale):
+        return self._remade(partial(_rescaled, self.make, scale))
+
+    def weighted(self, weight):
+        return self._remade(partial(_weighted, self.make, np.asarray(weight)))
+
+
+# Functions of the module rather than closures, so that rows can be pickled.
+
+
+def _rescaled(make, scale, samples):
+    return make(samples).rescaled(scale)
+
+
+def _weighted(make, weight, samples):
+    return make(samples).weighted(weight[samples])
