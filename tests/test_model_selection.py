@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import SketchedInfluence, SketchedInfluenceCV
+from skinfluence.curvature.sketched import _projection
 from skinfluence.metrics import InfluenceScorer
 from skinfluence.refitting import loss_cache as _cache
 from skinfluence.refitting.newton_cg import Refit
