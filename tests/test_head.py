@@ -393,9 +393,9 @@ def test_only_the_head_of_a_module_is_held(torch):
     influence = ClassifierHeadInfluence(torch_model(make_module(torch), l2=0.01))
     ignoring_convergence(influence, X, y)
     assert len(influence.objective_.theta) == 12
-    assert "_whole" not in vars(influence)
+    assert "_full_objective" not in vars(influence)
     influence.head_fidelity(X[:4], y[:4])
-    assert len(influence._whole.theta) == 43
+    assert len(influence._full_objective.theta) == 43
 
 
 @pytest.mark.parametrize("softmax", [False, True])

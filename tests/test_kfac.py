@@ -81,8 +81,8 @@ def test_trace_of_a_softmax_factor_is_exact_where_classes_are_even():
     model.coefs_[-1][:] = 0
     model.intercepts_[-1][:] = 0
     influence = fitted(model, X, y, damping=0.1)
-    roots = influence.objective_.curvature_rows("ggn")
-    head = moments(roots, np.full(40, 1 / 40))[-1]
+    factor_rows = influence.objective_.factor_rows("ggn")
+    head = moments(factor_rows, np.full(40, 1 / 40))[-1]
     assert_allclose(np.trace(head.outputs), 1 - 1 / 4)
     assert_allclose(head.outputs, np.eye(4) / 4 - 1 / 16, atol=1e-12)
 
@@ -92,9 +92,9 @@ def test_a_layer_with_bias_is_its_dense_reference(solver):
     model, X, y = perceptron("classes", solver=solver, alpha=0.2)
     influence = fitted(model, X, y, eigenvalue_correction=False)
     objective = influence.objective_
-    roots = objective.curvature_rows("ggn")
+    factor_rows = objective.factor_rows("ggn")
     blocks = []
-    for block in roots.blocks:
+    for block in factor_rows.blocks:
         inputs = np.hstack([block.activation, np.ones((60, 1))])
         flat = block.residual.reshape(-1, block.residual.shape[2])
         kron = np.kron(flat.T @ flat, inputs.T @ inputs / 60)
@@ -341,7 +341,7 @@ def test_a_share_keeps_the_directions_of_most_effective_dimension():
     objective = whole.objective_
     ridge = 0.05 + objective.l2_penalty.mean()
     weight = objective.weight / objective.total_weight
-    layers = moments(objective.curvature_rows("ggn"), weight)
+    layers = moments(objective.factor_rows("ggn"), weight)
     sums = []
     for layer in layers:
         spectra = [np.linalg.eigvalsh(m) for m in (layer.outputs, layer.inputs)]

@@ -139,7 +139,7 @@ def test_ggn_is_the_hessian_of_linearised_outputs(task, global_random_seed):
 def test_a_classifier_needs_one_root_less_than_classes(global_random_seed):
     X, y = problem("classes", np.random.default_rng(global_random_seed))
     result = objective(fitted("classes", X, y), X, y, np.ones(N))
-    assert result.curvature_rows("ggn").rows_per_sample == 2
+    assert result.factor_rows("ggn").rows_per_sample == 2
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -231,10 +231,10 @@ def test_rows_do_not_depend_on_the_working_memory(global_random_seed):
     vectors = np.random.default_rng(0).standard_normal((3, len(result.theta)))
 
     def everything():
-        roots, rows = result.curvature_rows("ggn"), result.training_gradient_rows()
+        factor_rows, rows = result.factor_rows("ggn"), result.training_gradient_rows()
         return [
-            roots.inner(roots),
-            roots.inner(rows),
+            factor_rows.inner(factor_rows),
+            factor_rows.inner(rows),
             rows.squared_norms(),
             rows @ vectors.T,
             rows.dotted_by(vectors),
@@ -330,7 +330,7 @@ def test_landmarks_as_many_as_the_rank_need_no_more():
     X, y = X[:12], y[:12]
     model = FrozenEstimator(fitted("binary", X, y))
     exact = ExactInfluence(model, curvature="ggn", damping=0.01).fit(X, y)
-    rank = np.linalg.matrix_rank(exact.objective_.curvature_rows("ggn").toarray())
+    rank = np.linalg.matrix_rank(exact.objective_.factor_rows("ggn").toarray())
     assert rank < exact.n_params_ / 2
     # Landmarks of rows whose columns have two ridges span the rows once these are made one.
     sketched = SketchedInfluence(
@@ -344,4 +344,4 @@ def test_the_hessian_has_no_root_rows():
     X, y = problem("binary", np.random.default_rng(0))
     result = objective(fitted("binary", X, y), X, y, np.ones(N))
     with pytest.raises(ValueError, match="curvature='ggn'"):
-        result.curvature_rows("hessian")
+        result.factor_rows("hessian")

@@ -14,7 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skinfluence import ExactInfluence, RelativeHessianInfluence
 from skinfluence.estimators._lep_conditions import LepConditions, row_sums
 from skinfluence.estimators._loss_preservation import LepComparison
-from skinfluence.estimators._weighted_subsets import RowOrder
+from skinfluence.estimators._weighted_subsets import SamplingOrder
 from skinfluence.rows import DenseRows
 
 
@@ -44,7 +44,7 @@ def make_order(scores=None, seed=0):
     weight = rng.uniform(0.5, 2, size=400)
     weight[::5] = 0
     strata = rng.choice(4, p=[0.5, 0.3, 0.17, 0.03], size=400)
-    return RowOrder(weight, strata=strata, scores=scores, random_state=seed)
+    return SamplingOrder(weight, strata=strata, scores=scores, random_state=seed)
 
 
 @pytest.mark.parametrize("part", [(0, 40), (40, 80), (100, 260), (0, 320)])
@@ -77,7 +77,7 @@ def test_a_rare_class_is_in_every_subset():
     y = np.zeros(1000, dtype=int)
     y[:3] = 1
     for seed in range(20):
-        order = RowOrder(np.ones(1000), strata=y, random_state=seed)
+        order = SamplingOrder(np.ones(1000), strata=y, random_state=seed)
         for part in [(0, 2), (0, 20), (20, 40)]:
             assert_allclose(order.weights(*part)[:3].sum(), 3)
 

@@ -388,7 +388,7 @@ def test_the_process_forgets_the_oldest_losses():
     for key in "abcd":
         store.put(key, np.zeros(10))
     assert [store.get(key) is None for key in "abcd"] == [True, False, False, False]
-    assert memory.held == 240
+    assert memory.bytes_kept == 240
 
 
 def test_workers_change_nothing(counted):

@@ -89,10 +89,15 @@ def fit(name, **settings):
 def written_out(influence, Xq, yq):
     """Gradients of training rows and queries, F and the ridge, as dense arrays."""
     objective = influence.objective_
-    roots = objective.curvature_rows(influence.curvature).toarray()
+    factor_rows = objective.factor_rows(influence.curvature).toarray()
     queries = objective.gradient_rows(Xq, objective.encode(yq)).toarray()
     ridge = objective.l2_penalty + influence.damping_
-    return objective.training_gradient_rows().toarray(), queries, roots.T @ roots, ridge
+    return (
+        objective.training_gradient_rows().toarray(),
+        queries,
+        factor_rows.T @ factor_rows,
+        ridge,
+    )
 
 
 def exact_influence(influence, Xq, yq):
@@ -137,11 +142,12 @@ def test_tail_is_one_number_outside_of_the_basis(name, factorized):
     assert_allclose(Q.T @ Q, np.eye(Q.shape[1]), atol=1e-12)
     inside = (queries @ Q) @ np.linalg.solve(Q.T @ (F + np.diag(ridge)) @ Q, Q.T @ rows.T)
     n_free = int((ridge != ridge[0]).sum())
-    level = np.repeat(
-        influence.curvature_.level, (len(ridge) - n_free) // len(influence.curvature_.level)
+    outside_curvature = np.repeat(
+        influence.curvature_.outside_curvature,
+        (len(ridge) - n_free) // len(influence.curvature_.outside_curvature),
     )
-    left_out = (np.eye(len(Q)) - Q @ Q.T)[: len(level)]
-    outside = (queries @ left_out.T / (ridge[0] + level)) @ (left_out @ rows.T)
+    left_out = (np.eye(len(Q)) - Q @ Q.T)[: len(outside_curvature)]
+    outside = (queries @ left_out.T / (ridge[0] + outside_curvature)) @ (left_out @ rows.T)
     expected = -(inside + outside)
     scale = np.abs(expected).max()
     assert_allclose(influence.influence(Xq, yq), expected, atol=1e-9 * scale)
@@ -159,7 +165,7 @@ def test_level_outside_is_the_mean_curvature_that_gradients_meet():
     left_out = np.eye(len(Q)) - Q @ Q.T
     F_out = left_out @ F @ left_out
     d = (len(F) - 3) // 3
-    for k, found in enumerate(influence.curvature_.level):
+    for k, found in enumerate(influence.curvature_.outside_curvature):
         block = slice(k * d, (k + 1) * d)
         expected = np.diag(F_out @ F_out)[block].sum() / np.diag(F_out)[block].sum()
         assert found == pytest.approx(expected, rel=0.3)
@@ -218,9 +224,9 @@ def test_every_output_keeps_its_own_ridge(settings):
         H = B @ F[np.ix_(index, index)] @ B.T + np.diag(np.r_[np.full(10, ridge[slope][0]), 0.0])
         z, zq = rows[:, index] @ B.T, queries[:, index] @ B.T
         expected -= zq @ np.linalg.solve(H, z.T)
-        if influence._projection.has_tail:
+        if influence._projection.has_complement:
             tail = queries[:, slope] @ rows[:, slope].T - zq[:, :10] @ z[:, :10].T
-            expected -= tail / (ridge[slope][0] + influence.curvature_.level[k])
+            expected -= tail / (ridge[slope][0] + influence.curvature_.outside_curvature[k])
     assert_allclose(influence.influence(Xq, yq), expected, atol=1e-9 * np.abs(expected).max())
 
 
@@ -443,11 +449,11 @@ def test_uniform_error_of_a_basis_is_the_spectral_radius(name):
     rows, _, F, ridge = written_out(influence, Xq, yq)
     Q = influence.sketch_.toarray().T
     R = np.diag(ridge)
-    level = influence.curvature_.level
+    outside_curvature = influence.curvature_.outside_curvature
     outside = np.eye(len(F)) - Q @ Q.T
-    outside[: len(F) - len(level)] *= np.repeat(level, (len(F) - len(level)) // len(level))[
-        :, None
-    ]
+    outside[: len(F) - len(outside_curvature)] *= np.repeat(
+        outside_curvature, (len(F) - len(outside_curvature)) // len(outside_curvature)
+    )[:, None]
     H_tilde = Q @ Q.T @ F @ Q @ Q.T + R + outside
     expected = np.abs(eigh(F + R, H_tilde, eigvals_only=True) - 1).max()
     found = influence.curvature_.uniform_error(influence.damping_, n_iterations=50)
@@ -687,8 +693,8 @@ def test_a_second_fit_forgets_the_first():
 
 def test_one_decomposition_serves_every_damping():
     rng = np.random.default_rng(0)
-    roots = rng.standard_normal((50, 12))
-    moment, penalty = roots.T @ roots, rng.random(12)
+    factor_rows = rng.standard_normal((50, 12))
+    moment, penalty = factor_rows.T @ factor_rows, rng.random(12)
     spectral = SpectralCurvature(moment, penalty)
     dense = DenseCurvature(np.arange(12)[None], moment[None], penalty)
     rows = DenseRows(rng.standard_normal((8, 12)), 2)

@@ -266,9 +266,9 @@ def test_gradient_rows_are_those_of_a_loop(name, device):
 @pytest.mark.parametrize("name", ["perceptron", "convolutions", "norms", "tokens", "tied"])
 def test_float32_rows_are_close_to_float64(name, device):
     module, X, y, _ = problem(name, device)
-    expected = in_own_layout(result := make_objective(module, X, y), result.curvature_rows("ggn"))
+    expected = in_own_layout(result := make_objective(module, X, y), result.factor_rows("ggn"))
     single = make_objective(copy.deepcopy(module).float(), X, y)
-    rows = single.curvature_rows("ggn")
+    rows = single.factor_rows("ggn")
     assert_allclose(in_own_layout(single, rows), expected, atol=1e-4 * np.abs(expected).max())
     # Gradients are float32, their products float64.
     assert rows.inner(rows).dtype == np.float64
@@ -278,23 +278,23 @@ def test_float32_rows_are_close_to_float64(name, device):
 def test_products_of_rows_are_those_of_the_matrix(name):
     module, X, y, _ = problem(name)
     result = make_objective(module, X, y)
-    rows, roots = result.training_gradient_rows(), result.curvature_rows("ggn")
+    rows, factor_rows = result.training_gradient_rows(), result.factor_rows("ggn")
     rng = np.random.default_rng(0)
-    left, right = rows.toarray(), roots.toarray()
+    left, right = rows.toarray(), factor_rows.toarray()
     vectors = rng.standard_normal((3, rows.n_columns))
     weight = rng.uniform(0.5, 2, N)
     scale = rng.uniform(0.5, 2, rows.n_columns)
     close = {"atol": 1e-12 * np.abs(left).max() * N}
-    assert_allclose(rows.inner(roots), left @ right.T, **close)
-    assert_allclose(roots @ vectors.T, right @ vectors.T, atol=1e-12)
-    assert_allclose(roots.dotted_by(vectors), vectors @ right.T, atol=1e-12)
+    assert_allclose(rows.inner(factor_rows), left @ right.T, **close)
+    assert_allclose(factor_rows @ vectors.T, right @ vectors.T, atol=1e-12)
+    assert_allclose(factor_rows.dotted_by(vectors), vectors @ right.T, atol=1e-12)
     assert_allclose(weight[None] @ rows, weight[None] @ left, atol=1e-12)
     assert_allclose(rows.weighted(weight).toarray(), left * weight[:, None], atol=1e-12)
     assert_allclose(rows.rescaled(scale).toarray(), left * scale, atol=1e-12)
     assert_allclose(rows.squared_norms(), (left**2).sum(axis=1), atol=1e-12)
     assert_allclose(rows[2:5].toarray(), left[2:5], atol=1e-12)
     assert_allclose(rows.columns(np.array([1, 20])), left[:, [1, 20]], atol=1e-12)
-    assert_allclose(roots.picked(np.array([7, 2])).toarray(), right[[7, 2]], atol=1e-12)
+    assert_allclose(factor_rows.picked(np.array([7, 2])).toarray(), right[[7, 2]], atol=1e-12)
 
 
 @pytest.fixture(params=[True, False], ids=["tensors", "arrays"])
@@ -309,22 +309,24 @@ def as_tensors(request, monkeypatch):
 @pytest.mark.parametrize("name", CASES)
 def test_rows_are_sketched_where_the_module_is(name, known, as_tensors, device, monkeypatch):
     module, X, y, _ = problem(name, device)
-    roots = make_objective(module, X, y).curvature_rows("ggn")
+    factor_rows = make_objective(module, X, y).factor_rows("ggn")
     rng = np.random.default_rng(0)
-    scale, weight = rng.uniform(0.5, 2, roots.n_columns), rng.uniform(0.5, 2, 5)
-    written = roots.toarray()
-    s = roots.rows_per_sample
+    scale, weight = rng.uniform(0.5, 2, factor_rows.n_columns), rng.uniform(0.5, 2, 5)
+    written = factor_rows.toarray()
+    s = factor_rows.rows_per_sample
     index = np.array([3, 0, 7, 8, 11])
     wanted = written.reshape(N, s, -1)[index] * weight[:, None, None] * scale
     if not known:
-        roots = ModuleRows(roots.network, roots.features, roots.vectors, roots.weight)
+        factor_rows = ModuleRows(
+            factor_rows.network, factor_rows.features, factor_rows.vectors, factor_rows.weight
+        )
         # Nothing but sketched rows comes back.
-        monkeypatch.setattr(type(roots.network), "rows", None)
-    rows = roots[index].weighted(weight).rescaled(scale)
+        monkeypatch.setattr(type(factor_rows.network), "rows", None)
+    rows = factor_rows[index].weighted(weight).rescaled(scale)
     tolerance = 1e-4 if device == "mps" else 1e-10
     # On the CPU a Gaussian sketch is multiplied with the factors.
     for kind in ("sjlt", "srdct") if not as_tensors else ("sjlt", "srdct", "gaussian"):
-        sketch = SKETCHES[kind].draw(roots, 6)
+        sketch = SKETCHES[kind].draw(factor_rows, 6)
         expected = wanted.reshape(len(index) * s, -1) @ sketch.toarray().T
         for batch_memory in (1024, 1e-2):
             with config_context(working_memory=batch_memory):
@@ -344,9 +346,9 @@ def test_sketched_influence_is_that_of_the_sketched_rows(name, as_tensors, devic
     with pytest.warns(match="has not converged"):
         influence = SketchedInfluence(model, sketch="sjlt", **settings).fit(X, y)
     P = influence.sketch_.toarray()
-    roots = influence.objective_.curvature_rows("ggn").toarray() @ P.T
+    factor_rows = influence.objective_.factor_rows("ggn").toarray() @ P.T
     rows = influence.objective_.training_gradient_rows().toarray() @ P.T
-    expected = -rows @ np.linalg.solve(roots.T @ roots + 0.1 * np.eye(8), rows.T)
+    expected = -rows @ np.linalg.solve(factor_rows.T @ factor_rows + 0.1 * np.eye(8), rows.T)
     tolerance = 1e-4 if device == "mps" else 1e-6
     assert_allclose(influence.influence(X, y), expected, atol=tolerance * np.abs(expected).max())
 
@@ -464,8 +466,8 @@ def test_kfac_of_all_kinds_of_layers(name, shared, device):
     assert [layer.name for layer in influence.layers_] == influence.objective_.layers
     # Corrected eigenvalues have the trace of the exact curvature.
     values = sum(basis.values.sum() for basis in influence.curvature_.bases)
-    roots = influence.objective_.curvature_rows("ggn")
-    assert_allclose(values, roots.squared_norms().sum(), rtol=1e-5)
+    factor_rows = influence.objective_.factor_rows("ggn")
+    assert_allclose(values, factor_rows.squared_norms().sum(), rtol=1e-5)
     with pytest.warns(match="has not converged"):
         sketched = KFACInfluence(model, shared=shared, damping=0.01, sketch_size=(3, 2))
         assert sketched.fit(X, y).influence(X[:2], y[:2]).shape == (2, N)
@@ -475,7 +477,7 @@ def test_memory_is_bounded_by_the_working_memory():
     module, X, y, _ = problem("convolutions")
     result = make_objective(module, np.tile(X, (50, 1)), np.tile(y, 50))
     with config_context(working_memory=0.1):
-        rows = result.curvature_rows("ggn")
+        rows = result.factor_rows("ggn")
         sizes = [batch.stop - batch.start for batch in rows.batches()]
     assert len(sizes) > 10
     assert max(sizes) * rows.sample_bytes <= 0.1 * 2**20

@@ -27,8 +27,8 @@ class Curvature(ABC):
         """About ``H^{-1} v`` for vectors (m, n_coordinates), cheaply and symmetrically."""
         return self.solve(DenseRows(vectors), damping).toarray()
 
-    def holding(self, rows):
-        """A curvature that holds the root rows as they are, and ``rows`` as it sees them.
+    def exact_part(self, rows):
+        """A curvature that holds the factor rows as they are, and ``rows`` as it sees them.
 
         What rows add to a curvature can be taken out of no other. None where there is none.
         """

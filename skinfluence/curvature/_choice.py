@@ -34,7 +34,7 @@ def choose_curvature(objective, curvature, damping):
     {"hessian", "ggn", "empirical_fisher"}
         It has no negative eigenvalues with the damping.
     """
-    if objective.has_root_rows(curvature):
+    if objective.has_factor_rows(curvature):
         return curvature
     smallest = _smallest_eigenvalue(objective, curvature, damping)
     if smallest > 0:
@@ -83,11 +83,11 @@ def choose_solver(objective, curvature, solver):
     """
     if solver != "auto":
         return solver
-    n_coordinates, n_roots = len(objective.penalty), objective.features.shape[0]
+    n_coordinates, n_factor_rows = len(objective.penalty), objective.features.shape[0]
     if curvature != "empirical_fisher":
-        n_roots *= objective.training_outputs.shape[1]
-    fewer = n_roots < n_coordinates and n_roots <= MAX_DENSE
-    if fewer and objective.has_root_rows(curvature):
+        n_factor_rows *= objective.training_outputs.shape[1]
+    fewer = n_factor_rows < n_coordinates and n_factor_rows <= MAX_DENSE
+    if fewer and objective.has_factor_rows(curvature):
         return "gram"
     return "direct" if n_coordinates <= MAX_DENSE else "cg"
 
@@ -110,6 +110,6 @@ def make_curvature(objective, curvature, solver, random_state=None):
     if solver == "direct":
         return DenseCurvature(*objective.hessian(curvature), penalty)
     if solver == "gram":
-        return GramCurvature(objective.curvature_rows(curvature), penalty)
+        return GramCurvature(objective.factor_rows(curvature), penalty)
     product = objective.curvature_product(curvature)
     return MatrixFreeCurvature(product, penalty, solver, random_state=random_state)

@@ -10,7 +10,7 @@ from skinfluence.rows import CombinedRows, DenseRows
 
 
 class GramCurvature(Curvature):
-    """F by the inner products of its root rows, for fewer rows than parameters.
+    """F by the inner products of its factor rows, for fewer rows than parameters.
 
     With ``F = C'C`` and positive ``ridge = penalty + damping`` on the columns of ``C``, and
     ``V = C ridge^{-1/2}``, Woodbury gives ``H^{-1} = ridge^{-1/2} (I - V'(I + V V')^{-1} V)
@@ -20,7 +20,7 @@ class GramCurvature(Curvature):
     Parameters
     ----------
     rows : Rows
-        Root rows of the curvature.
+        Factor rows of the curvature.
     penalty : ndarray of shape (n_coordinates,)
         The model's own penalty.
     """
@@ -36,31 +36,37 @@ class GramCurvature(Curvature):
         return self._state[1]
 
     def _factorise(self, ridge):
-        free = np.flatnonzero(ridge <= 0)
+        unpenalised = np.flatnonzero(ridge <= 0)
         inverse = np.divide(1.0, ridge, out=np.zeros_like(ridge), where=ridge > 0)
         scaled = self.rows.rescaled(np.sqrt(inverse))
         gram = scaled.inner(scaled)
         gram[np.diag_indices_from(gram)] += 1.0
         # LAPACK works in place only on columns, and the matrix is its own transpose.
         lower = cholesky(gram.T, lower=True, overwrite_a=True)
-        edge = self.rows.columns(free)
+        edge = self.rows.columns(unpenalised)
         white = solve_triangular(lower, edge, lower=True)
-        schur = factor_of(white.T @ white, np.zeros(len(free)), 0.0) if len(free) else None
-        return free, inverse, lower, white, schur
+        schur = (
+            factor_of(white.T @ white, np.zeros(len(unpenalised)), 0.0)
+            if len(unpenalised)
+            else None
+        )
+        return unpenalised, inverse, lower, white, schur
 
     def solve(self, rows, damping):
-        free, inverse, lower, edge, schur = self._factorised(damping)
+        unpenalised, inverse, lower, edge, schur = self._factorised(damping)
         base = rows.rescaled(inverse)
         # white = L^{-1} C ridge^{-1} v, of the rows' penalised part.
         white = solve_triangular(lower, self.rows.inner(base), lower=True)
-        if len(free):
-            gap = rows.columns(free) - white.T @ edge
-            on_free = schur.unwhiten(schur.whiten(gap))
-            white = white + edge @ on_free.T
+        if len(unpenalised):
+            gap = rows.columns(unpenalised) - white.T @ edge
+            on_unpenalised = schur.unwhiten(schur.whiten(gap))
+            white = white + edge @ on_unpenalised.T
         back = solve_triangular(lower, white, lower=True, trans=1).T
         solution = CombinedRows(base, -back, self.rows.rescaled(inverse))
-        if len(free):
-            solution = CombinedRows(solution, on_free, DenseRows(_unit_rows(free, rows.n_columns)))
+        if len(unpenalised):
+            solution = CombinedRows(
+                solution, on_unpenalised, DenseRows(_unit_rows(unpenalised, rows.n_columns))
+            )
         return solution
 
     def whiten(self, rows, damping):
@@ -73,11 +79,11 @@ class GramCurvature(Curvature):
 
     def eigenbasis(self, damping, query=None):
         ridge = self.penalty + damping
-        free, levels = np.flatnonzero(ridge <= 0), np.unique(ridge[ridge > 0])
-        if len(levels) > 1 or len(free) + self.rows.shape[0] >= len(ridge):
+        unpenalised, ridge_values = np.flatnonzero(ridge <= 0), np.unique(ridge[ridge > 0])
+        if len(ridge_values) > 1 or len(unpenalised) + self.rows.shape[0] >= len(ridge):
             return self._written_out().eigenbasis(damping, query)
-        # H is a multiple of the identity away from its root rows and the free coordinates.
-        spanned = np.concatenate([_unit_rows(free, len(ridge)), self.rows.toarray()])
+        # H is a multiple of the identity away from its factor rows and the unpenalised coordinates.
+        spanned = np.concatenate([_unit_rows(unpenalised, len(ridge)), self.rows.toarray()])
         basis = np.linalg.qr(spanned.T)[0]
         root = self.rows @ basis
         values, vectors = eigh(root.T @ root + basis.T @ (ridge[:, None] * basis))
@@ -90,7 +96,7 @@ class GramCurvature(Curvature):
         )
 
     def effective_dimension(self, damping):
-        # tr(F H^-1) is the sum of the leverages of the root rows.
+        # tr(F H^-1) is the sum of the leverages of the factor rows.
         return float(np.einsum("iss->", self.leverages(self.rows, damping)))
 
 

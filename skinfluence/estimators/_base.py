@@ -54,7 +54,7 @@ class BaseInfluence(
 
     Need to be defined: ``_make_curvature``. May be overridden: ``_project``, ``_project_queries``,
     ``_penalty`` and ``_lift``, by estimators whose curvature lives in another space than the
-    model's coordinates; ``_open``, ``_read`` and ``_whole``, by estimators that explain some
+    model's coordinates; ``_open``, ``_read`` and ``_full_objective``, by estimators that explain some
     of the parameters; ``_held_weight``, by estimators whose curvature is that of some rows.
     """
 
@@ -84,7 +84,7 @@ class BaseInfluence(
         return features
 
     @property
-    def _whole(self):
+    def _full_objective(self):
         """Objective of all parameters of the model, on its own features."""
         return self.objective_
 

@@ -8,17 +8,17 @@ from sklearn.utils import Bunch, check_random_state
 
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence.curvature._choice import SOLVERS, choose_solver, make_curvature
-from skinfluence.curvature.sketched._plan import Setting
+from skinfluence.curvature.sketched._plan import SketchPlan
 from skinfluence.curvature.sketched._size import by_theorem, fixed
 from skinfluence.estimators._base import BaseInfluence
-from skinfluence.estimators._head_fidelity import WholeModel
+from skinfluence.estimators._head_fidelity import FullModel
 from skinfluence.models import head, objective
 from skinfluence.sketching import SKETCHES
 
 # What sketch_size="auto" guarantees: the defaults of SketchedInfluence.
 EPS, DELTA = 0.25, 0.05
 
-# Queries that are compared where the whole Hessian is too large to decompose.
+# Queries that are compared where the full Hessian is too large to decompose.
 N_COMPARED = 32
 
 
@@ -39,7 +39,7 @@ class ClassifierHeadInfluence(BaseInfluence):
         module in torch. The last step of a Pipeline may be named too.
     sketch_size : {"auto"}, int or (int, int), default=None
         Numbers kept for each row of the head, as in `SketchedInfluence`. By default nothing is
-        sketched, and ``solver`` solves with the whole Hessian of the head.
+        sketched, and ``solver`` solves with the full Hessian of the head.
     sketch : {"nystrom", "gaussian", "rademacher", "sjlt", "srdct"}, default="nystrom"
         Kind of the sketch.
     damping : {"auto"} or float, default="auto"
@@ -162,7 +162,7 @@ class ClassifierHeadInfluence(BaseInfluence):
         name = "auto" if self.head == _last_step(self.estimator_) else self.head
         self._head = head(model, features, y, weight, name)
         self._given = model, features, y, weight
-        vars(self).pop("_whole", None)
+        vars(self).pop("_full_objective", None)
         self.head_ = self._head.layer
         return self._head.objective
 
@@ -179,19 +179,19 @@ class ClassifierHeadInfluence(BaseInfluence):
 
     def _draw(self):
         """Projection of the rows by a sketch."""
-        setting = Setting(
-            roots=self.objective_.curvature_rows(self.curvature),
+        plan = SketchPlan(
+            factor_rows=self.objective_.factor_rows(self.curvature),
             penalty=self.objective_.l2_penalty,
             damping=self.damping_,
             draw=SKETCHES[self.sketch].draw,
             seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
             factorized=True,
-            tail=True,
+            complement=True,
             debias=False,
         )
         if self.sketch_size == "auto":
-            return by_theorem(setting, EPS, DELTA)
-        return fixed(setting, self.sketch_size)
+            return by_theorem(plan, EPS, DELTA)
+        return fixed(plan, self.sketch_size)
 
     def _project(self, rows):
         return rows if self._projection is None else self._projection.project(rows)
@@ -207,7 +207,7 @@ class ClassifierHeadInfluence(BaseInfluence):
         return array if self._projection is None else self._projection.lift(array)
 
     @cached_property
-    def _whole(self):
+    def _full_objective(self):
         return objective(*self._given)
 
     def head_fidelity(self, X, y, *, curvature="auto", damping="auto"):
@@ -220,11 +220,11 @@ class ClassifierHeadInfluence(BaseInfluence):
         y : array-like of shape (n_queries,)
             Their targets.
         curvature : {"auto", "hessian", "ggn", "empirical_fisher"}, default="auto"
-            Curvature of the whole model. "auto" is that of the head, but "ggn" for "hessian":
+            Curvature of the full model. "auto" is that of the head, but "ggn" for "hessian":
             the Hessian of a network may have negative eigenvalues.
         damping : {"auto"} or float, default="auto"
             Damping of both. "auto" is ``damping_``, or 0.1 times the mean eigenvalue of the
-            whole curvature where ``damping_`` is 0 and that curvature may be singular.
+            full curvature where ``damping_`` is 0 and that curvature may be singular.
 
         Returns
         -------
@@ -265,7 +265,7 @@ class ClassifierHeadInfluence(BaseInfluence):
         Raises
         ------
         LinAlgError
-            If the whole curvature has negative eigenvalues at this damping.
+            If the full curvature has negative eigenvalues at this damping.
         ValueError
             If the influences of a query are all the same, so that they have no ranks.
 
@@ -275,19 +275,17 @@ class ClassifierHeadInfluence(BaseInfluence):
         Relative Influence, Memorization and Generalization*, Theorem 1.
         """
         features = self._model_features(X)
-        targets = self._whole.encode_queries(y, features.shape[0])
-        whole = self._comparison(curvature, damping)
+        targets = self._full_objective.encode_queries(y, features.shape[0])
+        full = self._comparison(curvature, damping)
         chosen = np.arange(features.shape[0])
-        if not whole.is_decomposed and len(chosen) > N_COMPARED:
+        if not full.is_decomposed and len(chosen) > N_COMPARED:
             draw = check_random_state(self.random_state).permutation(len(chosen))
             chosen = np.sort(draw[:N_COMPARED])
         features, targets = features[chosen], targets[chosen]
         own = self.objective_.gradient_rows(self._read(features), targets)
-        classification = -self.curvature_.solve(self._project(own), whole.damping).inner(
-            self._rows
-        )
-        queries = self._whole.gradient_rows(features, targets)
-        return Bunch(**whole.compare(queries, classification), queries=chosen)
+        classification = -self.curvature_.solve(self._project(own), full.damping).inner(self._rows)
+        queries = self._full_objective.gradient_rows(features, targets)
+        return Bunch(**full.compare(queries, classification), queries=chosen)
 
     def _comparison(self, curvature, damping):
         check_curvature = {"auto", "hessian", "ggn", "empirical_fisher"}
@@ -299,9 +297,9 @@ class ClassifierHeadInfluence(BaseInfluence):
             curvature = "ggn" if self.curvature == "hessian" else self.curvature
         if damping == "auto":
             damping = self.damping_
-            if not (damping > 0 or self._whole.strictly_convex):
-                damping = 0.1 * self._whole.mean_eigenvalue(curvature)
-        return WholeModel(self._whole, self._head, curvature, damping, self.random_state)
+            if not (damping > 0 or self._full_objective.strictly_convex):
+                damping = 0.1 * self._full_objective.mean_eigenvalue(curvature)
+        return FullModel(self._full_objective, self._head, curvature, damping, self.random_state)
 
 
 def _last_step(estimator):

@@ -11,7 +11,7 @@ from skinfluence.metrics import influence_ratio
 MAX_PARAMS, MAX_NUMBERS = 2000, 5e7
 
 
-class WholeModel:
+class FullModel:
     """All parameters of a model, of which some are the head's.
 
     Parameters

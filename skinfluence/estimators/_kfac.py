@@ -7,7 +7,7 @@ from sklearn.utils import check_random_state
 
 from skinfluence._utils.sklearn_private import Interval, RealNotInt, StrOptions
 from skinfluence.curvature.kronecker._curvature import KroneckerCurvature
-from skinfluence.curvature.kronecker._factors import held_batches, moments
+from skinfluence.curvature.kronecker._factors import block_batches, moments
 from skinfluence.curvature.kronecker._layer_sketch import LayerSketch, describe, sketch_sizes
 from skinfluence.estimators._base import BaseInfluence
 from skinfluence.rows import BlockRows, DenseRows, KroneckerRows
@@ -181,8 +181,8 @@ class KFACInfluence(BaseInfluence):
         random_state = check_random_state(self.random_state)
         objective = self.objective_
         weight = objective.weight / objective.total_weight
-        roots = self._root_rows(weight, random_state)
-        layers = moments(roots, weight, self.shared)
+        factor_rows = self._factor_rows(weight, random_state)
+        layers = moments(factor_rows, weight, self.shared)
         reports = self._describe(layers)
         self._block_sizes = [int(np.prod(report.shape)) for report in reports]
         if self.sketch_size is not None:
@@ -191,17 +191,17 @@ class KFACInfluence(BaseInfluence):
                 self._draw(*each, random_state)
                 for each in zip(layers, reports, sizes, strict=True)
             ]
-            roots = self._project(roots)
-            layers = moments(roots, weight, self.shared)
+            factor_rows = self._project(factor_rows)
+            layers = moments(factor_rows, weight, self.shared)
         self.layers_ = reports
         penalty = self._penalty / objective.total_weight
-        return KroneckerCurvature(roots, layers, penalty, self.eigenvalue_correction)
+        return KroneckerCurvature(factor_rows, layers, penalty, self.eigenvalue_correction)
 
-    def _root_rows(self, weight, random_state):
+    def _factor_rows(self, weight, random_state):
         objective = self.objective_
         if self.fisher != "sampled":
-            return objective.curvature_rows(self.curvature)
-        root = objective.loss.hessian_root(objective.training_outputs, objective.targets)
+            return objective.factor_rows(self.curvature)
+        root = objective.loss.hessian_factor(objective.training_outputs, objective.targets)
         # Signs that are independent make all cross terms vanish in the mean.
         signs = np.sign(random_state.standard_normal(root.shape[:2]))
         vectors = np.einsum("ns,nsk->nk", signs, root)[:, None]
@@ -240,7 +240,7 @@ class KFACInfluence(BaseInfluence):
                 block if sketch is None else sketch.project(block)
                 for sketch, block in zip(self._sketches, blocks, strict=True)
             ]
-            for _, blocks in held_batches(rows)
+            for _, blocks in block_batches(rows)
         ]
         return BlockRows([_concatenated(pieces) for pieces in zip(*parts, strict=True)])
 

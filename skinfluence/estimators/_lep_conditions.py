@@ -10,7 +10,7 @@ Influence, Relative Influence, Memorization and Generalization".
 import numpy as np
 
 
-def row_sums(delta, query_gradients, carried_ones):
+def row_sums(delta, query_gradients, transported_ones):
     """Row sums of ``G H_m H^{-1} G^{-1}``, the proof's value (66) of rho.
 
     ``G^{-1} 1 = 1 / (delta + 1'g_t)``, so that the sums are G times one vector.
@@ -21,7 +21,7 @@ def row_sums(delta, query_gradients, carried_ones):
         One for each query.
     query_gradients : ndarray of shape (q, p)
         Gradients of the queries.
-    carried_ones : ndarray of shape (p,)
+    transported_ones : ndarray of shape (p,)
         ``H_m H^{-1} 1``.
 
     Returns
@@ -29,7 +29,7 @@ def row_sums(delta, query_gradients, carried_ones):
     ndarray of shape (q, p)
     """
     total = query_gradients.sum(axis=1) + delta
-    sums = (query_gradients @ carried_ones)[:, None] + delta[:, None] * carried_ones
+    sums = (query_gradients @ transported_ones)[:, None] + delta[:, None] * transported_ones
     return sums / total[:, None]
 
 
@@ -51,26 +51,30 @@ class LepConditions:
         Gradients of the queries.
     gradients : ndarray of shape (n, p)
         Gradients of training rows.
-    carried : ndarray of shape (n, p)
+    transported : ndarray of shape (n, p)
         ``H_m H^{-1} g_p``.
-    carried_ones : ndarray of shape (p,)
+    transported_ones : ndarray of shape (p,)
         ``H_m H^{-1} 1``.
     ratio : ndarray of shape (q, n)
         ``r_p``, full over relative influence.
     """
 
-    def __init__(self, query_gradients, gradients, carried, carried_ones, ratio):
+    def __init__(self, query_gradients, gradients, transported, transported_ones, ratio):
         self.n_params = gradients.shape[1]
         self.size = np.abs(ratio)
         self.inner = query_gradients @ gradients.T
         self._total = query_gradients.sum(axis=1)[:, None]
         self._gradients = gradients.sum(axis=1), _squares(gradients)
-        self._carried = carried.sum(axis=1), _squares(carried)
-        self._ones = carried_ones.sum(), carried_ones @ carried_ones, carried @ carried_ones
-        self._on_queries = query_gradients @ carried.T
-        self._ones_on_queries = (query_gradients @ carried_ones)[:, None]
-        (sums, squares), (c_sums, c_squares) = self._gradients, self._carried
-        mixed = np.einsum("np,np->n", carried, gradients)
+        self._transported = transported.sum(axis=1), _squares(transported)
+        self._ones = (
+            transported_ones.sum(),
+            transported_ones @ transported_ones,
+            transported @ transported_ones,
+        )
+        self._on_queries = query_gradients @ transported.T
+        self._ones_on_queries = (query_gradients @ transported_ones)[:, None]
+        (sums, squares), (c_sums, c_squares) = self._gradients, self._transported
+        mixed = np.einsum("np,np->n", transported, gradients)
         b_squares = c_squares - 2 * ratio * mixed + ratio**2 * squares
         self._b = self._on_queries - ratio * self.inner, c_sums - ratio * sums, b_squares
 
@@ -83,17 +87,17 @@ class LepConditions:
         """``|G N g_p| / |r_p G g_p|``, (q, n), for one delta (q,) for each query."""
         delta = np.asarray(delta)[:, None]
         inner, sums, squares = self._b
-        whole = self.size * self._norm(self.inner, delta, *self._gradients)
-        return _share(self._norm(inner, delta, sums, squares), whole)
+        full = self.size * self._norm(self.inner, delta, *self._gradients)
+        return _share(self._norm(inner, delta, sums, squares), full)
 
     def second(self, delta):
         """``(|W delta g_p| + |r_p delta g_p|) / |r_p 1 g_t'g_p|``, (q, n).
 
-        The product with W is measured as a whole: the elements of W grow like 1 / delta, so that
+        The product with W is measured as a full: the elements of W grow like 1 / delta, so that
         a small ``delta g_p`` alone says nothing.
         """
         delta = np.asarray(delta)[:, None]
-        (c_sums, c_squares), (sum_of_ones, square_of_ones, mixed) = self._carried, self._ones
+        (c_sums, c_squares), (sum_of_ones, square_of_ones, mixed) = self._transported, self._ones
         # W delta g_p = G H_m H^{-1} g_p - g_t'g_p W 1, and W 1 = G H_m H^{-1} 1 / (delta + 1'g_t).
         share = self.inner / (delta + self._total)
         moved = self._norm(
@@ -116,6 +120,6 @@ def _squares(rows):
     return np.einsum("np,np->n", rows, rows)
 
 
-def _share(part, whole):
+def _share(part, full):
     nowhere = np.where(part > 0, np.inf, 0.0)
-    return np.divide(part, whole, out=nowhere, where=whole > 0)
+    return np.divide(part, full, out=nowhere, where=full > 0)

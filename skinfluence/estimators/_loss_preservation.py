@@ -44,13 +44,13 @@ class LepComparison:
         moving = np.flatnonzero(rows.squared_norms() > 0)
         some = np.unique(moving[np.linspace(0, len(moving) - 1, N_CONDITIONED).astype(int)])
         gradients = rows[some].toarray()
-        carried = product(reference(DenseRows(gradients)).toarray())
+        transported = product(reference(DenseRows(gradients)).toarray())
         with np.errstate(divide="ignore"):
             ratio = full[:, some] / partial[:, some]
         ones = np.ones((1, gradients.shape[1]))
-        self.carried_ones = product(reference(DenseRows(ones)).toarray())[0]
+        self.transported_ones = product(reference(DenseRows(ones)).toarray())[0]
         self.conditions = LepConditions(
-            self.query_gradients, gradients, carried, self.carried_ones, ratio
+            self.query_gradients, gradients, transported, self.transported_ones, ratio
         )
 
     def sizes(self, delta):
@@ -68,7 +68,7 @@ class LepComparison:
         """What `RelativeHessianInfluence.lep_check` returns, without the reference."""
         delta = self.best_delta() if delta is None else np.full(len(self.query_gradients), delta)
         first, second = self.sizes(delta)
-        sums = row_sums(delta, self.query_gradients, self.carried_ones)
+        sums = row_sums(delta, self.query_gradients, self.transported_ones)
         middle = np.median(sums, axis=1)
         return Bunch(
             **self.ratios,

@@ -11,7 +11,7 @@ from skinfluence.curvature import DenseCurvature
 from skinfluence.curvature._choice import SOLVERS, choose_solver, make_curvature
 from skinfluence.estimators._base import BaseInfluence
 from skinfluence.estimators._loss_preservation import RELATIVE_DELTAS, LepComparison
-from skinfluence.estimators._weighted_subsets import RowOrder
+from skinfluence.estimators._weighted_subsets import SamplingOrder
 from skinfluence.metrics._ratio import ratio_spread
 from skinfluence.rows import DenseRows
 
@@ -210,11 +210,11 @@ class RelativeHessianInfluence(BaseInfluence):
         objective = self.objective_
         settings = {"strata": self._strata if self.stratify else None}
         if self.sampling == "leverage":
-            pilot = RowOrder(objective.weight, random_state=random_state, **settings)
+            pilot = SamplingOrder(objective.weight, random_state=random_state, **settings)
             size = min(len(pilot), max(FIRST_SIZE, 2 * len(objective.penalty)))
             weight = pilot.weights(0, size)
             settings["scores"] = self._leverage_scores(weight, random_state)
-        return RowOrder(objective.weight, random_state=random_state, **settings)
+        return SamplingOrder(objective.weight, random_state=random_state, **settings)
 
     @property
     def _strata(self):
@@ -229,10 +229,10 @@ class RelativeHessianInfluence(BaseInfluence):
     def _leverage_scores(self, weight, random_state, n_draws=4):
         """Chances that follow the leverages against a pilot Hessian, at least half of 1."""
         objective, pilot = self.objective_, self.objective_.restricted(weight)
-        roots = pilot.curvature_rows(self._convex_curvature)
+        factor_rows = pilot.factor_rows(self._convex_curvature)
         ridge = pilot.l2_penalty + self.damping_
         # Vectors with the covariance H, so that their solutions have that of its inverse.
-        noise = random_state.standard_normal((n_draws, roots.shape[0])) @ roots
+        noise = random_state.standard_normal((n_draws, factor_rows.shape[0])) @ factor_rows
         noise += random_state.standard_normal(noise.shape) * np.sqrt(ridge)
         solved = self._curvature_of(weight).solve(DenseRows(noise), self.damping_).toarray()
         moves = objective.jacobian_rows(objective.features) @ np.ascontiguousarray(solved.T)
@@ -265,25 +265,25 @@ class RelativeHessianInfluence(BaseInfluence):
         if size < min(needed, len(order)):
             raise ValueError(
                 f"A subset of {size} rows (subset_size={given!r}) is too small: "
-                f"{self._n_free} coordinates have neither penalty nor damping, and the Hessian "
-                f"of the subset has at most rank {size * self._roots_per_row} there. Use at "
+                f"{self._n_unpenalised} coordinates have neither penalty nor damping, and the Hessian "
+                f"of the subset has at most rank {size * self._factor_rows_per_sample} there. Use at "
                 f"least {needed} rows, or damping > 0."
             )
         return size
 
     @property
-    def _n_free(self):
+    def _n_unpenalised(self):
         """Coordinates that only the rows of the subset determine."""
         return np.count_nonzero(self.objective_.l2_penalty + self.damping_ <= 0)
 
     @property
-    def _roots_per_row(self):
+    def _factor_rows_per_sample(self):
         outputs = self.objective_.training_outputs.shape[1]
         return 1 if self.curvature_kind_ == "empirical_fisher" else outputs
 
     def _needed_size(self):
         """Rows without which the Hessian of a subset must be singular."""
-        return -(-self._n_free // self._roots_per_row)
+        return -(-self._n_unpenalised // self._factor_rows_per_sample)
 
     def _check_classes(self):
         strata = self._strata
@@ -484,7 +484,7 @@ class RelativeHessianInfluence(BaseInfluence):
         weight = self.objective_.weight
         n_rows = np.count_nonzero(weight)
         if reference == "auto":
-            work = n_rows * self._roots_per_row * len(self.objective_.penalty) ** 2
+            work = n_rows * self._factor_rows_per_sample * len(self.objective_.penalty) ** 2
             reference = "full" if work <= AFFORDABLE else "subset"
         if reference == "full":
             return self._curvature_of(None), "full", n_rows

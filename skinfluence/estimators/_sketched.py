@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence.curvature import DenseCurvature, GramCurvature, MatrixFreeCurvature
 from skinfluence.curvature.sketched import _effective_dimension as _dimension
-from skinfluence.curvature.sketched._plan import Setting
+from skinfluence.curvature.sketched._plan import SketchPlan
 from skinfluence.curvature.sketched._range import RangeProjector
 from skinfluence.curvature.sketched._size import by_certificate, by_theorem, fixed, is_injective
 from skinfluence.estimators._base import BaseInfluence
@@ -28,7 +28,7 @@ class SketchedInfluence(BaseInfluence):
     r"""Influence functions from a sketch of the gradients.
 
     Gradients ``g`` of length p are replaced by ``Pg`` of length m, and the curvature F by
-    ``PFP'``. Unpenalised intercepts are carried through unsketched, and a model whose sketch
+    ``PFP'``. Unpenalised intercepts are kept as they are unsketched, and a model whose sketch
     would be no smaller than itself is solved exactly.
 
     Parameters
@@ -57,7 +57,7 @@ class SketchedInfluence(BaseInfluence):
         embedding of `transform` then has as many columns as the model has parameters.
     factorized : {"auto"} or bool, default="auto"
         Whether the features are sketched (and the outputs, if ``sketch_size`` is a pair), or
-        the gradients as a whole. "auto": the features, where rows are factored.
+        the unfactored gradients. "auto": the features, where rows are factored.
     eps : float, default=0.25
         Error that is allowed, in (0, 1), if the size is to be found.
     delta : float, default=0.05
@@ -93,9 +93,9 @@ class SketchedInfluence(BaseInfluence):
     sketch_ : Sketch
         The sketch, of all columns of the rows.
     sketch_size_ : int
-        Rows of the sketch, without the columns that are carried through.
+        Rows of the sketch, without the columns that are kept as they are.
     factorized_ : bool
-        Whether features are sketched, or whole gradients.
+        Whether features are sketched, or full gradients.
     damping_ : float
         The damping that was used.
     curvature_kind_ : str
@@ -225,31 +225,31 @@ class SketchedInfluence(BaseInfluence):
     def _make_curvature(self):
         self._forget()
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        setting = self._make_setting()
-        self._projection = self._choose_size(setting)
+        plan = self._make_plan()
+        self._projection = self._choose_size(plan)
         self.sketch_ = self._projection.sketch
         self.sketch_size_ = self._projection.sketched_size
-        self._warn_if_saturated(setting)
+        self._warn_if_saturated(plan)
         if self.verbose:
             print(
-                f"[{type(self).__name__}] {self.sketch_size_} of {setting.roots.n_columns} "
+                f"[{type(self).__name__}] {self.sketch_size_} of {plan.factor_rows.n_columns} "
                 f"numbers for each row by {type(self._projection.feature_sketch).__name__}"
             )
         if self._projection.is_exact:
-            return self._exact_curvature(setting)
+            return self._exact_curvature(plan)
         return self._projection.curvature
 
-    def _make_setting(self):
-        roots = self.objective_.curvature_rows(self.curvature_kind_)
-        self.factorized_ = self._choose_factorized(roots)
-        return Setting(
-            roots=roots,
+    def _make_plan(self):
+        factor_rows = self.objective_.factor_rows(self.curvature_kind_)
+        self.factorized_ = self._choose_factorized(factor_rows)
+        return SketchPlan(
+            factor_rows=factor_rows,
             penalty=self.objective_.l2_penalty,
             damping=self.damping_,
-            draw=self._choose_kind(roots),
+            draw=self._choose_kind(factor_rows),
             seed=self._seed,
             factorized=self.factorized_,
-            tail=self.tail,
+            complement=self.tail,
             debias=self.debias,
         )
 
@@ -269,7 +269,7 @@ class SketchedInfluence(BaseInfluence):
     # Choices.
 
     def _choose_curvature(self):
-        if self.objective_.has_root_rows(self.curvature):
+        if self.objective_.has_factor_rows(self.curvature):
             return self.curvature
         warnings.warn(
             "The Hessian of a network has negative eigenvalues, so that it has no rows to sketch. "
@@ -279,29 +279,29 @@ class SketchedInfluence(BaseInfluence):
         )
         return "ggn"
 
-    def _choose_factorized(self, roots):
-        factored = isinstance(roots, KroneckerRows)
+    def _choose_factorized(self, factor_rows):
+        factored = isinstance(factor_rows, KroneckerRows)
         if self.factorized is True and not factored:
             raise ValueError(
                 "factorized=True needs rows that are products of residuals and features. Those "
-                f"of this model are {type(roots).__name__}; use factorized='auto'."
+                f"of this model are {type(factor_rows).__name__}; use factorized='auto'."
             )
         return factored if self.factorized == "auto" else self.factorized
 
-    def _choose_kind(self, roots):
+    def _choose_kind(self, factor_rows):
         if callable(self.sketch):
             return getattr(self.sketch, "draw", self.sketch)
         kind = self.sketch
         if kind == "auto":
-            layered = roots.has_layers
+            layered = factor_rows.has_layers
             kind = "nystrom" if self.factorized_ else "landmarks" if layered else "sjlt"
         return SKETCHES[kind].draw
 
-    def _choose_size(self, setting):
+    def _choose_size(self, plan):
         if self.sketch_size == "auto":
-            return by_theorem(setting, self.eps, self.delta)
+            return by_theorem(plan, self.eps, self.delta)
         if self.sketch_size == "certified":
-            return by_certificate(setting, self.eps, self._relative_error)
+            return by_certificate(plan, self.eps, self._relative_error)
         if isinstance(self.sketch_size, tuple):
             self._check_pair()
         elif self.sketch_size > self.n_params_:
@@ -311,7 +311,7 @@ class SketchedInfluence(BaseInfluence):
                 UserWarning,
                 stacklevel=5,
             )
-        return fixed(setting, self.sketch_size)
+        return fixed(plan, self.sketch_size)
 
     def _check_pair(self):
         sizes = self.sketch_size
@@ -327,22 +327,22 @@ class SketchedInfluence(BaseInfluence):
                 "rows are sketched as a whole. Use one integer, or factorized=True."
             )
 
-    def _exact_curvature(self, setting):
-        n_roots, n_columns = setting.roots.shape
-        if n_roots < n_columns and n_roots <= MAX_DENSE:
-            return GramCurvature(setting.roots, setting.penalty)
+    def _exact_curvature(self, plan):
+        n_factor_rows, n_columns = plan.factor_rows.shape
+        if n_factor_rows < n_columns and n_factor_rows <= MAX_DENSE:
+            return GramCurvature(plan.factor_rows, plan.penalty)
         if n_columns <= MAX_DENSE:
-            return DenseCurvature(*self.objective_.hessian(self.curvature_kind_), setting.penalty)
+            return DenseCurvature(*self.objective_.hessian(self.curvature_kind_), plan.penalty)
         product = self.objective_.curvature_product(self.curvature_kind_)
-        return MatrixFreeCurvature(product, setting.penalty, "cg", random_state=self._seed)
+        return MatrixFreeCurvature(product, plan.penalty, "cg", random_state=self._seed)
 
-    def _warn_if_saturated(self, setting):
-        if setting.ridge.min() > 0 or self.sketch_is_injective_:
+    def _warn_if_saturated(self, plan):
+        if plan.ridge.min() > 0 or self.sketch_is_injective_:
             return
         size = self._projection.feature_sketch.size
         warnings.warn(
             f"The sketch is saturated: the sketched curvature has the full rank {size}, so that "
-            f"of F is at least that (and at most {min(setting.features.shape)}), and without a "
+            f"of F is at least that (and at most {min(plan.features.shape)}), and without a "
             "ridge nothing is guaranteed. Use a larger sketch_size, or damping > 0.",
             NumericalWarning,
             stacklevel=5,
@@ -354,7 +354,7 @@ class SketchedInfluence(BaseInfluence):
         None where these depend on the damping.
         """
         projection = self._projection
-        ridge = projection.setting.ridge.min()
+        ridge = projection.plan.ridge.min()
         vanishes = (ridge > 0) != (ridge - self.damping_ + damping > 0)
         if self.debias or projection.scale is not None or vanishes:
             return None
@@ -399,7 +399,7 @@ class SketchedInfluence(BaseInfluence):
     @cached_property
     def _dimension(self):
         projection = self._projection
-        return _dimension.whole(projection, lambda: self._exact_curvature(projection.setting))
+        return _dimension.of_curvature(projection, lambda: self._exact_curvature(projection.plan))
 
     @property
     def effective_dimension_(self):
@@ -419,7 +419,7 @@ class SketchedInfluence(BaseInfluence):
         check_is_fitted(self)
         if not self.factorized_:
             raise AttributeError("Gradients are sketched as a whole: there are no factors.")
-        return _dimension.factors(self._projection)
+        return _dimension.of_factors(self._projection)
 
     @cached_property
     def sketch_is_injective_(self):
@@ -429,7 +429,7 @@ class SketchedInfluence(BaseInfluence):
 
     @cached_property
     def _range(self):
-        return RangeProjector(self._projection.setting.roots)
+        return RangeProjector(self._projection.plan.factor_rows)
 
     def leakage(self, X, y=None):
         """Share of the gradient of every query that is outside of the range of F.

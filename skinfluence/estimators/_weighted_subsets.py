@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 
-class RowOrder:
+class SamplingOrder:
     """Rows in a random order whose every part is a sample of all rows.
 
     Parameters

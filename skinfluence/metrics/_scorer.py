@@ -177,7 +177,7 @@ class InfluenceScorer(BaseEstimator):
             raise ValueError("y is None. Expected the targets of the queries.")
         if self.metric == "faithfulness":
             return Bunch()
-        objective = influence._whole
+        objective = influence._full_objective
         retraining = Retraining(
             untrained(influence.estimator, influence._model),
             objective,

@@ -34,12 +34,12 @@ class Head:
     featurize: callable = _identity
 
     def coordinates(self, full):
-        """Coordinates of the head in the objective of the whole model.
+        """Coordinates of the head in the objective of the full model.
 
         Parameters
         ----------
         full : Objective
-            Objective of the whole model.
+            Objective of the full model.
 
         Returns
         -------
@@ -105,32 +105,32 @@ def head(model, X, y, sample_weight, name="auto"):
     ValueError
         If no layer has that name, or it is not the last one.
     """
-    whole = objective(model, X, y, sample_weight)
-    if not isinstance(whole, LinearObjective):
+    full = objective(model, X, y, sample_weight)
+    if not isinstance(full, LinearObjective):
         raise TypeError(
             f"{type(model).__name__} has no linear head that is known. Supported: linear models, "
             "perceptrons, TorchModel and skorch nets with a last linear layer. Register a "
             "function for another class of models with skinfluence.models.head.register."
         )
     check_name(name, ["auto"], type(model).__name__)
-    return Head(whole)
+    return Head(full)
 
 
 @head.register(MLPClassifier)
 @head.register(MLPRegressor)
 def _(model, X, y, sample_weight, name="auto"):
-    whole = objective(model, X, y, sample_weight)
-    check_name(name, ["auto", *whole.layers], type(model).__name__)
-    last = whole.layers[-1]
+    full = objective(model, X, y, sample_weight)
+    check_name(name, ["auto", *full.layers], type(model).__name__)
+    last = full.layers[-1]
     if name not in ("auto", last):
         raise ValueError(
             f"The layer {name!r} of this {type(model).__name__} is not its head: its outputs go "
             f"through further layers. Use {last!r}, or head='auto'."
         )
-    weight, bias = whole.weights[-1], whole.biases[-1]
-    penalty = whole.penalty[-weight.size - len(bias) :]
-    made = linear_head(whole, whole.hidden(X), weight, bias, penalty)
-    return Head(made, last, whole.hidden)
+    weight, bias = full.weights[-1], full.biases[-1]
+    penalty = full.penalty[-weight.size - len(bias) :]
+    made = linear_head(full, full.hidden(X), weight, bias, penalty)
+    return Head(made, last, full.hidden)
 
 
 def check_name(name, known, model):
@@ -142,12 +142,12 @@ def check_name(name, known, model):
         )
 
 
-def linear_head(whole, features, weight, bias, penalty):
+def linear_head(full, features, weight, bias, penalty):
     """Objective of a last layer whose outputs are those of the model.
 
     Parameters
     ----------
-    whole : Objective
+    full : Objective
         Objective of the model, or of some of its parameters.
     features : ndarray of shape (n_samples, d)
         What goes into the layer.
@@ -162,9 +162,9 @@ def linear_head(whole, features, weight, bias, penalty):
     -------
     LayerObjective
     """
-    loss, expand = whole.loss, None
+    loss, expand = full.loss, None
     ridge = penalty[: weight.size].reshape(weight.shape)[:, 0]
-    free_ridge = penalty[-1] if len(bias) else 0.0
+    intercept_ridge = penalty[-1] if len(bias) else 0.0
     if isinstance(loss, SoftmaxScores):
         # A constant that is added to all scores changes nothing: leave it out, so that the
         # Hessian is not singular.
@@ -176,15 +176,15 @@ def linear_head(whole, features, weight, bias, penalty):
     outputs = np.arange(len(weight))
     return LayerObjective(
         weights=weight,
-        free=bias,
+        intercepts=bias,
         feature_outputs=outputs,
-        free_outputs=outputs[: len(bias)],
+        intercept_outputs=outputs[: len(bias)],
         ridge=ridge,
-        free_ridge=free_ridge,
+        intercept_ridge=intercept_ridge,
         expand=expand,
         loss=loss,
         features=features,
-        targets=whole.targets,
-        weighting=whole.weighting,
-        classes=whole.classes,
+        targets=full.targets,
+        weighting=full.weighting,
+        classes=full.classes,
     )

@@ -74,7 +74,9 @@ def _(model, X, y, sample_weight):
         classes=classes,
         ridge=l2 / strength,
         lasso=l1 / strength,
-        free_ridge=l2 / strength[0] / model.intercept_scaling**2 if penalised_intercept else 0.0,
+        intercept_ridge=l2 / strength[0] / model.intercept_scaling**2
+        if penalised_intercept
+        else 0.0,
     )
 
 
@@ -144,7 +146,7 @@ def _(model, X, y, sample_weight):
     weighting = _one_vs_rest_weighting(
         model, y, model.classes_, sample_weight, loss, by_counts=not _WEIGHTED_BALANCE
     )
-    free_ridge = 1 / (model.C * model.intercept_scaling**2)
+    intercept_ridge = 1 / (model.C * model.intercept_scaling**2)
     return linear_objective(
         model,
         X,
@@ -153,7 +155,7 @@ def _(model, X, y, sample_weight):
         weighting,
         classes=model.classes_,
         ridge=1 / model.C,
-        free_ridge=free_ridge,
+        intercept_ridge=intercept_ridge,
     )
 
 
@@ -162,25 +164,33 @@ def _(model, X, y, sample_weight):
     smooth = model.loss == "squared_epsilon_insensitive"
     _refuse_unless(model, smooth, "loss='squared_epsilon_insensitive'")
     loss = losses.SquaredEpsilonInsensitive(model.epsilon)
-    free_ridge = 1 / (model.C * model.intercept_scaling**2)
+    intercept_ridge = 1 / (model.C * model.intercept_scaling**2)
     return linear_objective(
-        model, X, y, loss, Weighting(sample_weight), ridge=1 / model.C, free_ridge=free_ridge
+        model,
+        X,
+        y,
+        loss,
+        Weighting(sample_weight),
+        ridge=1 / model.C,
+        intercept_ridge=intercept_ridge,
     )
 
 
 @objective.register(linear_model.HuberRegressor)
 def _(model, X, y, sample_weight):
     loss = losses.ConcomitantHuber(model.epsilon)
-    free = np.array([model.intercept_, model.scale_][not model.fit_intercept :], dtype=np.float64)
+    intercepts = np.array(
+        [model.intercept_, model.scale_][not model.fit_intercept :], dtype=np.float64
+    )
     return LinearObjective(
         loss=loss,
         features=X,
         targets=loss.encode(y, None),
         weighting=Weighting(sample_weight),
         weights=np.atleast_2d(model.coef_).astype(np.float64),
-        free=free,
+        intercepts=intercepts,
         feature_outputs=np.array([0]),
-        free_outputs=np.array([0, 1][not model.fit_intercept :]),
+        intercept_outputs=np.array([0, 1][not model.fit_intercept :]),
         ridge=2 * model.alpha,
     )
 

@@ -17,13 +17,13 @@ class LinearObjective(Objective):
     ----------
     weights : ndarray of shape (c, n_features)
         Weights of the outputs that use the features.
-    free : ndarray of shape (f,)
+    intercepts : ndarray of shape (f,)
         Intercepts, and other outputs that are constants.
-    feature_outputs, free_outputs : ndarray of int
+    feature_outputs, intercept_outputs : ndarray of int
         To which of the k outputs the weights and the free parameters belong.
     ridge : ndarray of shape (c,)
         Penalty of the objective on the weights of each output.
-    free_ridge : float
+    intercept_ridge : float
         Penalty of the objective on the intercepts.
     expand : ndarray of shape (n_outputs_of_model, c), default=None
         Outputs of the model from those of the loss, where the two differ.
@@ -38,34 +38,34 @@ class LinearObjective(Objective):
         self,
         *,
         weights,
-        free,
+        intercepts,
         feature_outputs,
-        free_outputs,
+        intercept_outputs,
         ridge,
-        free_ridge=0.0,
+        intercept_ridge=0.0,
         expand=None,
         lasso=None,
         **settings,
     ):
         self.weights = weights
-        self.free = free
+        self.intercepts = intercepts
         self.feature_outputs = feature_outputs
-        self.free_outputs = free_outputs
+        self.intercept_outputs = intercept_outputs
         self.expand = expand
         ridge = np.repeat(np.broadcast_to(ridge, len(weights)), weights.shape[1])
-        penalty = np.concatenate([ridge, np.full(len(free), float(free_ridge))])
-        theta = np.concatenate([weights.ravel(), free])
-        slope = np.zeros_like(theta)
+        penalty = np.concatenate([ridge, np.full(len(intercepts), float(intercept_ridge))])
+        theta = np.concatenate([weights.ravel(), intercepts])
+        l1_gradient = np.zeros_like(theta)
         self.active = None
         kept = slice(None)
         if lasso is not None:
             lasso = np.broadcast_to(lasso, len(weights))[:, None]
-            slope[: weights.size] = (lasso * np.sign(weights)).ravel()
-            intercepts = weights.size + np.arange(len(free))
+            l1_gradient[: weights.size] = (lasso * np.sign(weights)).ravel()
+            intercepts = weights.size + np.arange(len(intercepts))
             kept = self.active = np.concatenate([np.flatnonzero(weights), intercepts])
         super().__init__(
             penalty=penalty[kept],
-            slope=slope[kept],
+            l1_gradient=l1_gradient[kept],
             theta=theta[kept],
             n_params=round(len(theta) * (1 if expand is None else len(expand) / len(weights))),
             **settings,
@@ -73,29 +73,29 @@ class LinearObjective(Objective):
 
     @property
     def _n_outputs(self):
-        return 1 + max([*self.feature_outputs, *self.free_outputs])
+        return 1 + max([*self.feature_outputs, *self.intercept_outputs])
 
     def outputs(self, features):
-        return self.shifted_outputs(features, self.weights, self.free)
+        return self.shifted_outputs(features, self.weights, self.intercepts)
 
-    def shifted_outputs(self, features, weights, free):
+    def shifted_outputs(self, features, weights, intercepts):
         """Outputs for other parameters, with leading axes for several models at once."""
         *models, c, d = weights.shape
         z = np.zeros((*models, features.shape[0], self._n_outputs))
         scores = np.asarray(features @ weights.reshape(-1, d).T)
         scores = np.moveaxis(scores.reshape(-1, *models, c), 0, -2)
         z[..., self.feature_outputs] += scores
-        z[..., self.free_outputs] += free[..., None, :]
+        z[..., self.intercept_outputs] += intercepts[..., None, :]
         return z
 
     @property
     def strictly_convex(self):
-        n_free = len(self.free)
-        return bool((self.penalty[: len(self.penalty) - n_free] > 0).all())
+        n_intercepts = len(self.intercepts)
+        return bool((self.penalty[: len(self.penalty) - n_intercepts] > 0).all())
 
     def pullback(self, features, vectors):
         rows = KroneckerRows(
-            vectors[:, :, self.feature_outputs], features, vectors[:, :, self.free_outputs]
+            vectors[:, :, self.feature_outputs], features, vectors[:, :, self.intercept_outputs]
         )
         return select(rows, self.active)
 
@@ -108,27 +108,27 @@ class LinearObjective(Objective):
             return self._independent_hessians(second * weight[:, None])
         second = second * weight[:, None, None]
         inner = second[:, self.feature_outputs][:, :, self.feature_outputs]
-        cross = second[:, self.feature_outputs][:, :, self.free_outputs]
-        outer = second[:, self.free_outputs][:, :, self.free_outputs]
+        cross = second[:, self.feature_outputs][:, :, self.intercept_outputs]
+        outer = second[:, self.intercept_outputs][:, :, self.intercept_outputs]
         moment = outer_moment(self.features, inner, cross, outer)
         return np.arange(len(moment))[None], moment[None]
 
     def _independent_hessians(self, second):
         c, d = self.weights.shape
-        has_free = len(self.free) > 0
+        has_intercepts = len(self.intercepts) > 0
         index = np.arange(c * d).reshape(c, d)
-        if has_free:
+        if has_intercepts:
             index = np.hstack([index, c * d + np.arange(c)[:, None]])
         blocks = []
         for k in range(c):
             h = second[:, k, None, None]
-            edge = h if has_free else h[:, :, :0]
-            blocks.append(outer_moment(self.features, h, edge, edge[:, : int(has_free)]))
+            edge = h if has_intercepts else h[:, :, :0]
+            blocks.append(outer_moment(self.features, h, edge, edge[:, : int(has_intercepts)]))
         return index, np.stack(blocks)
 
     def to_parameters(self, coordinates):
         if self.active is not None:
-            full = np.zeros((len(coordinates), self.weights.size + self.free.size))
+            full = np.zeros((len(coordinates), self.weights.size + self.intercepts.size))
             full[:, self.active] = coordinates
             coordinates = full
         if self.expand is None:
@@ -136,7 +136,7 @@ class LinearObjective(Objective):
         c, d = self.weights.shape
         weights = coordinates[:, : c * d].reshape(-1, c, d)
         parameters = np.matmul(self.expand, weights).reshape(len(coordinates), -1)
-        if not len(self.free):
+        if not len(self.intercepts):
             return parameters
         return np.hstack([parameters, coordinates[:, c * d :] @ self.expand.T])
 
@@ -161,7 +161,7 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
     classes : ndarray, default=None
         Labels of a classifier.
     **penalties
-        ``free_ridge``, the L2 penalty of the intercepts, if they have one.
+        ``intercept_ridge``, the L2 penalty of the intercepts, if they have one.
 
     Returns
     -------
@@ -169,8 +169,8 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
     """
     weights = model.coef_.toarray() if issparse(model.coef_) else np.atleast_2d(model.coef_)
     weights = weights.astype(np.float64)
-    free = np.broadcast_to(np.ravel(model.intercept_), len(weights)).astype(np.float64)
-    free = free if getattr(model, "fit_intercept", True) else free[:0]
+    intercepts = np.broadcast_to(np.ravel(model.intercept_), len(weights)).astype(np.float64)
+    intercepts = intercepts if getattr(model, "fit_intercept", True) else intercepts[:0]
     sparse = np.any(lasso)
     if sparse:
         _warn_of_active_set(model, weights)
@@ -183,7 +183,7 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
         else:
             penalties["expand"] = contrasts
             weights = contrasts.T @ weights
-            free = contrasts.T @ free if len(free) else free
+            intercepts = contrasts.T @ intercepts if len(intercepts) else intercepts
     outputs = np.arange(len(weights))
     return LinearObjective(
         loss=loss,
@@ -192,9 +192,9 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
         weighting=weighting,
         classes=classes,
         weights=weights,
-        free=free,
+        intercepts=intercepts,
         feature_outputs=outputs,
-        free_outputs=outputs[: len(free)],
+        intercept_outputs=outputs[: len(intercepts)],
         ridge=ridge,
         **penalties,
     )

@@ -54,7 +54,7 @@ class Loss(ABC):
         hessian = self.hessian(z, y)
         return hessian if self.separable else np.einsum("...kk->...k", hessian)
 
-    def hessian_root(self, z, y):
+    def hessian_factor(self, z, y):
         """Rows whose outer products add up to the Hessian, (n, s, k).
 
         Raises
@@ -128,10 +128,10 @@ class OneVsRest(ClassificationLoss):
         return (self._weight(y) * self.of_margin(y * z)).sum(axis=-1)
 
     def residual(self, z, y):
-        return self._weight(y) * y * self.slope(y * z)
+        return self._weight(y) * y * self.loss_derivative(y * z)
 
     def hessian(self, z, y):
-        return self._weight(y) * self.bend(y * z)
+        return self._weight(y) * self.second_derivative(y * z)
 
 
 class LogisticLoss(OneVsRest):
@@ -140,10 +140,10 @@ class LogisticLoss(OneVsRest):
     def of_margin(self, m):
         return np.logaddexp(0, -m)
 
-    def slope(self, m):
+    def loss_derivative(self, m):
         return -expit(-m)
 
-    def bend(self, m):
+    def second_derivative(self, m):
         return expit(m) * expit(-m)
 
 
@@ -164,10 +164,10 @@ class SquaredHinge(OneVsRest):
     def of_margin(self, m):
         return np.maximum(0, 1 - m) ** 2
 
-    def slope(self, m):
+    def loss_derivative(self, m):
         return -2 * np.maximum(0, 1 - m)
 
-    def bend(self, m):
+    def second_derivative(self, m):
         return np.where(m < 1, 2.0, 0.0)
 
 
@@ -177,10 +177,10 @@ class ModifiedHuber(OneVsRest):
     def of_margin(self, m):
         return np.where(m >= -1, np.maximum(0, 1 - m) ** 2, -4 * m)
 
-    def slope(self, m):
+    def loss_derivative(self, m):
         return np.where(m >= -1, -2 * np.maximum(0, 1 - m), -4.0)
 
-    def bend(self, m):
+    def second_derivative(self, m):
         return np.where((m >= -1) & (m < 1), 2.0, 0.0)
 
 
@@ -192,10 +192,10 @@ class SignedSquares(OneVsRest):
     def of_margin(self, m):
         return (1 - m) ** 2
 
-    def slope(self, m):
+    def loss_derivative(self, m):
         return -2 * (1 - m)
 
-    def bend(self, m):
+    def second_derivative(self, m):
         return np.full_like(m, 2.0)
 
 
@@ -268,10 +268,10 @@ class SoftmaxScores(SoftmaxLoss):
         super().__init__(n_classes, contrasts=np.eye(n_classes))
         self._reduced = SoftmaxLoss(n_classes)
 
-    def hessian_root(self, z, y):
+    def hessian_factor(self, z, y):
         # The Hessian is 0 along the constant: n_classes - 1 rows are enough.
         basis = self._reduced.contrasts
-        return self._reduced.hessian_root(z @ basis, y) @ basis.T
+        return self._reduced.hessian_factor(z @ basis, y) @ basis.T
 
 
 class RegressionLoss(Loss):
@@ -401,8 +401,8 @@ class HalfTweedieLoss(RegressionLoss):
 
     def residual(self, z, y):
         mu, p = self._mean(z), self.power
-        slope = (mu - y) * mu ** (-p)
-        return slope * mu if self.log_link else slope
+        loss_derivative = (mu - y) * mu ** (-p)
+        return loss_derivative * mu if self.log_link else loss_derivative
 
     def hessian(self, z, y):
         mu, p = self._mean(z), self.power

@@ -57,7 +57,7 @@ class MLPObjective(NetworkObjective):
             order=_own_order(shapes),
             sample_bytes=8 * sum(c + d for c, d in shapes),
             penalty=np.concatenate(penalty),
-            slope=np.zeros(sum(map(len, penalty))),
+            l1_gradient=np.zeros(sum(map(len, penalty))),
             theta=np.concatenate(
                 [np.append(w.ravel(), b) for w, b in zip(weights, biases, strict=True)]
             ),
@@ -72,12 +72,12 @@ class MLPObjective(NetworkObjective):
         return ACTIVATIONS[self.activation][0]
 
     @property
-    def slope_of(self):
+    def derivative_of(self):
         """Its derivative, as a function of its value."""
         return ACTIVATIONS[self.activation][1]
 
     @property
-    def bend_of(self):
+    def second_derivative_of(self):
         """Its second derivative, as a function of its value."""
         return ACTIVATIONS[self.activation][2]
 
@@ -115,7 +115,7 @@ class MLPObjective(NetworkObjective):
         for weight, h in zip(self.weights[::-1], inputs[::-1], strict=True):
             blocks.append(KroneckerRows(delta, h, delta))
             if h is not features:
-                delta = (delta @ weight) * self.slope_of(h)[:, None]
+                delta = (delta @ weight) * self.derivative_of(h)[:, None]
         return BlockRows(blocks[::-1])
 
     def hessian_product(self, vectors):
@@ -136,7 +136,7 @@ class MLPObjective(NetworkObjective):
         deltas = [self.loss.residual(z, targets) * weight[:, None]]
         for layer in range(len(self.weights) - 1, 0, -1):
             back = deltas[0] @ self.weights[layer]
-            deltas.insert(0, back * self.slope_of(inputs[layer]))
+            deltas.insert(0, back * self.derivative_of(inputs[layer]))
         return inputs, deltas, second * weight[:, None, None]
 
     def _second_derivative(self, state, direction):
@@ -149,12 +149,12 @@ class MLPObjective(NetworkObjective):
             h, weight, delta = inputs[layer], self.weights[layer], deltas[layer]
             gradient = np.asarray((h.T @ moved).T)
             if layer:
-                gradient += delta.T @ (self.slope_of(h) * moved_before[layer])
+                gradient += delta.T @ (self.derivative_of(h) * moved_before[layer])
             parts[:0] = [gradient.ravel(), moved.sum(axis=0)]
             if layer:
-                turned = (delta @ weight) * self.bend_of(h) * moved_before[layer]
+                turned = (delta @ weight) * self.second_derivative_of(h) * moved_before[layer]
                 back = moved @ weight + delta @ direction[layer][0]
-                moved = back * self.slope_of(h) + turned
+                moved = back * self.derivative_of(h) + turned
         return np.concatenate(parts)
 
     def _moved_forward(self, inputs, direction):
@@ -166,7 +166,7 @@ class MLPObjective(NetworkObjective):
         for layer, (weight, bias) in enumerate(direction):
             derivative = np.asarray(inputs[layer] @ weight.T) + bias
             if layer:
-                entering = self.slope_of(inputs[layer]) * moved[layer]
+                entering = self.derivative_of(inputs[layer]) * moved[layer]
                 derivative += entering @ self.weights[layer].T
             moved.append(derivative)
         return moved

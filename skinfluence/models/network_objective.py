@@ -51,17 +51,17 @@ class NetworkObjective(Objective):
     def _make_rows(self, features, vectors, samples):
         return self.make_rows(features[samples], vectors[samples])
 
-    def has_root_rows(self, curvature):
+    def has_factor_rows(self, curvature):
         return curvature != "hessian"
 
-    def curvature_rows(self, curvature):
-        if not self.has_root_rows(curvature):
+    def factor_rows(self, curvature):
+        if not self.has_factor_rows(curvature):
             raise ValueError(
                 "The Hessian of a network has negative eigenvalues, so it is no sum of outer "
                 "products of rows. Use curvature='ggn' or 'empirical_fisher', or "
                 "solver='direct' or 'cg' with enough damping."
             )
-        return super().curvature_rows(curvature)
+        return super().factor_rows(curvature)
 
     def curvature_product(self, curvature):
         if curvature == "hessian":

@@ -1,6 +1,6 @@
 """The objective that a fitted model minimised: what every kind of model has to tell.
 
-    T(theta) = sum_i w_i l(z_i, theta) + 1/2 theta' diag(penalty) theta + slope' theta
+    T(theta) = sum_i w_i l(z_i, theta) + 1/2 theta' diag(penalty) theta + l1_gradient' theta
 
 at the training rows and the fitted parameters. ``l`` is a loss of the model's raw outputs, so
 that everything follows from two things, the outputs and the products of their Jacobian with
@@ -40,7 +40,7 @@ class Objective(ABC):
         Weights of the rows.
     penalty : ndarray of shape (n_coordinates,)
         L2 penalty of the objective on every coordinate, 0 where there is none.
-    slope : ndarray of shape (n_coordinates,)
+    l1_gradient : ndarray of shape (n_coordinates,)
         Gradient of the rest of the penalty: of an L1 penalty on its active set, else 0.
     theta : ndarray of shape (n_coordinates,)
         Fitted parameters in the coordinates of the rows.
@@ -51,14 +51,23 @@ class Objective(ABC):
     """
 
     def __init__(
-        self, loss, features, targets, weighting, penalty, slope, theta, n_params, classes=None
+        self,
+        loss,
+        features,
+        targets,
+        weighting,
+        penalty,
+        l1_gradient,
+        theta,
+        n_params,
+        classes=None,
     ):
         self.loss = loss
         self.features = features
         self.targets = targets
         self.weighting = weighting
         self.penalty = penalty
-        self.slope = slope
+        self.l1_gradient = l1_gradient
         self.theta = theta
         self.n_params = n_params
         self.classes = classes
@@ -141,7 +150,7 @@ class Objective(ABC):
         identity = np.broadcast_to(np.eye(n_outputs), (features.shape[0], n_outputs, n_outputs))
         return self.pullback(features, identity)
 
-    def curvature_rows(self, curvature):
+    def factor_rows(self, curvature):
         """Rows ``C`` with ``C'C = F``, the curvature of the mean loss.
 
         Parameters
@@ -156,18 +165,18 @@ class Objective(ABC):
         if curvature == "empirical_fisher":
             rows = self.training_gradient_rows()
         else:
-            root = self.loss.hessian_root(self.training_outputs, self.targets)
+            root = self.loss.hessian_factor(self.training_outputs, self.targets)
             rows = self.pullback(self.features, root)
         return rows.weighted(np.sqrt(self.weight / self.total_weight))
 
-    def has_root_rows(self, curvature):
+    def has_factor_rows(self, curvature):
         """Whether a curvature is a sum of outer products of rows."""
         return True
 
     def curvature_product(self, curvature):
         """Function that multiplies vectors (m, n_coordinates) with the curvature F."""
-        rows = self.curvature_rows(curvature)
-        return _RootProduct(rows)
+        rows = self.factor_rows(curvature)
+        return _GramProduct(rows)
 
     def hessian(self, curvature):
         """The curvature F of the mean loss as independent blocks.
@@ -179,7 +188,7 @@ class Objective(ABC):
         blocks : ndarray of shape (n_blocks, size, size)
             F on these coordinates; it is 0 between blocks.
         """
-        rows = self.curvature_rows(curvature)
+        rows = self.factor_rows(curvature)
         moment = rows.moment(np.ones(rows.n_samples))
         return np.arange(len(moment))[None], moment[None]
 
@@ -215,7 +224,7 @@ class Objective(ABC):
 
     def mean_eigenvalue(self, curvature):
         """Mean eigenvalue of the curvature F."""
-        rows = self.curvature_rows(curvature)
+        rows = self.factor_rows(curvature)
         return float(rows.squared_norms().sum() / rows.n_columns)
 
     @property
@@ -233,7 +242,7 @@ class Objective(ABC):
         """Norm of the gradient of the objective over the sum of the norms of its terms."""
         rows = self.training_gradient_rows()
         gradient = (self.weight[None] @ rows)[0]
-        gradient += self.penalty * self.theta + self.slope
+        gradient += self.penalty * self.theta + self.l1_gradient
         size = self.weight @ np.sqrt(rows.squared_norms())
         if self.loss.quadratic:
             # A perfect fit leaves rounding errors of the outputs alone, in all terms.
@@ -242,8 +251,8 @@ class Objective(ABC):
         return float(np.linalg.norm(gradient) / max(size, np.finfo(float).tiny))
 
 
-class _RootProduct:
-    """``V -> V C'C`` for root rows C."""
+class _GramProduct:
+    """``V -> V C'C`` for factor rows C."""
 
     def __init__(self, rows):
         self.rows = rows

@@ -52,15 +52,15 @@ def decorrelated(objective):
     -------
     Decorrelated
     """
-    bend = objective.weight[:, None] * objective.loss.hessian_diagonal(
+    second_derivative = objective.weight[:, None] * objective.loss.hessian_diagonal(
         objective.training_outputs, objective.targets
     )
-    centre = _centre(objective, bend.sum(axis=1))
-    basis = _basis(objective.features, centre, bend.sum(axis=1))
+    centre = _centre(objective, second_derivative.sum(axis=1))
+    basis = _basis(objective.features, centre, second_derivative.sum(axis=1))
     turned = _turn(objective.features, centre, basis)
-    weights, free = objective.weights, objective.free.copy()
+    weights, intercepts = objective.weights, objective.intercepts.copy()
     for row, output in zip(weights, objective.feature_outputs, strict=True):
-        free[objective.free_outputs == output] += row @ centre
+        intercepts[objective.intercept_outputs == output] += row @ centre
     weights = weights if basis is None else weights @ basis
     loss = objective.loss
     if isinstance(loss, SoftmaxLoss):
@@ -68,11 +68,11 @@ def decorrelated(objective):
         _, turn = eigh(np.einsum("n,nab->ab", objective.weight, second))
         loss = SoftmaxLoss(len(loss.contrasts), contrasts=loss.contrasts @ turn)
         weights = turn.T @ weights
-        free = turn.T @ free if len(free) else free
-    return Decorrelated(_with(objective, turned, loss, weights, free), centre, basis)
+        intercepts = turn.T @ intercepts if len(intercepts) else intercepts
+    return Decorrelated(_with(objective, turned, loss, weights, intercepts), centre, basis)
 
 
-def _with(objective, features, loss, weights, free):
+def _with(objective, features, loss, weights, intercepts):
     n_weights = objective.weights.size
     c, d = objective.weights.shape
     return LinearObjective(
@@ -82,30 +82,30 @@ def _with(objective, features, loss, weights, free):
         weighting=objective.weighting,
         classes=objective.classes,
         weights=weights,
-        free=free,
+        intercepts=intercepts,
         feature_outputs=objective.feature_outputs,
-        free_outputs=objective.free_outputs,
+        intercept_outputs=objective.intercept_outputs,
         ridge=objective.penalty[:n_weights].reshape(c, d)[:, 0],
-        free_ridge=objective.penalty[n_weights:].max(initial=0.0),
+        intercept_ridge=objective.penalty[n_weights:].max(initial=0.0),
     )
 
 
-def _centre(objective, bend):
+def _centre(objective, second_derivative):
     c, d = objective.weights.shape
-    movable = set(objective.feature_outputs) <= set(objective.free_outputs)
+    movable = set(objective.feature_outputs) <= set(objective.intercept_outputs)
     penalised = objective.penalty[objective.weights.size :].any()
-    if issparse(objective.features) or penalised or not movable or not bend.any():
+    if issparse(objective.features) or penalised or not movable or not second_derivative.any():
         return np.zeros(d)
-    return bend @ objective.features / bend.sum()
+    return second_derivative @ objective.features / second_derivative.sum()
 
 
-def _basis(features, centre, bend):
+def _basis(features, centre, second_derivative):
     n, d = features.shape
     if issparse(features) or min(n, d) > MAX_DIRECTIONS:
         return None
     centred = features - centre
     if d <= n:
-        return eigh((centred * bend[:, None]).T @ centred)[1]
+        return eigh((centred * second_derivative[:, None]).T @ centred)[1]
     # Other directions are orthogonal to all rows, so that the penalty keeps them at 0.
     return np.linalg.svd(centred, full_matrices=False)[2].T
 

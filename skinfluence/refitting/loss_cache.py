@@ -54,14 +54,14 @@ class _ProcessMemory:
     def __init__(self, n_bytes):
         self.n_bytes = n_bytes
         self.kept = OrderedDict()
-        self.held = 0
+        self.bytes_kept = 0
         self._lock = Lock()
 
     def clear(self):
         """Forget all losses."""
         with self._lock:
             self.kept.clear()
-            self.held = 0
+            self.bytes_kept = 0
 
     def cache(self, function, ignore):
         """The function, called once for each key that is kept."""
@@ -74,10 +74,10 @@ class _ProcessMemory:
                     return self.kept[key]
             losses = function(key, losses)
             with self._lock:
-                self.held += losses.nbytes - getattr(self.kept.get(key), "nbytes", 0)
+                self.bytes_kept += losses.nbytes - getattr(self.kept.get(key), "nbytes", 0)
                 self.kept[key] = losses
-                while len(self.kept) > 1 and self.held > self.n_bytes:
-                    self.held -= self.kept.popitem(last=False)[1].nbytes
+                while len(self.kept) > 1 and self.bytes_kept > self.n_bytes:
+                    self.bytes_kept -= self.kept.popitem(last=False)[1].nbytes
             return losses
 
         return cached

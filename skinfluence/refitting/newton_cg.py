@@ -1,8 +1,8 @@
-"""Refits of many reweighted copies of an objective at once, by Newton-CG.
+"""Refits of many reweighted fits of an objective at once, by Newton-CG.
 
 Conventions
 -----------
-For m copies with weights ``w`` (m, n) and penalty factors ``f`` (m,), ``delta`` (m, p) minimises
+For m fits with weights ``w`` (m, n) and penalty factors ``f`` (m,), ``delta`` (m, p) minimises
 
     T(delta) = sum_i w_i l(z_i + J_i delta) + f (1/2 delta' A delta - b' delta)
                + 1/2 N damping |delta|^2
@@ -19,7 +19,7 @@ HALVINGS = 12
 
 
 class CurvaturePreconditioner:
-    """The full-data curvature, for copies that stay close to the fitted parameters.
+    """The full-data curvature, for fits that stay close to the fitted parameters.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ class CurvaturePreconditioner:
         self.damping = damping
         self.total_weight = total_weight
 
-    def at(self, copies, outputs):
+    def at(self, fits, outputs):
         """Function that multiplies vectors (m, p) with an approximate inverse Hessian."""
-        del copies, outputs
+        del fits, outputs
         return self._solve
 
     def _solve(self, vectors):
@@ -46,7 +46,7 @@ class CurvaturePreconditioner:
 
 
 class DiagonalPreconditioner:
-    """The diagonal of the Hessian of every copy where it stands, for copies that go far.
+    """The diagonal of the Hessian of every copy where it stands, for fits that go far.
 
     Parameters
     ----------
@@ -57,10 +57,10 @@ class DiagonalPreconditioner:
     def __init__(self, squares):
         self.squares = squares
 
-    def at(self, copies, outputs):
+    def at(self, fits, outputs):
         """Function that multiplies vectors (m, p) with an approximate inverse Hessian."""
-        bend = copies.weight[:, :, None] * copies.loss.hessian_diagonal(outputs, copies.targets)
-        diagonal = bend.reshape(len(bend), -1) @ self.squares + copies.ridge
+        second = fits.weight[:, :, None] * fits.loss.hessian_diagonal(outputs, fits.targets)
+        diagonal = second.reshape(len(second), -1) @ self.squares + fits.ridge
         # A column that is all zero, without a penalty, has no gradient either.
         floor = np.finfo(np.float64).eps * diagonal.max(axis=1, keepdims=True)
         inverse = 1 / np.maximum(diagonal, np.maximum(floor, 1e-300))
@@ -68,23 +68,23 @@ class DiagonalPreconditioner:
 
 
 class Refit:
-    """The reweighted copies of an objective that was fitted.
+    """The reweighted fits of an objective that was fitted.
 
     Parameters
     ----------
     objective : Objective
         Objective of the fitted model.
     jacobian : Rows
-        Jacobian of the training outputs, in the space of the copies.
+        Jacobian of the training outputs, in the space of the fits.
     preconditioner : CurvaturePreconditioner or DiagonalPreconditioner
-        Preconditions the copies.
+        Preconditions the fits.
     penalty : ndarray of shape (n_coordinates,)
         Penalty ``A`` in that space.
     damping : float, default=0.0
         Damping of the mean objective.
     balance : ndarray of shape (n_coordinates,), default=None
         ``b``. By default ``sum_i w_i g_i``, which it equals at the minimum: a model that has
-        not quite converged is then taken as one that has, and its copies move by what their
+        not quite converged is then taken as one that has, and its fits move by what their
         weights change alone.
     """
 
@@ -102,7 +102,7 @@ class Refit:
         self.scale = float(np.abs(pulled * norms).sum()) or 1.0
 
     def minimise(self, weight, factor, start, *, tol=1e-8, max_iter=50):
-        """Minimisers of the copies.
+        """Minimisers of the fits.
 
         Parameters
         ----------
@@ -127,26 +127,26 @@ class Refit:
         delta = start.copy()
         norms = np.full(len(delta), np.inf)
         running = np.arange(len(delta))
-        copies = _Copies(self, weight, factor)
-        outputs = copies.outputs(delta)
+        fits = _ReweightedFits(self, weight, factor)
+        outputs = fits.outputs(delta)
         for step in range(max_iter + 1):
-            gradient = copies.gradient(delta[running], outputs)
+            gradient = fits.gradient(delta[running], outputs)
             norms[running] = np.linalg.norm(gradient, axis=1) / self.scale
             left = norms[running] > tol
             if step == max_iter or not left.any():
                 break
-            running, copies = running[left], copies[left]
-            move = copies.newton_step(outputs[left], gradient[left], norms[running], tol)
-            reached, outputs, better = copies.search(delta[running], outputs[left], move)
+            running, fits = running[left], fits[left]
+            move = fits.newton_step(outputs[left], gradient[left], norms[running], tol)
+            reached, outputs, better = fits.search(delta[running], outputs[left], move)
             delta[running] = reached
-            running, copies, outputs = running[better], copies[better], outputs[better]
+            running, fits, outputs = running[better], fits[better], outputs[better]
             if not len(running):
                 break
         return delta, norms
 
 
-class _Copies:
-    """The copies that are still running, at their weights."""
+class _ReweightedFits:
+    """The fits that are still running, at their weights."""
 
     def __init__(self, refit, weight, factor):
         self.refit = refit
@@ -156,14 +156,16 @@ class _Copies:
         self.factor = factor
         ridge = refit.damping * refit.objective.total_weight
         self.ridge = factor[:, None] * refit.penalty + ridge
-        self.slope = -factor[:, None] * refit.balance
+        self.linear_term = -factor[:, None] * refit.balance
 
     def __len__(self):
         return len(self.weight)
 
     def __getitem__(self, chosen):
         return (
-            self if chosen.all() else _Copies(self.refit, self.weight[chosen], self.factor[chosen])
+            self
+            if chosen.all()
+            else _ReweightedFits(self.refit, self.weight[chosen], self.factor[chosen])
         )
 
     def push(self, delta):
@@ -181,11 +183,11 @@ class _Copies:
     def value(self, delta, outputs):
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             losses = (self.weight * self.loss.value(outputs, self.targets)).sum(axis=1)
-        return losses + ((self.ridge * delta / 2 + self.slope) * delta).sum(axis=1)
+        return losses + ((self.ridge * delta / 2 + self.linear_term) * delta).sum(axis=1)
 
     def gradient(self, delta, outputs):
         residual = self.weight[:, :, None] * self.loss.residual(outputs, self.targets)
-        return self.pull(residual) + self.ridge * delta + self.slope
+        return self.pull(residual) + self.ridge * delta + self.linear_term
 
     def newton_step(self, outputs, gradient, norms, tol):
         """``-H^{-1} gradient`` by conjugate gradients, as exact as the gradient is small."""

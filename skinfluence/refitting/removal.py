@@ -122,7 +122,7 @@ def _held_weight(influence, indices, weight):
 
 def _own_leverages(influence, rows):
     """``J_p H^{-1} J_p' / N`` of every row by what the curvature holds of it, (n, k, k)."""
-    held = influence.curvature_.holding(rows)
+    held = influence.curvature_.exact_part(rows)
     if held is None:
         return np.zeros((rows.n_samples, rows.rows_per_sample, rows.rows_per_sample))
     curvature, held_rows = held
@@ -131,7 +131,7 @@ def _own_leverages(influence, rows):
 
 def _own_inner(influence, rows):
     """The same of a set of rows, with each other, (n * k, n * k)."""
-    held = influence.curvature_.holding(rows)
+    held = influence.curvature_.exact_part(rows)
     if held is None:
         return np.zeros((rows.shape[0], rows.shape[0]))
     curvature, held_rows = held
@@ -153,7 +153,7 @@ def _worth_refining(influence, length, removal):
 def _is_final(influence, removal):
     """Whether the first step is the last: of a quadratic that loses rows, and of factors."""
     exact = influence.objective_.loss.quadratic and not removal.coefficients.any()
-    return exact or influence.curvature_.holding(influence._rows[:0]) is None
+    return exact or influence.curvature_.exact_part(influence._rows[:0]) is None
 
 
 def _refine(influence, removal, chosen, dropped):

@@ -23,7 +23,7 @@ from skinfluence.refitting.loss_cache import LossStore, fingerprint, subset_key,
 from skinfluence.refitting.newton_cg import DiagonalPreconditioner, Refit
 from skinfluence.refitting.random_subsets import draw_subsets
 
-# Copies in a block: wide enough for fast products, narrow enough to share among workers.
+# Refits in a block: wide enough for fast products, narrow enough to share among workers.
 BLOCK = 32
 
 
@@ -262,7 +262,7 @@ class Retraining:
         if not len(subsets):
             return []
         block = _ClosedForm(self.objective, self.query_features, self.y_query, tol)
-        parts = batches(len(subsets), block.copy_bytes, min(BLOCK, block.fitting))
+        parts = batches(len(subsets), block.fit_bytes, min(BLOCK, block.fitting))
         # The products release the lock, and threads share the data.
         run = Parallel(n_jobs=n_jobs, prefer="threads")
         results = run(delayed(block.refit)(subsets[part]) for part in parts)
@@ -296,7 +296,7 @@ class _ClosedForm:
         features = self.objective.features
         identity = np.eye(self.objective.training_outputs.shape[1])
         identity = np.broadcast_to(identity, (features.shape[0], *identity.shape))
-        self.n_free = len(self.objective.free)
+        self.n_intercepts = len(self.objective.intercepts)
         squares = self.objective.pullback(_squared(features), identity)
         self.refits = Refit(
             self.objective,
@@ -307,16 +307,16 @@ class _ClosedForm:
         )
 
     @property
-    def copy_bytes(self):
-        """Bytes of the arrays of one copy: outputs, their derivatives, CG's vectors."""
+    def fit_bytes(self):
+        """Bytes of the arrays of one refit: outputs, their derivatives, CG's vectors."""
         n_train, k = self.objective.training_outputs.shape
         n_queries = self.query_features.shape[0]
         return 8 * (12 * n_train * (k + 1) + 12 * len(self.objective.theta) + 4 * n_queries * k)
 
     @property
     def fitting(self):
-        """Copies that fit into the working memory."""
-        return batches(BLOCK, self.copy_bytes)[0].stop
+        """Refits that fit into the working memory."""
+        return batches(BLOCK, self.fit_bytes)[0].stop
 
     def refit(self, subsets):
         """Losses (m, n_queries) and relative gradient norms (m,)."""
@@ -325,8 +325,8 @@ class _ClosedForm:
         delta, norms = self.refits.minimise(weight, factor, start, tol=self.tol)
         theta = self.objective.theta + delta
         c, d = self.objective.weights.shape
-        weights, free = theta[:, : c * d].reshape(-1, c, d), theta[:, c * d :]
-        outputs = self.objective.shifted_outputs(self.query_features, weights, free)
+        weights, intercepts = theta[:, : c * d].reshape(-1, c, d), theta[:, c * d :]
+        outputs = self.objective.shifted_outputs(self.query_features, weights, intercepts)
         return self.objective.loss.value(outputs, self.targets), norms
 
 

@@ -4,7 +4,7 @@ Conventions
 -----------
 - ``n`` samples, ``s`` rows for each of them, so ``n * s`` rows; a gradient has ``s = 1``,
   a square root of the curvature has as many as the model has outputs.
-- ``c`` outputs, ``d`` inputs, ``f`` free columns (intercepts), ``p = c * d + f`` columns.
+- ``c`` outputs, ``d`` inputs, ``f`` intercept columns, ``p = c * d + f`` columns.
 - Rows of one sample follow one another: row ``i * s + j`` is the ``j``-th row of sample ``i``.
 """
 

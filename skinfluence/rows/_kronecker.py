@@ -8,7 +8,7 @@ from skinfluence.rows._base import Rows, into
 
 
 class KroneckerRows(Rows):
-    """Rows ``[residual (x) activation, free]``, the gradients of a linear layer.
+    """Rows ``[residual (x) activation, intercept_columns]``, the gradients of a linear layer.
 
     Parameters
     ----------
@@ -16,14 +16,16 @@ class KroneckerRows(Rows):
         Derivatives with respect to the layer's outputs.
     activation : {array, CSR matrix} of shape (n_samples, d)
         The layer's inputs, used as they are, never copied as a whole.
-    free : ndarray of shape (n_samples, rows_per_sample, f), default=None
+    intercept_columns : ndarray of shape (n_samples, rows_per_sample, f), default=None
         Further columns: for a layer with intercepts, the residual itself.
     """
 
-    def __init__(self, residual, activation, free=None):
+    def __init__(self, residual, activation, intercept_columns=None):
         self.residual = residual
         self.activation = activation
-        self.free = np.empty((*residual.shape[:2], 0)) if free is None else free
+        self.intercept_columns = (
+            np.empty((*residual.shape[:2], 0)) if intercept_columns is None else intercept_columns
+        )
 
     @property
     def n_samples(self):
@@ -41,17 +43,19 @@ class KroneckerRows(Rows):
     @property
     def n_columns(self):
         c, d = self.layer_shape
-        return c * d + self.free.shape[2]
+        return c * d + self.intercept_columns.shape[2]
 
     def __getitem__(self, samples):
-        return KroneckerRows(self.residual[samples], self.activation[samples], self.free[samples])
+        return KroneckerRows(
+            self.residual[samples], self.activation[samples], self.intercept_columns[samples]
+        )
 
     def pieces(self):
         if not sp.issparse(self.activation):
             yield from super().pieces()
             return
         blocks = [_spread(self.activation, column) for column in np.moveaxis(self.residual, 2, 0)]
-        yield sp.hstack([*blocks, _flat(self.free)], format="csr")
+        yield sp.hstack([*blocks, _flat(self.intercept_columns)], format="csr")
 
     def toarray(self):
         activation, (c, d) = _dense(self.activation), self.layer_shape
@@ -59,7 +63,7 @@ class KroneckerRows(Rows):
         for k in range(c):
             outer = self.residual[:, :, k, None], activation[:, None, :]
             np.multiply(*outer, out=out[:, :, k * d : (k + 1) * d])
-        out[:, :, c * d :] = self.free
+        out[:, :, c * d :] = self.intercept_columns
         return out.reshape(self.shape)
 
     def __matmul__(self, matrix):
@@ -73,7 +77,7 @@ class KroneckerRows(Rows):
             projected = _dot(self.activation[batch], stacked)
             projected = projected.reshape(len(projected), c, m)
             out[batch] = self._mix(projected, batch)
-            out[batch] += self.free[batch] @ matrix[c * d :]
+            out[batch] += self.intercept_columns[batch] @ matrix[c * d :]
         return out.reshape(self.shape[0], m)
 
     def _mix(self, cube, batch):
@@ -104,7 +108,7 @@ class KroneckerRows(Rows):
                 part = np.matmul(part.transpose(1, 0, 2), self.residual[batch]).transpose(1, 0, 2)
             mixed = part.transpose(0, 2, 1).reshape(m * c, -1)
             out[:, : c * d] += _dot_left(mixed, self.activation[batch]).reshape(m, c * d)
-        out[:, c * d :] = matrix @ self.free.reshape(self.shape[0], -1)
+        out[:, c * d :] = matrix @ self.intercept_columns.reshape(self.shape[0], -1)
         return out
 
     def inner(self, other, out=None):
@@ -119,7 +123,7 @@ class KroneckerRows(Rows):
             self.n_samples, self.rows_per_sample, other.n_samples, other.rows_per_sample
         )
         cube *= gram[:, None, :, None]
-        result += _flat(self.free) @ _flat(other.free).T
+        result += _flat(self.intercept_columns) @ _flat(other.intercept_columns).T
         return into(out, result)
 
     def dotted_by(self, vectors, out=None):
@@ -136,48 +140,57 @@ class KroneckerRows(Rows):
                     np.einsum("n,nsa,nsb->nab", weight, a, b)
                     for a, b in (
                         (self.residual, self.residual),
-                        (self.residual, self.free),
-                        (self.free, self.free),
+                        (self.residual, self.intercept_columns),
+                        (self.intercept_columns, self.intercept_columns),
                     )
                 ),
             )
         root = np.sqrt(weight)[:, None, None]
-        residual, free = self.residual * root, self.free * root
+        residual, intercept_columns = self.residual * root, self.intercept_columns * root
         transposed = residual.transpose(0, 2, 1)
         return outer_moment(
             self.activation,
             transposed @ residual,
-            transposed @ free,
-            free.transpose(0, 2, 1) @ free,
+            transposed @ intercept_columns,
+            intercept_columns.transpose(0, 2, 1) @ intercept_columns,
         )
 
     def squared_norms(self):
         norms = np.einsum("nsc,nsc->ns", self.residual, self.residual)
         norms *= _squared_norms(self.activation)[:, None]
-        return (norms + np.einsum("nsf,nsf->ns", self.free, self.free)).ravel()
+        return (
+            norms + np.einsum("nsf,nsf->ns", self.intercept_columns, self.intercept_columns)
+        ).ravel()
 
     def picked(self, index):
         samples, place = np.divmod(index, self.rows_per_sample)
-        residual, free = self.residual[samples, place], self.free[samples, place]
-        return KroneckerRows(residual[:, None], self.activation[samples], free[:, None])
+        residual, intercept_columns = (
+            self.residual[samples, place],
+            self.intercept_columns[samples, place],
+        )
+        return KroneckerRows(
+            residual[:, None], self.activation[samples], intercept_columns[:, None]
+        )
 
     def columns(self, index):
         (c, d), index = self.layer_shape, np.asarray(index)
         if len(index) and index.min() < c * d:
             return super().columns(index)
-        return _flat(self.free)[:, index - c * d]
+        return _flat(self.intercept_columns)[:, index - c * d]
 
     def rescaled(self, scale):
         c, d = self.layer_shape
         outer = scale[: c * d].reshape(c, d)
-        free = self.free * scale[c * d :]
+        intercept_columns = self.intercept_columns * scale[c * d :]
         if np.ptp(outer, axis=1).max(initial=0) == 0:
-            return KroneckerRows(self.residual * outer[:, 0], self.activation, free)
+            return KroneckerRows(self.residual * outer[:, 0], self.activation, intercept_columns)
         return super().rescaled(scale)
 
     def weighted(self, weight):
         weight = np.asarray(weight)[:, None, None]
-        return KroneckerRows(self.residual * weight, self.activation, self.free * weight)
+        return KroneckerRows(
+            self.residual * weight, self.activation, self.intercept_columns * weight
+        )
 
 
 def outer_moment(activation, inner, cross, outer):
@@ -194,9 +207,9 @@ def outer_moment(activation, inner, cross, outer):
     inner : ndarray of shape (n_samples, c, c)
         Symmetric, of either sign.
     cross : ndarray of shape (n_samples, c, f)
-        Between outputs and free columns.
+        Between outputs and intercept columns.
     outer : ndarray of shape (n_samples, f, f)
-        Between free columns.
+        Between intercept columns.
 
     Returns
     -------

@@ -75,8 +75,8 @@ class SharedRows(Rows):
         n_rows = self.n_samples * self.rows_per_sample
         sums = self._position_sums().reshape(n_rows, -1)
         if self.bias:
-            free = self.residual.sum(axis=2, dtype=np.float64).reshape(n_rows, -1)
-            sums = np.hstack([sums, free])
+            intercept_columns = self.residual.sum(axis=2, dtype=np.float64).reshape(n_rows, -1)
+            sums = np.hstack([sums, intercept_columns])
         return sums if self.scale is None else sums * self.scale
 
     def _position_sums(self):

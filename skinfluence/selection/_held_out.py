@@ -18,7 +18,7 @@ from skinfluence.rows import DenseRows
 MEDIAN_LOSS = 0.2274682
 
 
-class Verdicts:
+class HeldOutScores:
     """What held-out rows say of training rows, averaged over the folds that train on them.
 
     Attributes
@@ -55,16 +55,16 @@ class Verdicts:
         return self
 
 
-def judge_by_set(influence, X, y):
+def scores_by_set(influence, X, y):
     """Verdict of a validation set on the rows that ``influence`` was fitted on."""
-    verdicts = Verdicts(influence.n_samples_)
-    verdicts.add(slice(None), influence, X, y)
-    return verdicts.averaged()
+    scores = HeldOutScores(influence.n_samples_)
+    scores.add(slice(None), influence, X, y)
+    return scores.averaged()
 
 
-def judge_by_folds(influence, X, y, sample_weight, cv):
+def scores_by_folds(influence, X, y, sample_weight, cv):
     """Verdict of each fold on the rows outside it, by refitted clones of ``influence``."""
-    verdicts = Verdicts(influence.n_samples_)
+    scores = HeldOutScores(influence.n_samples_)
     for train, held_out in check_cv(cv, y, classifier=hasattr(influence, "classes_")).split(X, y):
         weight = None if sample_weight is None else sample_weight[train]
         fold = clone(influence)
@@ -72,8 +72,8 @@ def judge_by_folds(influence, X, y, sample_weight, cv):
         if hasattr(fold, "classes_"):
             # The loss of a label that the fold has never seen is not defined.
             held_out = held_out[np.isin(_safe_indexing(y, held_out), fold.classes_)]
-        verdicts.add(train, fold, _safe_indexing(X, held_out), _safe_indexing(y, held_out))
-    return verdicts.averaged()
+        scores.add(train, fold, _safe_indexing(X, held_out), _safe_indexing(y, held_out))
+    return scores.averaged()
 
 
 def bounded_loss_row(influence, X, y):

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._utils.sklearn_private import HasMethods, Interval, StrOptions, _fit_context
 from skinfluence.estimators._exact import ExactInfluence
-from skinfluence.selection._held_out import judge_by_folds, judge_by_set
+from skinfluence.selection._held_out import scores_by_folds, scores_by_set
 
 
 class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
@@ -197,14 +197,14 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
             self.memorizable_ = self.memorization_ > self.threshold_
             return
         if isinstance(self.validation, tuple):
-            verdicts = judge_by_set(self.influence_, *_check_set(self.validation))
+            scores = scores_by_set(self.influence_, *_check_set(self.validation))
         else:
             weight = None if sample_weight is None else np.asarray(sample_weight)
-            verdicts = judge_by_folds(self.influence_, X, y, weight, self.validation)
-        self.memorization_ = verdicts.memorization
-        self.validation_influence_ = verdicts.values
-        self.sign_thresholds_ = verdicts.thresholds
-        self.guaranteed_ = verdicts.bounds
+            scores = scores_by_folds(self.influence_, X, y, weight, self.validation)
+        self.memorization_ = scores.memorization
+        self.validation_influence_ = scores.values
+        self.sign_thresholds_ = scores.thresholds
+        self.guaranteed_ = scores.bounds
         self.threshold_ = self._resolve_threshold()
         harmful = self.validation_influence_ > 0
         self.memorizable_ = harmful & (self.memorization_ > self.threshold_)

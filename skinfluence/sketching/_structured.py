@@ -52,7 +52,7 @@ class KroneckerSketch(Sketch):
     def _project_rows(self, rows):
         layer = (self.outputs.n_columns, self.features.n_columns)
         factored = isinstance(rows, KroneckerRows) and rows.layer_shape == layer
-        if not factored or rows.free.shape[2]:
+        if not factored or rows.intercept_columns.shape[2]:
             return super()._project_rows(rows)
         n_samples, s, c = rows.residual.shape
         residual = rows.residual.reshape(-1, c) @ self.outputs
@@ -74,7 +74,7 @@ class KroneckerSketch(Sketch):
 class BlockSketch(Sketch):
     """Independent sketches of blocks of columns side by side.
 
-    The blocks are those of ``BlockRows``, or the weights and the free columns of
+    The blocks are those of ``BlockRows``, or the weights and the intercept columns of
     ``KroneckerRows``, which are carried through by an ``IdentitySketch``.
 
     Parameters
@@ -116,8 +116,8 @@ class BlockSketch(Sketch):
             return super()._project_rows(rows)
         parts = [part @ s for part, s in zip(parts, self.sketches, strict=True)]
         if isinstance(rows, KroneckerRows) and isinstance(parts[0], KroneckerRows):
-            free = parts[1].toarray().reshape(*rows.residual.shape[:2], -1)
-            return KroneckerRows(parts[0].residual, parts[0].activation, free)
+            intercept_columns = parts[1].toarray().reshape(*rows.residual.shape[:2], -1)
+            return KroneckerRows(parts[0].residual, parts[0].activation, intercept_columns)
         if all(isinstance(part, DenseRows) for part in parts):
             whole = np.concatenate([part.array for part in parts], axis=1)
             return DenseRows(whole, rows.rows_per_sample)
@@ -135,8 +135,8 @@ def _split(rows, widths):
         return rows.blocks
     if not isinstance(rows, KroneckerRows) or len(widths) != 2:
         return []
-    if widths[1] != rows.free.shape[2]:
+    if widths[1] != rows.intercept_columns.shape[2]:
         return []
-    free = rows.free.reshape(rows.shape[0], -1)
+    intercept_columns = rows.intercept_columns.reshape(rows.shape[0], -1)
     weights = KroneckerRows(rows.residual, rows.activation)
-    return [weights, DenseRows(free, rows.rows_per_sample)]
+    return [weights, DenseRows(intercept_columns, rows.rows_per_sample)]

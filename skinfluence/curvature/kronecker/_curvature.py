@@ -7,7 +7,7 @@ import numpy as np
 from skinfluence.curvature import Curvature
 from skinfluence.curvature._eigenbasis import Eigenbasis
 from skinfluence.curvature.kronecker._bases import DenseBasis, KroneckerBasis
-from skinfluence.curvature.kronecker._factors import blocks_of, held_batches
+from skinfluence.curvature.kronecker._factors import block_batches, blocks_of
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.rows import BlockRows, DenseRows, Rows
 
@@ -58,7 +58,7 @@ class RotatedRows(Rows):
             return DenseRows(self.toarray(), self._rows_per_sample).inner(other, out)
         out = np.empty((self.shape[0], other.shape[0])) if out is None else out
         vectors = [part.reshape(len(part), -1) for part in self.parts]
-        for batch, blocks in held_batches(other):
+        for batch, blocks in block_batches(other):
             terms = zip(self.bases, blocks, vectors, strict=True)
             out[:, other._row_slice(batch)] = sum(
                 basis.rotated_rows(block).dotted_by(vector) for basis, block, vector in terms
@@ -75,7 +75,7 @@ class KroneckerCurvature(Curvature):
     Parameters
     ----------
     rows : Rows
-        Root rows of the curvature.
+        Factor rows of the curvature.
     layers : list of Moments or ndarray
         What `moments` gives for them.
     penalty : ndarray of shape (n_columns,)
@@ -97,7 +97,7 @@ class KroneckerCurvature(Curvature):
 
     def _correct(self, rows):
         totals = [np.zeros_like(basis.values) for basis in self.bases]
-        for _, blocks in held_batches(rows):
+        for _, blocks in block_batches(rows):
             for total, basis, block in zip(totals, self.bases, blocks, strict=True):
                 total += basis.second_moment(block)
         for basis, total in zip(self.bases, totals, strict=True):
@@ -140,7 +140,7 @@ class KroneckerCurvature(Curvature):
         pairs = zip(self.bases, self._split(rows.toarray()), strict=True)
         return [basis.rotated_columns(columns) for basis, columns in pairs]
 
-    def holding(self, rows):
+    def exact_part(self, rows):
         return None
 
     def solve(self, rows, damping):
@@ -150,9 +150,9 @@ class KroneckerCurvature(Curvature):
 
     def whiten(self, rows, damping):
         out = np.empty(rows.shape)
-        roots = [np.sqrt(inverse) for inverse in self._inverses(damping)]
+        factor_rows = [np.sqrt(inverse) for inverse in self._inverses(damping)]
         for batch in rows.batches():
-            parts = zip(self._rotated(rows[batch]), roots, strict=True)
+            parts = zip(self._rotated(rows[batch]), factor_rows, strict=True)
             white = [(part * root).reshape(len(part), -1) for part, root in parts]
             out[rows._row_slice(batch)] = np.hstack(white)
         return out

@@ -14,7 +14,7 @@ def blocks_of(rows):
     return rows.blocks if isinstance(rows, BlockRows) else [rows]
 
 
-def held_batches(rows):
+def block_batches(rows):
     """Slices of samples and the blocks of their rows."""
     for batch in rows.batches():
         yield batch, blocks_of(rows[batch])
@@ -26,9 +26,11 @@ def is_layer(block):
         return block.scale is None
     if not isinstance(block, KroneckerRows):
         return False
-    if block.free.shape[2] == 0:
+    if block.intercept_columns.shape[2] == 0:
         return True
-    return block.free.shape == block.residual.shape and np.array_equal(block.free, block.residual)
+    return block.intercept_columns.shape == block.residual.shape and np.array_equal(
+        block.intercept_columns, block.residual
+    )
 
 
 def factors(block):
@@ -91,12 +93,12 @@ class Moments:
 
 
 def moments(rows, weight, shared="expand"):
-    """Moments of the layers of root rows; for other blocks the dense moment.
+    """Moments of the layers of factor rows; for other blocks the dense moment.
 
     Parameters
     ----------
     rows : Rows
-        Root rows of the curvature, the weights of the samples included.
+        Factor rows of the curvature, the weights of the samples included.
     weight : ndarray of shape (n_samples,)
         These weights, with the sum 1.
     shared : {"expand", "reduce"}
@@ -107,7 +109,7 @@ def moments(rows, weight, shared="expand"):
     list of Moments or ndarray
     """
     totals = None
-    for batch, blocks in held_batches(rows):
+    for batch, blocks in block_batches(rows):
         parts = [_moments_of(block, weight[batch], shared) for block in blocks]
         totals = parts if totals is None else list(map(_added, totals, parts))
     return totals
@@ -132,7 +134,7 @@ def _moments_of(block, weight, shared):
 
 
 def _has_bias(block):
-    return bool(block.bias if isinstance(block, SharedRows) else block.free.shape[2])
+    return bool(block.bias if isinstance(block, SharedRows) else block.intercept_columns.shape[2])
 
 
 def _added(left, right):

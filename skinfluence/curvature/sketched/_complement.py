@@ -3,11 +3,11 @@
 With orthonormal rows ``Q'`` of a sketch, ``F_Q = Q'FQ`` and a ridge that commutes with
 ``QQ'``, the inverse is taken for
 
-    H^{-1} = Q (F_Q + ridge)^{-1} Q' + (I - QQ') / (ridge + level)
+    H^{-1} = Q (F_Q + ridge)^{-1} Q' + (I - QQ') / (ridge + outside_curvature)
 
-The second part needs no more of the rows than their inner products. ``level`` is the mean
+The second part needs no more of the rows than their inner products. ``outside_curvature`` is the mean
 eigenvalue of F outside of the basis, each weighted by itself, as gradients meet them: with
-``F_o`` the part of F there, ``tr(F_o^2) / tr(F_o)``. With level 0 every direction outside
+``F_o`` the part of F there, ``tr(F_o^2) / tr(F_o)``. With outside_curvature 0 every direction outside
 would be taken for one without curvature, and its influence be overstated.
 """
 
@@ -19,7 +19,7 @@ from skinfluence.curvature._eigenbasis import Eigenbasis, OutsideBasis
 from skinfluence.rows import CombinedRows, DenseRows, Rows
 
 
-class TailRows(Rows):
+class ComplementRows(Rows):
     """Rows that come with their sketch, and else are themselves.
 
     Parameters
@@ -50,7 +50,7 @@ class TailRows(Rows):
         return self.full.n_columns
 
     def __getitem__(self, samples):
-        return TailRows(self.full[samples], self.sketch, self.reduced[samples])
+        return ComplementRows(self.full[samples], self.sketch, self.reduced[samples])
 
     def toarray(self):
         return self.full.toarray()
@@ -75,15 +75,15 @@ class TailRows(Rows):
 
     def weighted(self, weight):
         reduced = self.reduced.weighted(weight)
-        return TailRows(self.full.weighted(weight), self.sketch, reduced)
+        return ComplementRows(self.full.weighted(weight), self.sketch, reduced)
 
 
-def level_outside(roots, sketch, layer_shape, seed, *, n_signs=8):
+def curvature_outside(factor_rows, sketch, layer_shape, seed, *, n_signs=8):
     """``tr(F_o^2) / tr(F_o)`` of every output, by random signs, (c,).
 
     Parameters
     ----------
-    roots : Rows
+    factor_rows : Rows
         Rows ``C`` with ``C'C = F``.
     sketch : Sketch
         Sketch with orthonormal rows.
@@ -103,9 +103,9 @@ def level_outside(roots, sketch, layer_shape, seed, *, n_signs=8):
         return vectors - sketch.lift(vectors @ sketch)
 
     (c, d), rng = layer_shape, np.random.default_rng([seed, 2])
-    vectors = outside(rng.choice([-1.0, 1.0], (n_signs, roots.n_columns)))
-    image = roots @ np.ascontiguousarray(vectors.T)
-    image = outside(np.ascontiguousarray(image.T) @ roots)
+    vectors = outside(rng.choice([-1.0, 1.0], (n_signs, factor_rows.n_columns)))
+    image = factor_rows @ np.ascontiguousarray(vectors.T)
+    image = outside(np.ascontiguousarray(image.T) @ factor_rows)
     moments = [
         product[:, : c * d].reshape(n_signs, c, d).sum(axis=(0, 2))
         for product in (image * image, image * vectors)
@@ -115,7 +115,7 @@ def level_outside(roots, sketch, layer_shape, seed, *, n_signs=8):
 
 
 def _full(rows):
-    return rows.full if isinstance(rows, TailRows) else rows
+    return rows.full if isinstance(rows, ComplementRows) else rows
 
 
 class _Basis(Rows):
@@ -141,15 +141,15 @@ class _Basis(Rows):
 
 
 def _reduced(rows, sketch):
-    return rows.reduced if isinstance(rows, TailRows) else rows @ sketch
+    return rows.reduced if isinstance(rows, ComplementRows) else rows @ sketch
 
 
-class TailCurvature(Curvature):
+class ComplementCurvature(Curvature):
     """The curvature on a basis, and one number outside of it.
 
     Parameters
     ----------
-    roots : Rows
+    factor_rows : Rows
         Rows ``C`` with ``C'C = F``.
     sketch : Sketch
         Sketch with orthonormal rows.
@@ -159,28 +159,39 @@ class TailCurvature(Curvature):
         Penalty on every column.
     reduced_penalty : ndarray of shape (size,)
         Penalty in the coordinates of the sketch.
-    n_carried : int
+    n_unsketched : int
         Last columns, which the sketch carries through: nothing of them is outside.
-    level : ndarray of shape (n_outputs,)
+    outside_curvature : ndarray of shape (n_outputs,)
         Mean eigenvalue of F outside of the basis, for each output in turn.
     """
 
-    def __init__(self, roots, sketch, inside, penalty, reduced_penalty, n_carried, level):
-        self.roots = roots
+    def __init__(
+        self,
+        factor_rows,
+        sketch,
+        inside,
+        penalty,
+        reduced_penalty,
+        n_unsketched,
+        outside_curvature,
+    ):
+        self.factor_rows = factor_rows
         self.sketch = sketch
         self.inside = inside
         self.penalty = penalty
         self.reduced_penalty = reduced_penalty
-        self.n_carried = n_carried
-        self.level = level
+        self.n_unsketched = n_unsketched
+        self.outside_curvature = outside_curvature
 
     def _outside(self, damping):
-        """Ridge and level on all columns and in the coordinates of the sketch."""
+        """Ridge and outside_curvature on all columns and in the coordinates of the sketch."""
         ridges = []
         for penalty in (self.penalty, self.reduced_penalty):
             ridge = penalty + damping
-            n_sketched = len(penalty) - self.n_carried
-            ridge[:n_sketched] += np.repeat(self.level, n_sketched // len(self.level))
+            n_sketched = len(penalty) - self.n_unsketched
+            ridge[:n_sketched] += np.repeat(
+                self.outside_curvature, n_sketched // len(self.outside_curvature)
+            )
             ridges.append(ridge)
         return ridges
 
@@ -189,12 +200,12 @@ class TailCurvature(Curvature):
         inverses = []
         for ridge in ridges:
             inverse = np.zeros_like(ridge)
-            sketched = slice(0, len(ridge) - self.n_carried)
+            sketched = slice(0, len(ridge) - self.n_unsketched)
             inverse[sketched] = 1 / ridge[sketched]
             inverses.append(inverse)
         return inverses
 
-    def holding(self, rows):
+    def exact_part(self, rows):
         return self.inside, _reduced(rows, self.sketch)
 
     def solve(self, rows, damping):
@@ -215,7 +226,7 @@ class TailCurvature(Curvature):
     def eigenbasis(self, damping, query=None):
         inside = self.inside.eigenbasis(damping)
         ridge, _ = self._outside(damping)
-        ridge[len(ridge) - self.n_carried :] = 0
+        ridge[len(ridge) - self.n_unsketched :] = 0
 
         def part_inside(rows):
             return self.sketch.lift(_reduced(rows, self.sketch).toarray())
@@ -236,7 +247,7 @@ class TailCurvature(Curvature):
         The second, ``tr(F - QF_QQ') / ridge``, is an upper bound of what is missing there.
         """
         (full,) = self._inverses([self.penalty + damping])
-        scaled = self.roots.rescaled(np.sqrt(full))
+        scaled = self.factor_rows.rescaled(np.sqrt(full))
         outside = scaled.squared_norms().sum() - (scaled @ self.sketch).squared_norms().sum()
         return self.inside.effective_dimension(damping), max(0.0, float(outside))
 
@@ -260,8 +271,10 @@ class TailCurvature(Curvature):
         return found
 
     def _exact_product(self, vectors, damping):
-        image = self.roots @ np.ascontiguousarray(vectors.T)
-        return np.ascontiguousarray(image.T) @ self.roots + vectors * (self.penalty + damping)
+        image = self.factor_rows @ np.ascontiguousarray(vectors.T)
+        return np.ascontiguousarray(image.T) @ self.factor_rows + vectors * (
+            self.penalty + damping
+        )
 
     def _product(self, vectors, damping):
         full, reduced = self._outside(damping)

@@ -1,4 +1,4 @@
-"""Effective dimensions of a setting: exact where that is cheap, else with their error."""
+"""Effective dimensions of a plan: exact where that is cheap, else with their error."""
 
 import numpy as np
 
@@ -14,13 +14,13 @@ MAX_EXACT = 2048
 N_SIGNS = 30
 
 
-def whole(projection, exact_curvature):
+def of_curvature(projection, exact_curvature):
     """``tr(F H^{-1})`` and its error.
 
     Parameters
     ----------
     projection : Projection
-        A setting with its sketch.
+        A plan with its sketch.
     exact_curvature : callable
         Makes the exact curvature.
 
@@ -32,35 +32,33 @@ def whole(projection, exact_curvature):
         0 where it is exact; half the width of the interval in which it lies; or the standard
         error of a stochastic trace.
     """
-    setting = projection.setting
-    if projection.is_exact or min(setting.roots.shape) <= MAX_EXACT:
-        return exact_curvature().effective_dimension(setting.damping), 0.0
-    if projection.has_tail:
+    plan = projection.plan
+    if projection.is_exact or min(plan.factor_rows.shape) <= MAX_EXACT:
+        return exact_curvature().effective_dimension(plan.damping), 0.0
+    if projection.has_complement:
         # A trace of a concave function is at most that of the blocks on the basis and
         # outside of it, and at least that of the first.
-        inside, outside = projection.curvature.effective_dimension_parts(setting.damping)
+        inside, outside = projection.curvature.effective_dimension_parts(plan.damping)
         return inside + outside / 2, outside / 2
-    return _by_signs(setting)
+    return _by_signs(plan)
 
 
-def _by_signs(setting):
+def _by_signs(plan):
     """Mean of ``z' F H^{-1} z`` over random signs z, and its standard error (Hutchinson)."""
 
     def product(vectors):
-        image = setting.roots @ np.ascontiguousarray(vectors.T)
-        return np.ascontiguousarray(image.T) @ setting.roots
+        image = plan.factor_rows @ np.ascontiguousarray(vectors.T)
+        return np.ascontiguousarray(image.T) @ plan.factor_rows
 
-    rng = np.random.default_rng(setting.seed)
-    signs = rng.choice([-1.0, 1.0], (N_SIGNS, setting.roots.n_columns))
-    solver = MatrixFreeCurvature(
-        product, setting.penalty, "cg", tol=1e-6, random_state=setting.seed
-    )
-    solved = solver.solve(DenseRows(signs), setting.damping).array
+    rng = np.random.default_rng(plan.seed)
+    signs = rng.choice([-1.0, 1.0], (N_SIGNS, plan.factor_rows.n_columns))
+    solver = MatrixFreeCurvature(product, plan.penalty, "cg", tol=1e-6, random_state=plan.seed)
+    solved = solver.solve(DenseRows(signs), plan.damping).array
     draws = np.einsum("mp,mp->m", product(signs), solved)
     return float(draws.mean()), float(draws.std(ddof=1) / np.sqrt(N_SIGNS))
 
 
-def factors(projection):
+def of_factors(projection):
     """Effective dimensions of the features and of the outputs of a layer.
 
     With ``F`` close to ``E (x) A``, those of A at the ridge over ``||E||`` and of E at the
@@ -70,26 +68,26 @@ def factors(projection):
     -------
     tuple of float
     """
-    setting = projection.setting
+    plan = projection.plan
     values = _feature_spectrum(projection)
-    ridge = feature_ridge(setting)
+    ridge = feature_ridge(plan)
     sketch = projection.feature_sketch
     if not sketch.is_basis and len(values) == sketch.size and ridge > 0:
         of_features = exact_effective_dimension(values, ridge, sketch.orthogonal_share)
     else:
         of_features = effective_dimension(values, ridge)
-    outputs = np.linalg.eigvalsh(setting.outputs_moment)
+    outputs = np.linalg.eigvalsh(plan.outputs_moment)
     # The moment of the features is that of A times tr(E).
     largest = values.max(initial=0) / max(outputs.sum(), np.finfo(float).tiny)
-    ridge = setting.ridge.min() / largest if largest > 0 else 0.0
+    ridge = plan.ridge.min() / largest if largest > 0 else 0.0
     return of_features, effective_dimension(outputs, ridge)
 
 
 def _feature_spectrum(projection):
-    features = projection.setting.features
+    features = projection.plan.features
     n_samples, d = features.shape
     if d <= MAX_EXACT:
         return np.linalg.eigvalsh(features.moment(np.ones(n_samples)))
     if n_samples <= MAX_EXACT:
         return np.linalg.eigvalsh(features.inner(features))
-    return feature_eigenvalues(projection.setting, projection.feature_sketch)
+    return feature_eigenvalues(projection.plan, projection.feature_sketch)

@@ -3,7 +3,7 @@
 Conventions
 -----------
 - Rows have ``c * d`` columns that are sketched and, after them, ``f`` that are carried
-  through: free parameters such as intercepts. Rows that do not stay factored have ``c = 1``.
+  through: unpenalised parameters such as intercepts. Rows that do not stay factored have ``c = 1``.
 - ``m_E`` and ``m_A`` are the sizes of the sketches of the c outputs and of the d features.
 """
 
@@ -17,12 +17,12 @@ from skinfluence.sketching import BlockSketch, IdentitySketch, KroneckerSketch, 
 
 
 @dataclass
-class Setting:
+class SketchPlan:
     """A curvature and the kind of sketch for it.
 
     Parameters
     ----------
-    roots : Rows
+    factor_rows : Rows
         Rows ``C`` with ``C'C = F``.
     penalty : ndarray of shape (n_columns,)
         Penalty of the mean objective on every column.
@@ -33,28 +33,28 @@ class Setting:
     seed : int
         Determines the sketches.
     factorized : bool
-        Whether features (and outputs) are sketched, or whole gradients.
-    tail : bool
+        Whether features (and outputs) are sketched, or full gradients.
+    complement : bool
         Whether the ridge stands for what an orthonormal sketch leaves out.
     debias : bool
         Whether the ridge that a random sketch adds is taken off.
     """
 
-    roots: Rows
+    factor_rows: Rows
     penalty: np.ndarray
     damping: float
     draw: callable
     seed: int
     factorized: bool
-    tail: bool
+    complement: bool
     debias: bool
 
     @property
-    def n_carried(self):
+    def n_unsketched(self):
         """f, the last columns."""
-        if isinstance(self.roots, KroneckerRows):
-            return self.roots.free.shape[2]
-        if self.roots.has_layers:
+        if isinstance(self.factor_rows, KroneckerRows):
+            return self.factor_rows.intercept_columns.shape[2]
+        if self.factor_rows.has_layers:
             # Every layer has its biases: damping makes one ridge of theirs and of the others.
             return 0
         # Unpenalised last columns, where others have a penalty.
@@ -65,8 +65,8 @@ class Setting:
     def layer_shape(self):
         """c and d."""
         if self.factorized:
-            return self.roots.layer_shape
-        return 1, self.roots.n_columns - self.n_carried
+            return self.factor_rows.layer_shape
+        return 1, self.factor_rows.n_columns - self.n_unsketched
 
     @property
     def draws_basis(self):
@@ -86,25 +86,27 @@ class Setting:
         Without factors they are the rows that are sketched, scaled to one ridge.
         """
         if not self.factorized:
-            return self._sketched_roots
-        weight = np.sqrt(np.einsum("nsc,nsc->n", self.roots.residual, self.roots.residual))
-        return KroneckerRows(weight[:, None, None], self.roots.activation)
+            return self._sketched_factor_rows
+        weight = np.sqrt(
+            np.einsum("nsc,nsc->n", self.factor_rows.residual, self.factor_rows.residual)
+        )
+        return KroneckerRows(weight[:, None, None], self.factor_rows.activation)
 
     @cached_property
     def outputs_moment(self):
         """E, the sum of the outer products of the residuals, (c, c)."""
-        residual = self.roots.residual.reshape(-1, self.layer_shape[0])
+        residual = self.factor_rows.residual.reshape(-1, self.layer_shape[0])
         return residual.T @ residual
 
     @property
-    def _sketched_roots(self):
+    def _sketched_factor_rows(self):
         scale = self.scale_to_one_ridge(apart=False)
-        roots = self.roots if scale is None else self.roots.rescaled(scale)
-        if not self.n_carried:
-            return roots
-        if isinstance(roots, KroneckerRows):
-            return KroneckerRows(roots.residual, roots.activation)
-        return SelectedRows(roots, np.arange(roots.n_columns - self.n_carried))
+        factor_rows = self.factor_rows if scale is None else self.factor_rows.rescaled(scale)
+        if not self.n_unsketched:
+            return factor_rows
+        if isinstance(factor_rows, KroneckerRows):
+            return KroneckerRows(factor_rows.residual, factor_rows.activation)
+        return SelectedRows(factor_rows, np.arange(factor_rows.n_columns - self.n_unsketched))
 
     def scale_to_one_ridge(self, *, apart):
         """Factors of the columns that make the ridge one number where a sketch mixes it.
@@ -128,7 +130,7 @@ class Setting:
                 "Some of the parameters that are sketched together have no penalty and others "
                 "have one, so that no ridge stands for both. Use damping > 0."
             )
-        scale = np.ones(self.roots.n_columns)
+        scale = np.ones(self.factor_rows.n_columns)
         scale[: ridge.size] = np.sqrt(ridge.mean() / ridge).ravel()
         return scale
 
@@ -137,12 +139,12 @@ class Setting:
         inner = self.feature_sketch(m_A)
         outputs = self._output_sketch(m_E)
         if all(isinstance(part, IdentitySketch) for part in (inner, outputs)):
-            return IdentitySketch(self.roots.n_columns)
+            return IdentitySketch(self.factor_rows.n_columns)
         if self.factorized:
             inner = KroneckerSketch(outputs, inner)
-        if not self.n_carried:
+        if not self.n_unsketched:
             return inner
-        return BlockSketch([inner, IdentitySketch(self.n_carried)])
+        return BlockSketch([inner, IdentitySketch(self.n_unsketched)])
 
     def feature_sketch(self, m_A):
         """Sketch of the d features."""

@@ -7,31 +7,35 @@ import numpy as np
 
 from skinfluence.curvature import SpectralCurvature
 from skinfluence.curvature.sketched._added_ridge import debiased_ridge, debiased_ridges
-from skinfluence.curvature.sketched._complement import TailCurvature, TailRows, level_outside
+from skinfluence.curvature.sketched._complement import (
+    ComplementCurvature,
+    ComplementRows,
+    curvature_outside,
+)
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.sketching import BlockSketch, IdentitySketch, KroneckerSketch
 
 
 class Projection:
-    """A setting with a sketch: projected rows and the curvature in their space.
+    """A plan with a sketch: projected rows and the curvature in their space.
 
     Parameters
     ----------
-    setting : Setting
+    plan : SketchPlan
         What is sketched.
     sketch : Sketch
         Sketch of all columns.
     """
 
-    def __init__(self, setting, sketch):
-        self.setting = setting
+    def __init__(self, plan, sketch):
+        self.plan = plan
         self.sketch = sketch
         self.is_exact = isinstance(sketch, IdentitySketch)
         self.scale = None if self.is_exact else self._find_scale()
         # An output that is left out is as curved as those that are kept: no ridge stands for it.
         whole = isinstance(self._parts[0], (IdentitySketch, type(None)))
-        self.has_tail = (
-            setting.tail and whole and self._is_orthonormal() and setting.ridge.min() > 0
+        self.has_complement = (
+            plan.complement and whole and self._is_orthonormal() and plan.ridge.min() > 0
         )
 
     @property
@@ -55,12 +59,12 @@ class Projection:
     @cached_property
     def moment(self):
         """F in the coordinates of the sketch, (size, size)."""
-        roots = self.setting.roots
+        factor_rows = self.plan.factor_rows
         # Factored rows stay small; others are projected batch by batch.
-        parts = [slice(None)] if self.setting.factorized else roots.batches()
+        parts = [slice(None)] if self.plan.factorized else factor_rows.batches()
         moment = np.zeros((self.sketch.size, self.sketch.size))
         for part in parts:
-            projected = self._scaled(roots[part]) @ self.sketch
+            projected = self._scaled(factor_rows[part]) @ self.sketch
             moment += projected.moment(np.ones(projected.n_samples))
         return moment
 
@@ -69,40 +73,40 @@ class Projection:
 
     def _find_scale(self):
         apart = isinstance(self._parts[0], IdentitySketch)
-        return self.setting.scale_to_one_ridge(apart=apart)
+        return self.plan.scale_to_one_ridge(apart=apart)
 
     def project(self, rows):
         """Rows as the curvature sees them."""
         rows = self._scaled(rows)
-        return TailRows(rows, self.sketch) if self.has_tail else rows @ self.sketch
+        return ComplementRows(rows, self.sketch) if self.has_complement else rows @ self.sketch
 
     def lift(self, array):
         """Vectors (k, n_columns) of the model from those of the curvature."""
-        lifted = array if self.has_tail else self.sketch.lift(array)
+        lifted = array if self.has_complement else self.sketch.lift(array)
         return lifted if self.scale is None else lifted * self.scale
 
     @property
     def sketched_size(self):
-        """Columns in the coordinates of the sketch that are not carried through."""
-        return self.sketch.size - self.setting.n_carried
+        """Columns in the coordinates of the sketch that are not kept as they are."""
+        return self.sketch.size - self.plan.n_unsketched
 
     @cached_property
     def penalty(self):
         """Penalty on every column of the curvature."""
-        whole = self.has_tail or self.is_exact
+        whole = self.has_complement or self.is_exact
         return self._scaled_penalty if whole else self.reduced_penalty
 
     @property
     def _scaled_penalty(self):
-        setting = self.setting
+        plan = self.plan
         if self.scale is None:
-            return setting.penalty
-        return (setting.penalty + setting.damping) * self.scale**2 - setting.damping
+            return plan.penalty
+        return (plan.penalty + plan.damping) * self.scale**2 - plan.damping
 
     @property
     def reduced_penalty(self):
         """Penalty in the coordinates of the sketch, (size,)."""
-        c, d = self.setting.layer_shape
+        c, d = self.plan.layer_shape
         penalty = self._scaled_penalty
         first = penalty[: c * d].reshape(c, d)[:, 0]
         # One number for each output, or one for all of them.
@@ -112,29 +116,37 @@ class Projection:
     @cached_property
     def curvature(self):
         """Curvature of the projected rows."""
-        if self.has_tail:
-            return self.tail_curvature()
+        if self.has_complement:
+            return self.complement_curvature()
         penalty = self.reduced_penalty
-        if self.setting.debias and self.setting.ridge.min() > 0 and not self._is_orthonormal():
+        if self.plan.debias and self.plan.ridge.min() > 0 and not self._is_orthonormal():
             penalty = np.diag(penalty)
             size = self.sketched_size
             penalty[:size, :size] = self._debiased_penalty()
         return SpectralCurvature(self.moment, penalty)
 
-    def tail_curvature(self, *, leveled=True):
-        """Curvature with the ridge (and the level of F) outside of an orthonormal sketch."""
-        setting, reduced = self.setting, self.reduced_penalty
-        roots = self._scaled(setting.roots)
+    def complement_curvature(self, *, with_curvature=True):
+        """Curvature with the ridge (and the outside_curvature of F) outside of an orthonormal sketch."""
+        plan, reduced = self.plan, self.reduced_penalty
+        factor_rows = self._scaled(plan.factor_rows)
         inside = SpectralCurvature(self.moment, reduced)
-        level = np.zeros(setting.layer_shape[0])
-        if leveled:
-            level = level_outside(roots, self.sketch, setting.layer_shape, setting.seed)
-        return TailCurvature(
-            roots, self.sketch, inside, self._scaled_penalty, reduced, setting.n_carried, level
+        outside_curvature = np.zeros(plan.layer_shape[0])
+        if with_curvature:
+            outside_curvature = curvature_outside(
+                factor_rows, self.sketch, plan.layer_shape, plan.seed
+            )
+        return ComplementCurvature(
+            factor_rows,
+            self.sketch,
+            inside,
+            self._scaled_penalty,
+            reduced,
+            plan.n_unsketched,
+            outside_curvature,
         )
 
     def _debiased_penalty(self):
-        ridge = self.reduced_penalty[: self.sketched_size] + self.setting.damping
+        ridge = self.reduced_penalty[: self.sketched_size] + self.plan.damping
         moment = self.effective_moment()
         m_A, share = self._parts[1].size, self._parts[1].orthogonal_share
         if len(moment) == m_A:
@@ -144,13 +156,13 @@ class Projection:
         if own is None or not np.linalg.eigvalsh(own)[0] > 0:
             warnings.warn(
                 f"debias=True, but a sketch of size {self.sketched_size} adds more than the "
-                f"whole ridge of {ridge.mean():.3g} by itself. The scores keep their bias; use "
+                f"full ridge of {ridge.mean():.3g} by itself. The scores keep their bias; use "
                 "a larger sketch_size or more damping.",
                 NumericalWarning,
                 stacklevel=6,
             )
             own = np.diag(ridge[::m_A])
-        damping = self.setting.damping * np.eye(len(moment))
+        damping = self.plan.damping * np.eye(len(moment))
         return np.kron(own, np.eye(m_A)) - damping
 
     def effective_moment(self):
@@ -160,6 +172,6 @@ class Projection:
         if not edge.size:
             return inner
         corner = self.moment[size:, size:] + np.diag(
-            self.reduced_penalty[size:] + self.setting.damping
+            self.reduced_penalty[size:] + self.plan.damping
         )
         return inner - edge @ np.linalg.pinv(corner, hermitian=True) @ edge.T

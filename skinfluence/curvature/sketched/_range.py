@@ -22,41 +22,47 @@ class RangeProjector:
 
     Parameters
     ----------
-    roots : Rows
+    factor_rows : Rows
         Rows ``C``.
     """
 
-    def __init__(self, roots):
-        self.roots = roots
-        factored = _inputs(roots)
+    def __init__(self, factor_rows):
+        self.factor_rows = factor_rows
+        factored = _inputs(factor_rows)
         self.is_factored = factored is not None
-        self._span = _Span(factored if self.is_factored else roots)
+        self._span = _Span(factored if self.is_factored else factor_rows)
 
     def project(self, rows):
         """Rows in the range of F."""
         if not self.is_factored or not isinstance(rows, KroneckerRows):
             return DenseRows(self._projected(rows), rows.rows_per_sample)
         # r (x) u is projected as r (x) Pu, with the intercept one more input that is 1.
-        n_samples, n_free = rows.n_samples, rows.free.shape[2]
+        n_samples, n_intercepts = rows.n_samples, rows.intercept_columns.shape[2]
         one = np.ones((n_samples, 1, 1))
-        inputs = self._span.project(KroneckerRows(one, rows.activation, one[:, :, : n_free > 0]))
+        inputs = self._span.project(
+            KroneckerRows(one, rows.activation, one[:, :, : n_intercepts > 0])
+        )
         activation = inputs[:, : rows.activation.shape[1]]
-        free = rows.free * inputs[:, None, -1:] if n_free else rows.free
-        return KroneckerRows(rows.residual, activation, free)
+        intercept_columns = (
+            rows.intercept_columns * inputs[:, None, -1:]
+            if n_intercepts
+            else rows.intercept_columns
+        )
+        return KroneckerRows(rows.residual, activation, intercept_columns)
 
     def _projected(self, rows):
         if not self.is_factored:
             return self._span.project(rows)
-        c = self.roots.layer_shape[0]
+        c = self.factor_rows.layer_shape[0]
         array = rows.toarray()
-        n_free = self.roots.free.shape[2]
-        split = array.shape[1] - n_free
+        n_intercepts = self.factor_rows.intercept_columns.shape[2]
+        split = array.shape[1] - n_intercepts
         cube = array[:, :split].reshape(len(array), c, -1)
-        if n_free:
+        if n_intercepts:
             cube = np.concatenate([cube, array[:, split:, None]], axis=2)
         flat = self._span.project(DenseRows(cube.reshape(len(array) * c, -1)))
         cube = flat.reshape(len(array), c, -1)
-        if not n_free:
+        if not n_intercepts:
             return cube.reshape(len(array), -1)
         return np.concatenate([cube[:, :, :-1].reshape(len(array), -1), cube[:, :, -1]], axis=1)
 
@@ -74,24 +80,26 @@ class RangeProjector:
         return outside
 
 
-def _inputs(roots):
+def _inputs(factor_rows):
     """Inputs whose span, for every output, is the range of F; None where it is not so.
 
     It is where every sample that counts curves in all of its outputs.
     """
-    if not isinstance(roots, KroneckerRows):
+    if not isinstance(factor_rows, KroneckerRows):
         return None
-    n_samples, s, c = roots.residual.shape
-    n_free = roots.free.shape[2]
-    if s != c or (n_free and not np.array_equal(roots.free, roots.residual)):
+    n_samples, s, c = factor_rows.residual.shape
+    n_intercepts = factor_rows.intercept_columns.shape[2]
+    if s != c or (
+        n_intercepts and not np.array_equal(factor_rows.intercept_columns, factor_rows.residual)
+    ):
         return None
-    smallest = np.linalg.svd(roots.residual, compute_uv=False).min(axis=1)
-    counts = roots.residual.any(axis=(1, 2))
+    smallest = np.linalg.svd(factor_rows.residual, compute_uv=False).min(axis=1)
+    counts = factor_rows.residual.any(axis=(1, 2))
     if not (smallest[counts] > 0).all():
         return None
     one = np.ones((int(counts.sum()), 1, 1))
-    activation = roots.activation if counts.all() else roots.activation[counts]
-    return KroneckerRows(one, activation, one[:, :, : n_free > 0])
+    activation = factor_rows.activation if counts.all() else factor_rows.activation[counts]
+    return KroneckerRows(one, activation, one[:, :, : n_intercepts > 0])
 
 
 class _Span:

@@ -18,44 +18,44 @@ MAX_BASIS = 2**30
 START = 16
 
 
-def fixed(setting, sketch_size):
+def fixed(plan, sketch_size):
     """Projection of a given size, or of given sizes for features and outputs."""
-    c, d = setting.layer_shape
+    c, d = plan.layer_shape
     if isinstance(sketch_size, tuple):
-        return Projection(setting, setting.sketch(*sketch_size))
-    m_A = d if sketch_size >= setting.roots.n_columns else max(1, sketch_size // c)
-    return Projection(setting, setting.sketch(m_A, c))
+        return Projection(plan, plan.sketch(*sketch_size))
+    m_A = d if sketch_size >= plan.factor_rows.n_columns else max(1, sketch_size // c)
+    return Projection(plan, plan.sketch(m_A, c))
 
 
-def by_theorem(setting, eps, delta):
+def by_theorem(plan, eps, delta):
     """Projection whose uniform error is at most eps, from its own spectrum.
 
     A random sketch is grown until it holds as many rows as the theorem wants for the effective
     dimension that it sees; a basis until its error, which can be measured, is small enough.
     """
-    sizes = _sizes(setting)
+    sizes = _sizes(plan)
     for m_A in sizes:
-        projection = Projection(setting, setting.sketch(m_A, setting.layer_shape[0]))
+        projection = Projection(plan, plan.sketch(m_A, plan.layer_shape[0]))
         sketch = projection.feature_sketch
         if sketch.is_basis:
             if _basis_error(projection, eps) <= eps:
                 return projection
         else:
-            needed = _needed(setting, sketch, eps, delta)
+            needed = _needed(plan, sketch, eps, delta)
             if needed <= m_A:
                 m_A = needed
                 break
     else:
-        m_A = _last_resort(setting, sizes, f"the uniform error eps={eps:g}")
-    return Projection(setting, setting.sketch(m_A, setting.layer_shape[0]))
+        m_A = _last_resort(plan, sizes, f"the uniform error eps={eps:g}")
+    return Projection(plan, plan.sketch(m_A, plan.layer_shape[0]))
 
 
-def by_certificate(setting, eps, relative_error):
+def by_certificate(plan, eps, relative_error):
     """Projection whose scores are within eps of the exact ones on probe queries.
 
     Parameters
     ----------
-    setting : Setting
+    plan : SketchPlan
         What is sketched.
     eps : float
         Relative error that is allowed.
@@ -66,11 +66,11 @@ def by_certificate(setting, eps, relative_error):
     -------
     Projection
     """
-    c, d = setting.layer_shape
-    cheapest = min(setting.roots.shape)
-    sizes = [m for m in _sizes(setting) if c * m + setting.n_carried < cheapest]
+    c, d = plan.layer_shape
+    cheapest = min(plan.factor_rows.shape)
+    sizes = [m for m in _sizes(plan) if c * m + plan.n_unsketched < cheapest]
     for m_A in sizes:
-        projection = Projection(setting, setting.sketch(m_A, c))
+        projection = Projection(plan, plan.sketch(m_A, c))
         if relative_error(projection) <= eps:
             return projection
     warnings.warn(
@@ -79,23 +79,23 @@ def by_certificate(setting, eps, relative_error):
         UserWarning,
         stacklevel=6,
     )
-    return Projection(setting, setting.sketch(d, c))
+    return Projection(plan, plan.sketch(d, c))
 
 
-def _sizes(setting):
+def _sizes(plan):
     """Sizes for the features that are tried, each twice the one before."""
-    c, d = setting.layer_shape
+    c, d = plan.layer_shape
     largest = min(d - 1, MAX_SIZE // c)
-    if setting.draws_basis:
+    if plan.draws_basis:
         largest = min(largest, MAX_BASIS // (8 * d))
     sizes = START * 2 ** np.arange(32)
     return sizes[sizes <= largest].tolist()
 
 
-def _last_resort(setting, sizes, goal):
+def _last_resort(plan, sizes, goal):
     """All features, if they are not too many, else the largest size with a warning."""
-    c, d = setting.layer_shape
-    if c * d <= MAX_SIZE or not sizes or min(setting.roots.shape) <= MAX_SIZE:
+    c, d = plan.layer_shape
+    if c * d <= MAX_SIZE or not sizes or min(plan.factor_rows.shape) <= MAX_SIZE:
         return d
     warnings.warn(
         f"A sketch of {c * sizes[-1]} numbers for each row, the largest that is tried, does "
@@ -108,20 +108,20 @@ def _last_resort(setting, sizes, goal):
 
 def _basis_error(projection, enough):
     """Bound of the uniform error of a projection on a basis, exact up to ``enough``."""
-    setting = projection.setting
-    if setting.ridge.min() <= 0:
+    plan = projection.plan
+    if plan.ridge.min() <= 0:
         return 0.0 if is_injective(projection) else np.inf
-    if projection.has_tail:
-        return projection.curvature.uniform_error(setting.damping, enough=enough)
+    if projection.has_complement:
+        return projection.curvature.uniform_error(plan.damping, enough=enough)
     # Without the ridge outside of the basis, as much again is missing at most.
-    tail = projection.tail_curvature(leveled=False)
-    return 2 * tail.uniform_error(setting.damping, enough=enough / 2)
+    tail = projection.complement_curvature(with_curvature=False)
+    return 2 * tail.uniform_error(plan.damping, enough=enough / 2)
 
 
-def _needed(setting, sketch, eps, delta):
+def _needed(plan, sketch, eps, delta):
     """Size that the theorem wants, by the spectrum of a sketch of the features."""
-    values = feature_eigenvalues(setting, sketch)
-    ridge = feature_ridge(setting)
+    values = feature_eigenvalues(plan, sketch)
+    ridge = feature_ridge(plan)
     if ridge > 0:
         dimension = exact_effective_dimension(values, ridge, sketch.orthogonal_share)
         return influence_min_dim(dimension, eps=eps, delta=delta) if dimension < np.inf else np.inf
@@ -129,20 +129,20 @@ def _needed(setting, sketch, eps, delta):
     return rank + 1 if rank < sketch.size else np.inf
 
 
-def feature_eigenvalues(setting, sketch):
+def feature_eigenvalues(plan, sketch):
     """Eigenvalues of the sketched second moment of the features."""
-    projected = setting.features @ sketch
+    projected = plan.features @ sketch
     return np.linalg.eigvalsh(projected.moment(np.ones(projected.n_samples)))
 
 
-def feature_ridge(setting):
+def feature_ridge(plan):
     """``ridge / ||E||`` for the features, in the units of their moment."""
-    if not setting.factorized:
-        # Whole gradients are scaled to this ridge.
-        return setting.ridge.mean()
-    values = np.linalg.eigvalsh(setting.outputs_moment)
+    if not plan.factorized:
+        # Full gradients are scaled to this ridge.
+        return plan.ridge.mean()
+    values = np.linalg.eigvalsh(plan.outputs_moment)
     largest = values[-1] if values[-1] > 0 else 1.0
-    return setting.ridge.min() * values.sum() / largest
+    return plan.ridge.min() * values.sum() / largest
 
 
 def numerical_rank(values):
@@ -156,8 +156,8 @@ def is_injective(projection):
 
     A rank below the size of the sketch is that of F itself, for almost all sketches.
     """
-    setting, sketch = projection.setting, projection.feature_sketch
-    d = setting.layer_shape[1]
-    if sketch.size >= min(d, setting.features.shape[0]):
+    plan, sketch = projection.plan, projection.feature_sketch
+    d = plan.layer_shape[1]
+    if sketch.size >= min(d, plan.features.shape[0]):
         return True
-    return numerical_rank(feature_eigenvalues(setting, sketch)) < sketch.size
+    return numerical_rank(feature_eigenvalues(plan, sketch)) < sketch.size

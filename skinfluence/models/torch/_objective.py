@@ -37,7 +37,7 @@ class TorchObjective(NetworkObjective):
             weighting=weighting,
             theta=theta,
             penalty=penalty,
-            slope=np.zeros(len(order)),
+            l1_gradient=np.zeros(len(order)),
             **settings,
         )
 
