@@ -55,7 +55,7 @@ def losses(model, X, y, Xq, yq):
 
 def predictions(influence, X, y, rows):
     """The same effects by influence, by one linearised Newton step, and as the package does."""
-    objective_ = influence.objective_
+    objective_ = influence.linearisation_.objective
     scale = objective_.weight[rows] / objective_.total_weight
     plain = -influence.influence(X, y)[:, rows] * scale
     steps = first_steps(influence, removal_of_each(influence), rows)

@@ -57,7 +57,7 @@ DATA = {
 
 def dot_product(exact, X, y):
     """Influence with the identity for the curvature."""
-    objective = exact.objective_
+    objective = exact.linearisation_.objective
     queries = objective.gradient_rows(X, objective.encode(y))
     return -queries.inner(objective.training_gradient_rows())
 

@@ -110,9 +110,13 @@ def damping_lines():
     ).fit(X, y)
     influence.influence(X[:20], y[:20])
     first = time.process_time() - start
-    rows = influence._project(influence.objective_.gradient_rows(X[:20], y[:20, None] * 1.0))
+    rows = influence.linearisation_.space.project(
+        influence.linearisation_.objective.gradient_rows(X[:20], y[:20, None] * 1.0)
+    )
     start = time.process_time()
-    influence.curvature_.solve(rows, 0.1).inner(influence._rows)
+    influence.linearisation_.curvature.solve(rows, 0.1).inner(
+        influence.linearisation_.training_rows
+    )
     second = time.process_time() - start
     return [
         "## A second damping",
@@ -125,7 +129,7 @@ def damping_lines():
 
 def exact_scores(influence, X, y):
     """Exact ``B`` of a few queries and all training rows, by conjugate gradients."""
-    objective = influence.objective_
+    objective = influence.linearisation_.objective
     solver = MatrixFreeCurvature(
         objective.curvature_product("hessian"), objective.l2_penalty, "cg", tol=1e-4, rank=10
     )

@@ -109,7 +109,7 @@ def real_problems():
         model = LogisticRegression(C=0.1, fit_intercept=False, max_iter=5000, tol=1e-7)
         model.fit(X[train], y[train])
         exact = ExactInfluence(FrozenEstimator(model)).fit(X[train], y[train])
-        objective = exact.objective_
+        objective = exact.linearisation_.objective
         F = objective.factor_rows("hessian").moment(np.ones(len(train)))
         penalty = objective.l2_penalty[0]
         values = np.clip(np.linalg.eigvalsh(F), 0, None)

@@ -60,8 +60,8 @@ def agreement(load, scaler, C):
     X, Xq, y, yq = split(load, scaler)
     influence = ExactInfluence(model(C)).fit(X, y)
     scores = influence.influence(Xq, yq)
-    objective = influence.objective_
-    inverse = np.linalg.inv(influence.curvature_.matrix(influence.damping_))
+    objective = influence.linearisation_.objective
+    inverse = np.linalg.inv(influence.linearisation_.curvature.matrix(influence.damping_))
     distance = almost_positive(
         inverse,
         objective.training_gradient_rows().toarray(),

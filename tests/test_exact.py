@@ -613,7 +613,7 @@ def test_constant_features_without_a_penalty():
 def test_iteration_that_stops_short_tells_its_residual():
     X, y = load_diabetes(return_X_y=True)
     influence = ExactInfluence(lm.Ridge(1e-8), solver="lissa", damping=0).fit(X, y)
-    influence.curvature_.max_iter = 1
+    influence.linearisation_.curvature.max_iter = 1
     with pytest.warns(ConvergenceWarning, match="lissa stopped after 1 iterations.*residual of"):
         influence.influence(X[:2], y[:2])
 

@@ -42,13 +42,13 @@ def fitted(model, X, y, **params):
 
 def dense(influence, damping):
     """H of a curvature, from its solutions for the unit vectors."""
-    identity = DenseRows(np.eye(len(influence.objective_.penalty)))
-    return np.linalg.inv(influence.curvature_.solve(identity, damping).toarray())
+    identity = DenseRows(np.eye(len(influence.linearisation_.objective.penalty)))
+    return np.linalg.inv(influence.linearisation_.curvature.solve(identity, damping).toarray())
 
 
 def block_diagonal(influence, curvature="ggn"):
-    matrix = influence.objective_.hessian(curvature)[1][0]
-    sizes = influence._block_sizes
+    matrix = influence.linearisation_.objective.hessian(curvature)[1][0]
+    sizes = [int(np.prod(layer.shape)) for layer in influence.layers_]
     edges = np.cumsum([0, *sizes])
     return block_diag(*[matrix[a:b, a:b] for a, b in zip(edges, edges[1:], strict=False)])
 
@@ -81,7 +81,7 @@ def test_trace_of_a_softmax_factor_is_exact_where_classes_are_even():
     model.coefs_[-1][:] = 0
     model.intercepts_[-1][:] = 0
     influence = fitted(model, X, y, damping=0.1)
-    factor_rows = influence.objective_.factor_rows("ggn")
+    factor_rows = influence.linearisation_.objective.factor_rows("ggn")
     head = moments(factor_rows, np.full(40, 1 / 40))[-1]
     assert_allclose(np.trace(head.outputs), 1 - 1 / 4)
     assert_allclose(head.outputs, np.eye(4) / 4 - 1 / 16, atol=1e-12)
@@ -91,7 +91,7 @@ def test_trace_of_a_softmax_factor_is_exact_where_classes_are_even():
 def test_a_layer_with_bias_is_its_dense_reference(solver):
     model, X, y = perceptron("classes", solver=solver, alpha=0.2)
     influence = fitted(model, X, y, eigenvalue_correction=False)
-    objective = influence.objective_
+    objective = influence.linearisation_.objective
     factor_rows = objective.factor_rows("ggn")
     blocks = []
     for block in factor_rows.blocks:
@@ -102,11 +102,11 @@ def test_a_layer_with_bias_is_its_dense_reference(solver):
         as_columns = columns_of(np.eye(len(kron)).reshape(-1, *shape), True)
         blocks.append(as_columns.T @ kron @ as_columns)
     expected = block_diag(*blocks)
-    influence.curvature_._ridges = [0.0, 0.0, 0.0]
+    influence.linearisation_.curvature._ridges = [0.0, 0.0, 0.0]
     damped = expected + 0.2 * np.eye(len(expected))
     assert_allclose(dense(influence, 0.2), damped, atol=1e-9)
     assert_allclose(
-        influence.curvature_.effective_dimension(0.2),
+        influence.linearisation_.curvature.effective_dimension(0.2),
         np.trace(expected @ np.linalg.inv(damped)),
     )
 
@@ -152,7 +152,7 @@ def test_leaving_out_is_a_step_that_no_leverage_turns_around():
     influence = fitted(model.fit(X, y), X, y, damping=1e-4)
     found = influence.leave_one_out_effect(X, y)
     assert (np.diag(found) > 0).all()
-    objective = influence.objective_
+    objective = influence.linearisation_.objective
     for i in (0, 17):
         step = -influence.parameter_influence([i])[0] / 200
         coordinates = np.empty_like(step)
@@ -226,7 +226,7 @@ def test_one_fit_serves_every_damping():
     model, X, y = perceptron("classes")
     influence = fitted(model, X, y, damping=1.0)
     other = fitted(model, X, y, damping=1e-2)
-    influence.damping_ = 1e-2
+    influence.learn(influence.linearisation_.at_damping(1e-2))
     assert_allclose(influence.influence(X, y), other.influence(X, y))
 
 
@@ -239,7 +239,9 @@ def test_embedding_and_leverages_are_those_of_the_scores():
     assert_allclose(influence.self_influence(), -np.diag(scores))
     assert influence.parameter_influence([3, 4]).shape == (2, influence.n_params_)
     own = influence.parameter_influence([3])[0]
-    gradient = influence.objective_.to_parameters(influence._rows[[5]].toarray())[0]
+    gradient = influence.linearisation_.objective.to_parameters(
+        influence.linearisation_.training_rows[[5]].toarray()
+    )[0]
     assert_allclose(own @ gradient, scores[5, 3])
 
 
@@ -285,7 +287,9 @@ def test_sketches_are_factored_and_reported():
     model, X, y = perceptron("classes", alpha=0.1)
     influence = fitted(model, X, y, sketch_size=(3, 2), damping=0.05)
     assert [layer.sketch_shape for layer in influence.layers_] == [(2, 3)] * 3
-    assert all(isinstance(block, KroneckerRows) for block in influence._rows.blocks)
+    assert all(
+        isinstance(block, KroneckerRows) for block in influence.linearisation_.training_rows.blocks
+    )
     assert influence.n_components_ == 3 * 6
     for layer in influence.layers_:
         assert layer.effective_dimension <= layer.bound * (1 + 1e-9)
@@ -338,7 +342,7 @@ def test_a_singular_curvature_warns():
 def test_a_share_keeps_the_directions_of_most_effective_dimension():
     model, X, y = perceptron("classes", alpha=0.1)
     whole = fitted(model, X, y, damping=0.05)
-    objective = whole.objective_
+    objective = whole.linearisation_.objective
     ridge = 0.05 + objective.l2_penalty.mean()
     weight = objective.weight / objective.total_weight
     layers = moments(objective.factor_rows("ggn"), weight)

@@ -253,7 +253,8 @@ def test_newton_steps_are_the_dfbeta_of_statsmodels(intercept):
     design = np.column_stack([X, np.ones(len(y))]) if intercept else X
     expected = sm.OLS(y, design).fit().get_influence().dfbeta
     influence = ExactInfluence(lm.LinearRegression(fit_intercept=intercept), damping=0).fit(X, y)
-    steps = first_steps(influence, removal_of_each(influence), np.arange(len(y)))
+    fit = influence.linearisation_
+    steps = first_steps(fit, removal_of_each(fit), np.arange(len(y)))
     # dfbeta is the estimate with the row minus that without it.
     np.testing.assert_allclose(-steps, expected, atol=1e-8 * np.abs(expected).max())
 
@@ -271,7 +272,8 @@ def test_newton_steps_are_the_d_params_of_statsmodels(family, load, model):
     fitted = sm.GLM(y, np.column_stack([X, np.ones(len(y))]), family=family).fit(tol=1e-14)
     expected = fitted.get_influence(observed=True).d_params
     influence = ExactInfluence(model, damping=0).fit(X, y)
-    steps = first_steps(influence, removal_of_each(influence), np.arange(len(y)))
+    fit = influence.linearisation_
+    steps = first_steps(fit, removal_of_each(fit), np.arange(len(y)))
     np.testing.assert_allclose(-steps, expected, atol=1e-8 * np.abs(expected).max())
 
 
@@ -280,7 +282,9 @@ def test_balanced_class_weights_move_with_the_data():
     X, y, Xq, yq = split(*fair(), n_train=1000)
     model = LR(class_weight="balanced", **NC)
     influence = ExactInfluence(model).fit(X, y)
-    share = influence.objective_.weight / influence.objective_.total_weight
+    share = (
+        influence.linearisation_.objective.weight / influence.linearisation_.objective.total_weight
+    )
     frozen = -influence.influence(Xq, yq) * share
     rows = np.arange(30)
     actual = refitted(model, log_loss, (X, y), (Xq, yq), rows)

@@ -274,9 +274,9 @@ def test_the_hessian_of_a_network_is_solved_without_roots(solver):
     model = FrozenEstimator(fitted("real", X, y, alpha=2.0))
     influence = ExactInfluence(model, damping=0.5, solver=solver, random_state=0).fit(X, y)
     assert influence.n_params_ > len(X)
-    matrix = influence.objective_.hessian("hessian")[1][0]
-    matrix += np.diag(influence.objective_.l2_penalty + 0.5)
-    rows = influence.objective_.training_gradient_rows().toarray()
+    matrix = influence.linearisation_.objective.hessian("hessian")[1][0]
+    matrix += np.diag(influence.linearisation_.objective.l2_penalty + 0.5)
+    rows = influence.linearisation_.objective.training_gradient_rows().toarray()
     expected = -rows @ np.linalg.solve(matrix, rows.T)
     assert_allclose(influence.influence(X, y), expected, rtol=1e-5, atol=1e-8)
 
@@ -318,7 +318,7 @@ def test_landmarks_of_the_whole_range_are_exact(task):
     sketched = SketchedInfluence(model, curvature="ggn", damping=0.01, eps=1e-4, random_state=0)
     expected = exact.influence(X, y)
     # Biases have no penalty: their ridge is another than that of the weights.
-    assert len(np.unique(exact.objective_.l2_penalty)) == 2
+    assert len(np.unique(exact.linearisation_.objective.l2_penalty)) == 2
     found = sketched.fit(X, y).influence(X, y)
     assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
     effect = exact.leave_one_out_effect(X, y)
@@ -330,7 +330,7 @@ def test_landmarks_as_many_as_the_rank_need_no_more():
     X, y = X[:12], y[:12]
     model = FrozenEstimator(fitted("binary", X, y))
     exact = ExactInfluence(model, curvature="ggn", damping=0.01).fit(X, y)
-    rank = np.linalg.matrix_rank(exact.objective_.factor_rows("ggn").toarray())
+    rank = np.linalg.matrix_rank(exact.linearisation_.objective.factor_rows("ggn").toarray())
     assert rank < exact.n_params_ / 2
     # Landmarks of rows whose columns have two ridges span the rows once these are made one.
     sketched = SketchedInfluence(

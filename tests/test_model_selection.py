@@ -171,7 +171,7 @@ def test_sizes_and_dampings_by_themselves():
     search = SketchedInfluenceCV(MODEL, cv=2, scoring=InfluenceScorer(n_subsets=9)).fit(X, y)
     assert_array_equal(np.unique(search.cv_results_["param_sketch_size"]), [1, 2, 4, 8, 16])
     dampings = np.unique(search.cv_results_["param_damping"])
-    scale_ = search.objective_.mean_eigenvalue("hessian")
+    scale_ = search.linearisation_.objective.mean_eigenvalue("hessian")
     assert_allclose(dampings, scale_ * np.array([0, 1e-3, 1e-2, 1e-1, 1]))
 
 

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 
 from skinfluence.metrics import retrain_on_subsets
-from skinfluence.models import objective
+from skinfluence.models import FittedModel, objective
 from skinfluence.refitting import loss_cache as _cache
 from skinfluence.refitting.decorrelation import decorrelated
 from skinfluence.refitting.newton_cg import Refit
@@ -29,6 +29,11 @@ from skinfluence.refitting.retraining import Retraining
 
 TIGHT = {"tol": 1e-12, "max_iter": 100_000}
 NEWTON = {"solver": "newton-cholesky", "tol": 1e-12}
+
+
+def retraining_of(estimator, fitted, X, y, sample_weight, X_query, y_query):
+    fitted_model = FittedModel(estimator, fitted, X, y, sample_weight)
+    return Retraining(fitted_model, fitted_model.featurize(X_query), y_query)
 
 
 def two_classes():
@@ -121,7 +126,7 @@ def test_refits_in_closed_form_are_those_of_the_estimator(name, weighted):
     assert result.converged.all()
     fitted = clone(model).fit(X, y, sample_weight=weight)
     ones = np.ones(len(y)) if weight is None else weight
-    assert Retraining.of(model, fitted, X, y, ones, *queries).in_closed_form
+    assert retraining_of(model, fitted, X, y, ones, *queries).in_closed_form
     expected = refits_of_clones(model, X, y, queries, result, weight)
     atol = LOOSE.get(name, 1e-6) * np.abs(expected).max()
     assert_allclose(result.losses, expected, rtol=0, atol=atol)
@@ -437,7 +442,7 @@ def test_skorch_nets_are_known_by_their_numbers():
     assert _cache.fingerprint(clone(net)) == before
     assert _cache.fingerprint(clone(net).set_params(lr=0.5)) != before
     fitted = clone(net).fit(X, y)
-    retraining = Retraining.of(net, fitted, X, y, np.ones(len(y)), X[:9], y[:9])
+    retraining = retraining_of(net, fitted, X, y, np.ones(len(y)), X[:9], y[:9])
     assert _cache.fingerprint(retraining.model) == before
     # A refit on all rows starts from the module as it was given, not from the trained one.
     losses, _ = retraining.losses(np.ones((1, len(y)), dtype=bool))

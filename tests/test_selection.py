@@ -100,9 +100,9 @@ def test_sklearn_checks(estimator, check):
 def test_memorization_is_the_l1_norm_in_the_eigenbasis(data, request):
     X, y = request.getfixturevalue(data)
     influence = exact().fit(X, y)
-    values, vectors = np.linalg.eigh(influence.curvature_.matrix(0.0))
+    values, vectors = np.linalg.eigh(influence.linearisation_.curvature.matrix(0.0))
     assert len(eigenspaces(values)) == len(values)
-    gradients = influence.objective_.training_gradient_rows().toarray()
+    gradients = influence.linearisation_.objective.training_gradient_rows().toarray()
     expected = np.abs(gradients @ vectors / values).sum(axis=1)
     assert_allclose(influence.memorization(), expected, rtol=1e-8)
 
@@ -145,9 +145,9 @@ def test_gram_route_has_the_same_memorization(n_classes):
 
 def memorization_by_definition(influence):
     """Norms in the eigenspaces of the curvature that an estimator solves with."""
-    rows = influence._rows
+    rows = influence.linearisation_.training_rows
     identity = DenseRows(np.eye(rows.n_columns))
-    inverse = influence.curvature_.solve(identity, influence.damping_).toarray()
+    inverse = influence.linearisation_.curvature.solve(identity, influence.damping_).toarray()
     values, vectors = np.linalg.eigh((inverse + inverse.T) / 2)
     solved = rows.toarray() @ vectors * values
     new = np.diff(values) > 1e-6 * values[1:]
@@ -240,7 +240,11 @@ def test_theorem_holds_for_every_route(name):
     selector.fit(X[:40], y[:40])
     # The same sign and size as the influence itself, up to the bounded loss.
     influence = selector.influence_
-    weight = np.exp(-influence.objective_.losses(X[40:], influence.objective_.encode(y[40:])))
+    weight = np.exp(
+        -influence.linearisation_.objective.losses(
+            X[40:], influence.linearisation_.objective.encode(y[40:])
+        )
+    )
     expected = weight @ influence.influence(X[40:], y[40:]) / len(weight)
     assert_allclose(selector.validation_influence_, expected, rtol=1e-6, atol=1e-10)
     assert_allclose(selector.memorization_, influence.memorization(), rtol=1e-6)
@@ -270,8 +274,8 @@ def test_theorem_holds_by_its_definition(cancer):
     selector = MemorizationSelector(exact(), criterion="sign", validation=(X[:1], y[:1]))
     selector.fit(X, y)
     influence = selector.influence_
-    values, vectors = np.linalg.eigh(influence.curvature_.matrix(0.0))
-    chi = influence.objective_.training_gradient_rows().toarray() @ vectors
+    values, vectors = np.linalg.eigh(influence.linearisation_.curvature.matrix(0.0))
+    chi = influence.linearisation_.objective.training_gradient_rows().toarray() @ vectors
     products = chi * chi[0]
     plus = np.where(products >= 0, products, 0).sum(axis=1).min()
     minus = -np.where(products < 0, products, 0).sum(axis=1).max()
@@ -766,7 +770,9 @@ def test_a_class_of_memorizable_rows_alone_is_not_lost(cancer, filters):
 def test_validation_set_must_have_the_features_of_the_rows(cancer):
     X, y = cancer
     selector = MemorizationSelector(exact(), criterion="sign", validation=(X[:, :5], y))
-    with pytest.raises(ValueError, match="X has 5 features, but ExactInfluence is expecting 30"):
+    with pytest.raises(
+        ValueError, match="X has 5 features, but LogisticRegression is expecting 30"
+    ):
         selector.fit(X, y)
 
 

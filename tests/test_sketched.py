@@ -88,7 +88,7 @@ def fit(name, **settings):
 
 def written_out(influence, Xq, yq):
     """Gradients of training rows and queries, F and the ridge, as dense arrays."""
-    objective = influence.objective_
+    objective = influence.linearisation_.objective
     factor_rows = objective.factor_rows(influence.curvature).toarray()
     queries = objective.gradient_rows(Xq, objective.encode(yq)).toarray()
     ridge = objective.l2_penalty + influence.damping_
@@ -143,8 +143,8 @@ def test_tail_is_one_number_outside_of_the_basis(name, factorized):
     inside = (queries @ Q) @ np.linalg.solve(Q.T @ (F + np.diag(ridge)) @ Q, Q.T @ rows.T)
     n_free = int((ridge != ridge[0]).sum())
     outside_curvature = np.repeat(
-        influence.curvature_.outside_curvature,
-        (len(ridge) - n_free) // len(influence.curvature_.outside_curvature),
+        influence.linearisation_.curvature.outside_curvature,
+        (len(ridge) - n_free) // len(influence.linearisation_.curvature.outside_curvature),
     )
     left_out = (np.eye(len(Q)) - Q @ Q.T)[: len(outside_curvature)]
     outside = (queries @ left_out.T / (ridge[0] + outside_curvature)) @ (left_out @ rows.T)
@@ -165,7 +165,7 @@ def test_level_outside_is_the_mean_curvature_that_gradients_meet():
     left_out = np.eye(len(Q)) - Q @ Q.T
     F_out = left_out @ F @ left_out
     d = (len(F) - 3) // 3
-    for k, found in enumerate(influence.curvature_.outside_curvature):
+    for k, found in enumerate(influence.linearisation_.curvature.outside_curvature):
         block = slice(k * d, (k + 1) * d)
         expected = np.diag(F_out @ F_out)[block].sum() / np.diag(F_out)[block].sum()
         assert found == pytest.approx(expected, rel=0.3)
@@ -224,9 +224,11 @@ def test_every_output_keeps_its_own_ridge(settings):
         H = B @ F[np.ix_(index, index)] @ B.T + np.diag(np.r_[np.full(10, ridge[slope][0]), 0.0])
         z, zq = rows[:, index] @ B.T, queries[:, index] @ B.T
         expected -= zq @ np.linalg.solve(H, z.T)
-        if influence._projection.has_complement:
+        if influence.linearisation_.space.has_complement:
             tail = queries[:, slope] @ rows[:, slope].T - zq[:, :10] @ z[:, :10].T
-            expected -= tail / (ridge[slope][0] + influence.curvature_.outside_curvature[k])
+            expected -= tail / (
+                ridge[slope][0] + influence.linearisation_.curvature.outside_curvature[k]
+            )
     assert_allclose(influence.influence(Xq, yq), expected, atol=1e-9 * np.abs(expected).max())
 
 
@@ -308,9 +310,11 @@ def test_leverages_outside_of_a_basis_do_not_turn_steps_around(kind, monkeypatch
     expected = ExactInfluence(model).fit(X, y).leave_one_out_effect(Xq, yq)
     influence = SketchedInfluence(model, sketch=kind, sketch_size=200, random_state=0)
     influence.fit(X, y)
-    rows = influence._project(influence.objective_.jacobian_rows(X))
-    leverages = influence.curvature_.leverages(rows, influence.damping_) / 300
-    bend = influence.objective_.output_curvature("hessian")
+    rows = influence.linearisation_.space.project(
+        influence.linearisation_.objective.jacobian_rows(X)
+    )
+    leverages = influence.linearisation_.curvature.leverages(rows, influence.damping_) / 300
+    bend = influence.linearisation_.objective.output_curvature("hessian")
     assert np.linalg.eigvals(bend @ leverages).real.max() > 1
     found = influence.leave_one_out_effect(Xq, yq)
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.85
@@ -390,8 +394,8 @@ def operator_error(influence, X, y):
     _, _, F, ridge = written_out(influence, X[:2], y[:2])
     values, vectors = eigh(F)
     root = vectors * np.sqrt(np.clip(values, 0, None))
-    white = influence._project(DenseRows(root.T))
-    white = influence.curvature_.solve(white, influence.damping_).inner(white)
+    white = influence.linearisation_.space.project(DenseRows(root.T))
+    white = influence.linearisation_.curvature.solve(white, influence.damping_).inner(white)
     exact = np.diag(np.clip(values, 0, None) / (np.clip(values, 0, None) + ridge[0]))
     return np.linalg.norm(white - exact, ord=2)
 
@@ -449,17 +453,17 @@ def test_uniform_error_of_a_basis_is_the_spectral_radius(name):
     rows, _, F, ridge = written_out(influence, Xq, yq)
     Q = influence.sketch_.toarray().T
     R = np.diag(ridge)
-    outside_curvature = influence.curvature_.outside_curvature
+    outside_curvature = influence.linearisation_.curvature.outside_curvature
     outside = np.eye(len(F)) - Q @ Q.T
     outside[: len(F) - len(outside_curvature)] *= np.repeat(
         outside_curvature, (len(F) - len(outside_curvature)) // len(outside_curvature)
     )[:, None]
     H_tilde = Q @ Q.T @ F @ Q @ Q.T + R + outside
     expected = np.abs(eigh(F + R, H_tilde, eigvals_only=True) - 1).max()
-    found = influence.curvature_.uniform_error(influence.damping_, n_iterations=50)
+    found = influence.linearisation_.curvature.uniform_error(influence.damping_, n_iterations=50)
     assert found == pytest.approx(expected, rel=1e-3)
     # Eight iterations are enough for two digits.
-    assert influence.curvature_.uniform_error(influence.damping_) > 0.9 * expected
+    assert influence.linearisation_.curvature.uniform_error(influence.damping_) > 0.9 * expected
 
 
 @pytest.mark.parametrize("kind", ["nystrom", "sjlt"])
@@ -484,7 +488,7 @@ def test_effective_dimension_of_large_models_has_its_error(kind, n_errors, monke
 
 def test_effective_dimensions_of_the_factors():
     influence, Xq, yq = fit("multinomial", sketch_size=90)
-    objective = influence.objective_
+    objective = influence.linearisation_.objective
     second = objective.output_curvature("hessian") / 150
     weight = np.einsum("nkk->n", second)
     E = second.sum(axis=0)
@@ -733,7 +737,7 @@ def test_a_negative_curvature_is_an_error():
         ({"sketch_size": "big"}, "'sketch_size' parameter"),
         ({"sketch_size": (3,)}, r"a pair \(m_A, m_E\)"),
         ({"sketch_size": (3, 0)}, r"a pair \(m_A, m_E\)"),
-        ({"sketch_size": (3, 1), "factorized": False}, "sketched as a whole"),
+        ({"sketch_size": (3, 1), "factorized": False}, "not factorised"),
         ({"sketch": "fourier"}, "'sketch' parameter"),
         ({"damping": -1.0}, "'damping' parameter"),
         ({"eps": 0.0}, "'eps' parameter"),

@@ -346,8 +346,8 @@ def test_sketched_influence_is_that_of_the_sketched_rows(name, as_tensors, devic
     with pytest.warns(match="has not converged"):
         influence = SketchedInfluence(model, sketch="sjlt", **settings).fit(X, y)
     P = influence.sketch_.toarray()
-    factor_rows = influence.objective_.factor_rows("ggn").toarray() @ P.T
-    rows = influence.objective_.training_gradient_rows().toarray() @ P.T
+    factor_rows = influence.linearisation_.objective.factor_rows("ggn").toarray() @ P.T
+    rows = influence.linearisation_.objective.training_gradient_rows().toarray() @ P.T
     expected = -rows @ np.linalg.solve(factor_rows.T @ factor_rows + 0.1 * np.eye(8), rows.T)
     tolerance = 1e-4 if device == "mps" else 1e-6
     assert_allclose(influence.influence(X, y), expected, atol=tolerance * np.abs(expected).max())
@@ -393,7 +393,7 @@ def test_a_definite_hessian_is_kept():
     with pytest.warns(match="has not converged") as record:
         influence = ExactInfluence(model, damping=1.1 * bound).fit(X, y)
     assert len(record) == 1 and influence.curvature_kind_ == "hessian"
-    matrix = influence.objective_.hessian("hessian")[1][0]
+    matrix = influence.linearisation_.objective.hessian("hessian")[1][0]
     assert np.linalg.eigvalsh(matrix)[0] == pytest.approx(-bound, rel=0.02)
 
 
@@ -463,10 +463,10 @@ def test_kfac_of_all_kinds_of_layers(name, shared, device):
     scores = influence.influence(X, y)
     assert (np.diag(scores) < 0).all()
     assert_allclose(scores, scores.T, atol=1e-5 * np.abs(scores).max())
-    assert [layer.name for layer in influence.layers_] == influence.objective_.layers
+    assert [layer.name for layer in influence.layers_] == influence.linearisation_.objective.layers
     # Corrected eigenvalues have the trace of the exact curvature.
-    values = sum(basis.values.sum() for basis in influence.curvature_.bases)
-    factor_rows = influence.objective_.factor_rows("ggn")
+    values = sum(basis.values.sum() for basis in influence.linearisation_.curvature.bases)
+    factor_rows = influence.linearisation_.objective.factor_rows("ggn")
     assert_allclose(values, factor_rows.squared_norms().sum(), rtol=1e-5)
     with pytest.warns(match="has not converged"):
         sketched = KFACInfluence(model, shared=shared, damping=0.01, sketch_size=(3, 2))

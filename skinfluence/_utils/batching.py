@@ -1,7 +1,10 @@
 """Batches whose size follows scikit-learn's ``working_memory``."""
 
+from dataclasses import dataclass
+
 from sklearn import get_config
 from sklearn.utils import gen_batches
+from sklearn.utils.parallel import Parallel, delayed
 
 
 def batches(n_rows, row_bytes, batch_size=None):
@@ -31,3 +34,34 @@ def batches(n_rows, row_bytes, batch_size=None):
 
 def _working_bytes():
     return get_config()["working_memory"] * 2**20
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How work on many rows is divided.
+
+    Parameters
+    ----------
+    batch_size : int, default=None
+        Rows in a batch; by default as many as ``working_memory`` holds.
+    n_jobs : int, default=None
+        Threads over batches.
+    verbose : int, default=0
+        How much joblib reports of them.
+    """
+
+    batch_size: int | None = None
+    n_jobs: int | None = None
+    verbose: int = 0
+
+    def batches(self, n_rows, row_bytes):
+        """Slices that cover ``range(n_rows)``."""
+        return batches(n_rows, row_bytes, self.batch_size)
+
+    def run(self, function, tasks):
+        """Call a function, which writes into shared results, for every task."""
+        # BLAS and NumPy release the lock, and threads can write into one result.
+        parallel = Parallel(
+            n_jobs=self.n_jobs, prefer="threads", require="sharedmem", verbose=self.verbose
+        )
+        parallel(delayed(function)(task) for task in tasks)

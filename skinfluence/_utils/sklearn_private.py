@@ -34,5 +34,11 @@ __all__ = [
     "_fit_context",
     "_num_samples",
     "_routing_enabled",
+    "check_parameters",
     "validate_params",
 ]
+
+
+def check_parameters(estimator):
+    """Raise an InvalidParameterError if a parameter of an estimator is out of its range."""
+    estimator._validate_params()

@@ -6,14 +6,28 @@ factored where the rows are.
 """
 
 from skinfluence.curvature._base import Curvature
+from skinfluence.curvature._choice import (
+    SOLVERS,
+    choose_curvature,
+    choose_solver,
+    exact_curvature,
+    make_curvature,
+)
 from skinfluence.curvature._dense import DenseCurvature, SpectralCurvature
 from skinfluence.curvature._gram import GramCurvature
 from skinfluence.curvature._matrix_free import MatrixFreeCurvature
+from skinfluence.curvature._space import Space
 
 __all__ = [
+    "SOLVERS",
     "Curvature",
     "DenseCurvature",
     "GramCurvature",
     "MatrixFreeCurvature",
+    "Space",
     "SpectralCurvature",
+    "choose_curvature",
+    "choose_solver",
+    "exact_curvature",
+    "make_curvature",
 ]

@@ -15,6 +15,9 @@ class Curvature(ABC):
     ``eigenbasis``. Should be overridden for efficiency: ``leverages``.
     """
 
+    # Weight of each training row in F (n_samples,), where F is not that of all rows.
+    row_weight = None
+
     @abstractmethod
     def solve(self, rows, damping):
         """Rows ``H^{-1} v`` for every row ``v``."""
@@ -23,14 +26,28 @@ class Curvature(ABC):
     def effective_dimension(self, damping):
         """``tr(F H^{-1})``."""
 
+    def averaged(self, other):
+        """Mean of this curvature and another, None where it has no simple form."""
+        return None
+
     def precondition(self, vectors, damping):
         """About ``H^{-1} v`` for vectors (m, n_coordinates), cheaply and symmetrically."""
         return self.solve(DenseRows(vectors), damping).toarray()
 
     def exact_part(self, rows):
-        """A curvature that holds the factor rows as they are, and ``rows`` as it sees them.
+        """The part of this curvature that is an exact sum over training rows.
 
-        What rows add to a curvature can be taken out of no other. None where there is none.
+        Only from that part can a row's share be removed.
+
+        Parameters
+        ----------
+        rows : Rows
+            Rows in the coordinates of this curvature.
+
+        Returns
+        -------
+        tuple of (Curvature, Rows) or None
+            The part, with ``rows`` projected to it; None if there is no such part.
         """
         return self, rows
 

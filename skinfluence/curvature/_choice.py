@@ -1,11 +1,12 @@
 """Which curvature suits an objective."""
 
-import warnings
-
 import numpy as np
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-from skinfluence.curvature import DenseCurvature, GramCurvature, MatrixFreeCurvature
+from skinfluence._utils.warnings import warn_user
+from skinfluence.curvature._dense import DenseCurvature
+from skinfluence.curvature._gram import GramCurvature
+from skinfluence.curvature._matrix_free import MatrixFreeCurvature
 from skinfluence.exceptions import NumericalWarning
 
 # Beyond these sizes a dense Hessian (or Gram matrix) no longer fits and iteration takes over.
@@ -39,12 +40,11 @@ def choose_curvature(objective, curvature, damping):
     smallest = _smallest_eigenvalue(objective, curvature, damping)
     if smallest > 0:
         return curvature
-    warnings.warn(
+    warn_user(
         f"The Hessian of the network has the smallest eigenvalue {smallest:.3g} at "
         f"damping={damping:.3g}, so the Gauss-Newton matrix takes its place. Use curvature='ggn' "
         f"to say so, or damping above {damping - smallest:.3g} to keep the Hessian.",
         NumericalWarning,
-        stacklevel=5,
     )
     return "ggn"
 
@@ -113,3 +113,9 @@ def make_curvature(objective, curvature, solver, random_state=None):
         return GramCurvature(objective.factor_rows(curvature), penalty)
     product = objective.curvature_product(curvature)
     return MatrixFreeCurvature(product, penalty, solver, random_state=random_state)
+
+
+def exact_curvature(objective, curvature, random_state=None):
+    """Curvature of an objective by the solver that suits it, see `make_curvature`."""
+    solver = choose_solver(objective, curvature, "auto")
+    return make_curvature(objective, curvature, solver, random_state)

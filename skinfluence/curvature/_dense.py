@@ -1,11 +1,10 @@
 """F as a matrix that is written out, by Cholesky or by its eigenvectors."""
 
-import warnings
-
 import numpy as np
 from scipy.linalg import LinAlgError, eigh, solve_triangular
 from scipy.linalg.lapack import dpocon
 
+from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature._base import Curvature, leverages_by_whitening
 from skinfluence.curvature._eigenbasis import Eigenbasis
 from skinfluence.exceptions import NumericalWarning
@@ -65,6 +64,11 @@ class DenseCurvature(Curvature):
 
     def leverages(self, rows, damping):
         return leverages_by_whitening(self, rows, damping)
+
+    def averaged(self, other):
+        if not isinstance(other, DenseCurvature):
+            return None
+        return DenseCurvature(self.index, (self.blocks + other.blocks) / 2, self.penalty)
 
     def effective_dimension(self, damping):
         # tr(F H^-1) = rank(H) - tr((penalty + damping) H^-1).
@@ -158,12 +162,11 @@ def check_definite(values, damping):
 def _spectral_factor(matrix, damping):
     values, vectors = eigh(matrix)
     kept = values > check_definite(values, damping)
-    warnings.warn(
+    warn_user(
         f"The curvature is singular at damping={damping:g}: rank {kept.sum()} of {len(kept)}, "
         f"eigenvalues from {values[0]:.3g} to {values[-1]:.3g}. Influence is taken on its range "
         "(pseudo-inverse). Use damping > 0, or give the model a penalty.",
         NumericalWarning,
-        stacklevel=2,
     )
     return _SpectralFactor(values[kept], vectors[:, kept])
 
@@ -195,10 +198,6 @@ class SpectralCurvature(Curvature):
         values = self.values + damping
         kept = values > _check_positive(values, damping)
         return values[kept], kept
-
-    def rank(self, damping):
-        """Number of eigenvalues of H that are not 0 up to rounding."""
-        return int(self._kept(damping)[1].sum())
 
     def solve(self, rows, damping):
         values, kept = self._kept(damping)

@@ -82,7 +82,7 @@ class GramCurvature(Curvature):
         unpenalised, ridge_values = np.flatnonzero(ridge <= 0), np.unique(ridge[ridge > 0])
         if len(ridge_values) > 1 or len(unpenalised) + self.rows.shape[0] >= len(ridge):
             return self._written_out().eigenbasis(damping, query)
-        # H is a multiple of the identity away from its factor rows and the unpenalised coordinates.
+        # Away from its factor rows and unpenalised coordinates, H is a multiple of the identity.
         spanned = np.concatenate([_unit_rows(unpenalised, len(ridge)), self.rows.toarray()])
         basis = np.linalg.qr(spanned.T)[0]
         root = self.rows @ basis

@@ -1,12 +1,11 @@
 """F by its products with vectors alone."""
 
-import warnings
-
 import numpy as np
 from scipy.linalg import eigh
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
+from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature._base import Curvature
 from skinfluence.rows import DenseRows
 
@@ -78,12 +77,11 @@ class MatrixFreeCurvature(Curvature):
         solution, residual = solver(right, damping)
         worst = residual.max(initial=0.0)
         if not worst <= self.tol:
-            warnings.warn(
+            warn_user(
                 f"{self.method} stopped after {self.max_iter} iterations at a relative residual "
                 f"of {worst:.2e} (tol={self.tol:.0e}, damping={damping:g}). Use more damping, or "
                 "another solver.",
                 ConvergenceWarning,
-                stacklevel=2,
             )
         return DenseRows(solution, rows.rows_per_sample)
 

@@ -1,7 +1,7 @@
 """Influence by the full curvature, solved exactly or to a tolerance."""
 
 from skinfluence._utils.sklearn_private import StrOptions
-from skinfluence.curvature._choice import SOLVERS, choose_solver, make_curvature
+from skinfluence.curvature import SOLVERS, Space, choose_solver, make_curvature
 from skinfluence.estimators._base import BaseInfluence
 
 
@@ -117,7 +117,7 @@ class ExactInfluence(BaseInfluence):
         self.scoring = scoring
         self.verbose = verbose
 
-    def _make_curvature(self):
-        objective, kind = self.objective_, self.curvature_kind_
+    def _make_curvature(self, objective, kind, damping):
         self.solver_ = choose_solver(objective, kind, self.solver)
-        return make_curvature(objective, kind, self.solver_, self.random_state)
+        curvature = make_curvature(objective, kind, self.solver_, self.random_state)
+        return curvature, Space(objective.l2_penalty)

@@ -1,18 +1,18 @@
 """Influence over the parameters of a model's classifier alone."""
 
-from functools import cached_property
 from numbers import Integral
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._utils.sklearn_private import Interval, StrOptions
-from skinfluence.curvature._choice import SOLVERS, choose_solver, make_curvature
-from skinfluence.curvature.sketched._plan import SketchPlan
-from skinfluence.curvature.sketched._size import by_theorem, fixed
+from skinfluence._utils.validation import check_queries, reads_raw_data
+from skinfluence.curvature import SOLVERS, Space, choose_solver, make_curvature
+from skinfluence.curvature.sketched import SketchPlan, choose_projection
 from skinfluence.estimators._base import BaseInfluence
 from skinfluence.estimators._head_fidelity import FullModel
-from skinfluence.models import head, objective
+from skinfluence.models import head
 from skinfluence.sketching import SKETCHES
 
 # What sketch_size="auto" guarantees: the defaults of SketchedInfluence.
@@ -158,57 +158,34 @@ class ClassifierHeadInfluence(BaseInfluence):
         self.scoring = scoring
         self.verbose = verbose
 
-    def _open(self, model, features, y, weight):
-        name = "auto" if self.head == _last_step(self.estimator_) else self.head
-        self._head = head(model, features, y, weight, name)
-        self._given = model, features, y, weight
-        vars(self).pop("_full_objective", None)
-        self.head_ = self._head.layer
-        return self._head.objective
-
-    def _read(self, features):
-        return self._head.featurize(features)
-
-    def _make_curvature(self):
-        self._projection = None if self.sketch_size is None else self._draw()
-        if self._projection is not None and not self._projection.is_exact:
-            self.solver_ = "sketch"
-            return self._projection.curvature
-        self.solver_ = choose_solver(self.objective_, self.curvature, self.solver)
-        return make_curvature(self.objective_, self.curvature, self.solver_, self.random_state)
-
-    def _draw(self):
-        """Projection of the rows by a sketch."""
-        plan = SketchPlan(
-            factor_rows=self.objective_.factor_rows(self.curvature),
-            penalty=self.objective_.l2_penalty,
-            damping=self.damping_,
-            draw=SKETCHES[self.sketch].draw,
-            seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
-            factorized=True,
-            complement=True,
-            debias=False,
+    def _make_objective(self, fitted_model):
+        last_step = _last_step(fitted_model.fitted)
+        name = "auto" if self.head == last_step else self.head
+        self._found_head = head(
+            fitted_model.model,
+            fitted_model.features,
+            fitted_model.y,
+            fitted_model.sample_weight,
+            name,
         )
-        if self.sketch_size == "auto":
-            return by_theorem(plan, EPS, DELTA)
-        return fixed(plan, self.sketch_size)
+        self.head_ = self._found_head.layer
+        return self._found_head.objective
 
-    def _project(self, rows):
-        return rows if self._projection is None else self._projection.project(rows)
+    def _make_curvature(self, objective, kind, damping):
+        if self.sketch_size is not None:
+            projection = self._draw(objective, kind, damping)
+            if not projection.sketch.is_identity:
+                self.solver_ = "sketch"
+                return projection.curvature, projection
+        self.solver_ = choose_solver(objective, kind, self.solver)
+        curvature = make_curvature(objective, kind, self.solver_, self.random_state)
+        return curvature, Space(objective.l2_penalty)
 
-    @property
-    def _penalty(self):
-        if self._projection is None:
-            return self.objective_.penalty
-        return self._projection.penalty * self.objective_.total_weight
-
-    def _lift(self, solved):
-        array = solved.toarray()
-        return array if self._projection is None else self._projection.lift(array)
-
-    @cached_property
-    def _full_objective(self):
-        return objective(*self._given)
+    def _draw(self, objective, kind, damping):
+        """Projection of the rows by a sketch."""
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        plan = SketchPlan.of(objective, kind, damping, sketch=self.sketch, seed=seed)
+        return choose_projection(plan, self.sketch_size, eps=EPS, delta=DELTA)
 
     def head_fidelity(self, X, y, *, curvature="auto", damping="auto"):
         """How far the influence over the head is from the influence over all parameters.
@@ -274,17 +251,22 @@ class ClassifierHeadInfluence(BaseInfluence):
         Kounavis, Dia and Ramazanli, *On Influence Functions, Classification Influence,
         Relative Influence, Memorization and Generalization*, Theorem 1.
         """
-        features = self._model_features(X)
-        targets = self._full_objective.encode_queries(y, features.shape[0])
+        check_is_fitted(self)
+        fit = self.linearisation_
+        objective = fit.fitted_model.objective
+        X = check_queries(self, X, numeric=not reads_raw_data(self))
+        features = fit.fitted_model.featurize(X)
+        targets = objective.encode_queries(y, features.shape[0])
         full = self._comparison(curvature, damping)
         chosen = np.arange(features.shape[0])
         if not full.is_decomposed and len(chosen) > N_COMPARED:
             draw = check_random_state(self.random_state).permutation(len(chosen))
             chosen = np.sort(draw[:N_COMPARED])
         features, targets = features[chosen], targets[chosen]
-        own = self.objective_.gradient_rows(self._read(features), targets)
-        classification = -self.curvature_.solve(self._project(own), full.damping).inner(self._rows)
-        queries = self._full_objective.gradient_rows(features, targets)
+        own = fit.objective.gradient_rows(fit.objective.read(features), targets)
+        own = fit.space.project(own)
+        classification = -fit.curvature.solve(own, full.damping).inner(fit.training_rows)
+        queries = objective.gradient_rows(features, targets)
         return Bunch(**full.compare(queries, classification), queries=chosen)
 
     def _comparison(self, curvature, damping):
@@ -295,11 +277,12 @@ class ClassifierHeadInfluence(BaseInfluence):
             )
         if curvature == "auto":
             curvature = "ggn" if self.curvature == "hessian" else self.curvature
+        objective = self.linearisation_.fitted_model.objective
         if damping == "auto":
             damping = self.damping_
-            if not (damping > 0 or self._full_objective.strictly_convex):
-                damping = 0.1 * self._full_objective.mean_eigenvalue(curvature)
-        return FullModel(self._full_objective, self._head, curvature, damping, self.random_state)
+            if not (damping > 0 or objective.strictly_convex):
+                damping = 0.1 * objective.mean_eigenvalue(curvature)
+        return FullModel(objective, self._found_head, curvature, damping, self.random_state)
 
 
 def _last_step(estimator):

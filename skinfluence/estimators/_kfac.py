@@ -6,12 +6,16 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skinfluence._utils.sklearn_private import Interval, RealNotInt, StrOptions
-from skinfluence.curvature.kronecker._curvature import KroneckerCurvature
-from skinfluence.curvature.kronecker._factors import block_batches, moments
-from skinfluence.curvature.kronecker._layer_sketch import LayerSketch, describe, sketch_sizes
+from skinfluence.curvature import Space
+from skinfluence.curvature.kronecker import (
+    KroneckerCurvature,
+    LayerSpace,
+    describe,
+    draw_layer_sketch,
+    moments,
+    sketch_sizes,
+)
 from skinfluence.estimators._base import BaseInfluence
-from skinfluence.rows import BlockRows, DenseRows, KroneckerRows
-from skinfluence.rows._shared import SharedRows
 
 
 class KFACInfluence(BaseInfluence):
@@ -176,111 +180,34 @@ class KFACInfluence(BaseInfluence):
         """Which curvature is factored: the GGN, or the empirical Fisher."""
         return "empirical_fisher" if self.fisher == "empirical" else "ggn"
 
-    def _make_curvature(self):
-        self._sketches = None
+    def _make_curvature(self, objective, kind, damping):
         random_state = check_random_state(self.random_state)
-        objective = self.objective_
         weight = objective.weight / objective.total_weight
-        factor_rows = self._factor_rows(weight, random_state)
-        layers = moments(factor_rows, weight, self.shared)
-        reports = self._describe(layers)
-        self._block_sizes = [int(np.prod(report.shape)) for report in reports]
+        rows = self._factor_rows(objective, weight, random_state)
+        layers = moments(rows, weight, self.shared)
+        # One number for the damping and the model's own penalty.
+        ridge = damping + float(np.mean(objective.l2_penalty))
+        names = getattr(objective, "layers", ["coef"])
+        self.layers_ = [describe(*pair, ridge) for pair in zip(names, layers, strict=True)]
+        space = Space(objective.l2_penalty)
         if self.sketch_size is not None:
-            sizes = sketch_sizes(self.sketch_size, layers, reports, self._ridge)
-            self._sketches = [
-                self._draw(*each, random_state)
-                for each in zip(layers, reports, sizes, strict=True)
+            sizes = sketch_sizes(self.sketch_size, layers, self.layers_, ridge)
+            sketches = [
+                draw_layer_sketch(layer, pair, self.sketch, random_state)
+                for layer, pair in zip(layers, sizes, strict=True)
             ]
-            factor_rows = self._project(factor_rows)
-            layers = moments(factor_rows, weight, self.shared)
-        self.layers_ = reports
-        penalty = self._penalty / objective.total_weight
-        return KroneckerCurvature(factor_rows, layers, penalty, self.eigenvalue_correction)
+            for report, pair in zip(self.layers_, sizes, strict=True):
+                report.sketch_shape = pair and pair[::-1]
+            space = LayerSpace(sketches, objective.l2_penalty)
+            rows = space.project(rows)
+            layers = moments(rows, weight, self.shared)
+        return KroneckerCurvature(rows, layers, space.penalty, self.eigenvalue_correction), space
 
-    def _factor_rows(self, weight, random_state):
-        objective = self.objective_
+    def _factor_rows(self, objective, weight, random_state):
         if self.fisher != "sampled":
             return objective.factor_rows(self.curvature)
-        root = objective.loss.hessian_factor(objective.training_outputs, objective.targets)
+        factor = objective.loss.hessian_factor(objective.training_outputs, objective.targets)
         # Signs that are independent make all cross terms vanish in the mean.
-        signs = np.sign(random_state.standard_normal(root.shape[:2]))
-        vectors = np.einsum("ns,nsk->nk", signs, root)[:, None]
+        signs = np.sign(random_state.standard_normal(factor.shape[:2]))
+        vectors = np.einsum("ns,nsk->nk", signs, factor)[:, None]
         return objective.pullback(objective.features, vectors).weighted(np.sqrt(weight))
-
-    def _describe(self, layers):
-        names = getattr(self.objective_, "layers", ["coef"])
-        pairs = zip(names, layers, strict=True)
-        return [describe(name, layer, self._ridge) for name, layer in pairs]
-
-    @property
-    def _ridge(self):
-        """One number for the damping and the model's own penalty."""
-        return self.damping_ + float(np.mean(self.objective_.l2_penalty))
-
-    # Sketches.
-
-    def _draw(self, layer, report, sizes, random_state):
-        """Matrices ``P_A`` and ``P_E`` of a layer, None for a dense block."""
-        if sizes is None:
-            return None
-        report.sketch_shape = sizes[::-1]
-        pair = []
-        for moment, size in zip((layer.inputs, layer.outputs), sizes, strict=True):
-            if self.sketch == "nystrom":
-                pair.append(np.linalg.eigh(moment)[1][:, ::-1][:, :size].T)
-            else:
-                pair.append(random_state.standard_normal((size, len(moment))) / np.sqrt(size))
-        return LayerSketch(*pair, layer.has_bias)
-
-    def _project(self, rows):
-        if self._sketches is None:
-            return rows
-        parts = [
-            [
-                block if sketch is None else sketch.project(block)
-                for sketch, block in zip(self._sketches, blocks, strict=True)
-            ]
-            for _, blocks in block_batches(rows)
-        ]
-        return BlockRows([_concatenated(pieces) for pieces in zip(*parts, strict=True)])
-
-    @property
-    def _penalty(self):
-        penalty = self.objective_.penalty
-        return penalty if self._sketches is None else self._by_block("penalty", penalty[None])[0]
-
-    def _lift(self, solved):
-        columns = solved.toarray()
-        return columns if self._sketches is None else self._by_block("lift", columns)
-
-    def _by_block(self, method, columns):
-        """Columns changed by a method of the sketch of their block."""
-        lengths = [
-            size if sketch is None else sketch.lengths[method == "lift"]
-            for sketch, size in zip(self._sketches, self._block_sizes, strict=True)
-        ]
-        parts = np.split(columns, np.cumsum(lengths)[:-1], axis=1)
-        changed = [
-            part if sketch is None else getattr(sketch, method)(part)
-            for sketch, part in zip(self._sketches, parts, strict=True)
-        ]
-        return np.hstack(changed)
-
-
-def _concatenated(blocks):
-    """Blocks of the same columns, one batch of samples after another."""
-    if len(blocks) == 1:
-        return blocks[0]
-    if isinstance(blocks[0], KroneckerRows):
-        return KroneckerRows(
-            np.concatenate([block.residual for block in blocks]),
-            np.concatenate([block.activation for block in blocks]),
-        )
-    if isinstance(blocks[0], SharedRows):
-        return SharedRows(
-            np.concatenate([block.residual for block in blocks]),
-            np.concatenate([block.activation for block in blocks]),
-            bias=False,
-        )
-    arrays = [block.toarray() for block in blocks]
-    return DenseRows(np.concatenate(arrays), blocks[0].rows_per_sample)

@@ -17,10 +17,10 @@ import numpy as np
 from skinfluence.curvature._eigenbasis import eigenspaces
 
 
-def memorization(influence):
+def memorization(linearisation):
     """``||H^{-1} g_p||_1`` of every training row, (n_train,)."""
-    rows = influence._rows
-    basis = influence._eigenbasis()
+    rows = linearisation.training_rows
+    basis = linearisation.eigenbasis()
     starts = eigenspaces(basis.values)
     out = np.empty(len(rows))
     for batch in rows.batches():
@@ -29,7 +29,7 @@ def memorization(influence):
     return out
 
 
-def sign_bounds(influence, query):
+def sign_bounds(linearisation, query):
     """What the sign of the influence on one query says of memorization.
 
     In an eigenspace ``E`` let ``c_E`` be the inner product of the parts of ``g_p`` and of
@@ -39,8 +39,8 @@ def sign_bounds(influence, query):
 
     Parameters
     ----------
-    influence : BaseInfluence
-        Fitted.
+    linearisation : Linearisation
+        What a fit knows.
     query : Rows
         One projected gradient row ``g_t``.
 
@@ -57,8 +57,8 @@ def sign_bounds(influence, query):
     thresholds : tuple of float
         D+ and D- of the theorem, which hold for all training rows at once.
     """
-    rows = influence._rows
-    basis = influence._eigenbasis(query)
+    rows = linearisation.training_rows
+    basis = linearisation.eigenbasis(query)
     starts = eigenspaces(basis.values)
     psi = basis.coordinates(query)[0]
     inverse = 1.0 / basis.values[starts]

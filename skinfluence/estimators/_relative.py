@@ -3,23 +3,13 @@
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.linalg import LinAlgError
 from sklearn.utils import Bunch, check_random_state
 
 from skinfluence._utils.sklearn_private import Interval, StrOptions
-from skinfluence.curvature import DenseCurvature
-from skinfluence.curvature._choice import SOLVERS, choose_solver, make_curvature
+from skinfluence.curvature import SOLVERS, Space
 from skinfluence.estimators._base import BaseInfluence
 from skinfluence.estimators._loss_preservation import RELATIVE_DELTAS, LepComparison
-from skinfluence.estimators._weighted_subsets import SamplingOrder
-from skinfluence.metrics._ratio import ratio_spread
-from skinfluence.rows import DenseRows
-
-# Rows of the first of the subsets that grow until two of them agree.
-FIRST_SIZE = 128
-
-# Probe queries and training rows on which two subsets are compared.
-N_PROBES, N_PROBED = 32, 1024
+from skinfluence.estimators._weighted_subsets import SizeSearch, WeightedSubsets
 
 # Multiply-adds that a check may spend on the full Hessian: some ten seconds of one core.
 AFFORDABLE = 2e11
@@ -43,9 +33,6 @@ class RelativeHessianInfluence(BaseInfluence):
     stratify : bool, default=True
         Whether the subset holds the classes of a classifier in proportion, with at least one
         row of each.
-    sampling : {"uniform", "leverage"}, default="uniform"
-        "leverage" draws half of the rows with chances that follow their leverages, estimated
-        from a first subset, and weights them down accordingly.
     tol : float, default=0.15
         Dispersion of the ratio of two relative influences at which "auto" stops: half of the
         ratios are within 15 percent of their median.
@@ -143,7 +130,6 @@ class RelativeHessianInfluence(BaseInfluence):
             Interval(Real, 0, 1, closed="right"),
         ],
         "stratify": ["boolean"],
-        "sampling": [StrOptions({"uniform", "leverage"})],
         "tol": [Interval(Real, 0, None, closed="left")],
         "solver": [StrOptions(SOLVERS)],
     }
@@ -154,7 +140,6 @@ class RelativeHessianInfluence(BaseInfluence):
         *,
         subset_size="auto",
         stratify=True,
-        sampling="uniform",
         tol=0.15,
         damping="auto",
         solver="auto",
@@ -168,7 +153,6 @@ class RelativeHessianInfluence(BaseInfluence):
         self.estimator = estimator
         self.subset_size = subset_size
         self.stratify = stratify
-        self.sampling = sampling
         self.tol = tol
         self.damping = damping
         self.solver = solver
@@ -179,146 +163,31 @@ class RelativeHessianInfluence(BaseInfluence):
         self.scoring = scoring
         self.verbose = verbose
 
-    def _make_curvature(self):
-        self.tried_sizes_, self.tried_dispersions_ = np.array([], dtype=int), np.array([])
+    def _make_curvature(self, objective, kind, damping):
         random_state = check_random_state(self.random_state)
-        order = self._draw_order(random_state)
+        subsets = self._subsets(objective, kind, damping)
+        order = subsets.order(random_state)
+        self.tried_sizes_, self.tried_dispersions_ = np.array([], dtype=int), np.array([])
         if self.subset_size == "auto":
-            curvature, weight = self._search_size(order, random_state)
+            search = SizeSearch(subsets, order, self.tol, random_state, self._report)
+            curvature, weight, self.ratio_dispersion_ = search.run()
         else:
             self.ratio_dispersion_ = np.nan
-            weight = order.weights(0, self._checked_size(self.subset_size, order))
-            curvature = self._curvature_of(weight)
+            weight = order.weights(0, subsets.checked_size(self.subset_size, order))
+            curvature = subsets.curvature(weight)
+        subsets.check_classes(weight)
+        curvature.row_weight = weight
         self.subset_indices_ = np.flatnonzero(weight)
         self.subset_weights_ = weight[self.subset_indices_]
         self.subset_size_ = len(self.subset_indices_)
-        self._check_classes()
-        subset = self.objective_.restricted(weight)
-        self.solver_ = choose_solver(subset, self.curvature_kind_, self.solver)
+        self.solver_ = subsets.solver(weight)
         self._reference_seed = random_state.randint(np.iinfo(np.int32).max)
-        return curvature
+        return curvature, Space(objective.l2_penalty)
 
-    @property
-    def _held_weight(self):
-        weight = np.zeros(self.n_samples_)
-        weight[self.subset_indices_] = self.subset_weights_
-        return weight
-
-    # The subset.
-
-    def _draw_order(self, random_state):
-        objective = self.objective_
-        settings = {"strata": self._strata if self.stratify else None}
-        if self.sampling == "leverage":
-            pilot = SamplingOrder(objective.weight, random_state=random_state, **settings)
-            size = min(len(pilot), max(FIRST_SIZE, 2 * len(objective.penalty)))
-            weight = pilot.weights(0, size)
-            settings["scores"] = self._leverage_scores(weight, random_state)
-        return SamplingOrder(objective.weight, random_state=random_state, **settings)
-
-    @property
-    def _strata(self):
-        """Class of every training row; all the same for a regression."""
-        targets = self.objective_.targets
-        if self.objective_.classes is None:
-            return np.zeros(len(targets), dtype=int)
-        if targets.shape[1] > 1:
-            return targets.argmax(axis=1)
-        return np.searchsorted(np.unique(targets), targets[:, 0])
-
-    def _leverage_scores(self, weight, random_state, n_draws=4):
-        """Chances that follow the leverages against a pilot Hessian, at least half of 1."""
-        objective, pilot = self.objective_, self.objective_.restricted(weight)
-        factor_rows = pilot.factor_rows(self._convex_curvature)
-        ridge = pilot.l2_penalty + self.damping_
-        # Vectors with the covariance H, so that their solutions have that of its inverse.
-        noise = random_state.standard_normal((n_draws, factor_rows.shape[0])) @ factor_rows
-        noise += random_state.standard_normal(noise.shape) * np.sqrt(ridge)
-        solved = self._curvature_of(weight).solve(DenseRows(noise), self.damping_).toarray()
-        moves = objective.jacobian_rows(objective.features) @ np.ascontiguousarray(solved.T)
-        moves = moves.reshape(*objective.training_outputs.shape, n_draws)
-        bent = objective.output_curvature(self._convex_curvature) @ moves
-        leverage = objective.weight * np.maximum(0, np.einsum("nkd,nkd->n", moves, bent))
-        return 0.5 + 0.5 * leverage / max(leverage.mean(), np.finfo(float).tiny)
-
-    @property
-    def _convex_curvature(self):
-        return "ggn" if self.curvature_kind_ == "hessian" else self.curvature_kind_
-
-    def _checked_size(self, given, order):
-        size = given
-        if isinstance(size, Integral):
-            if size > len(order):
-                raise ValueError(
-                    f"subset_size={given} exceeds the number of training rows with a positive "
-                    f"weight, {len(order)}. Use at most that, a share, or 'auto'."
-                )
-        else:
-            size = max(1, round(size * len(order)))
-        if self.stratify and size < order.n_strata:
-            raise ValueError(
-                f"A subset of {size} rows (subset_size={given!r}) cannot hold a row "
-                f"of each of the {order.n_strata} classes. Use at least {order.n_strata} rows, "
-                "or stratify=False."
-            )
-        needed = self._needed_size()
-        if size < min(needed, len(order)):
-            raise ValueError(
-                f"A subset of {size} rows (subset_size={given!r}) is too small: "
-                f"{self._n_unpenalised} coordinates have neither penalty nor damping, and the Hessian "
-                f"of the subset has at most rank {size * self._factor_rows_per_sample} there. Use at "
-                f"least {needed} rows, or damping > 0."
-            )
-        return size
-
-    @property
-    def _n_unpenalised(self):
-        """Coordinates that only the rows of the subset determine."""
-        return np.count_nonzero(self.objective_.l2_penalty + self.damping_ <= 0)
-
-    @property
-    def _factor_rows_per_sample(self):
-        outputs = self.objective_.training_outputs.shape[1]
-        return 1 if self.curvature_kind_ == "empirical_fisher" else outputs
-
-    def _needed_size(self):
-        """Rows without which the Hessian of a subset must be singular."""
-        return -(-self._n_unpenalised // self._factor_rows_per_sample)
-
-    def _check_classes(self):
-        strata = self._strata
-        full = np.bincount(strata, self.objective_.weight)
-        counts = np.bincount(strata[self.subset_indices_], minlength=len(full))
-        missing = np.flatnonzero((full > 0) & (counts == 0))
-        if len(missing):
-            names = self.objective_.classes[missing].tolist()
-            raise ValueError(
-                f"The subset of {self.subset_size_} rows holds none of the class(es) {names}. "
-                "Use stratify=True, or a larger subset_size."
-            )
-
-    def _search_size(self, order, random_state):
-        """Double the subset until the next one agrees with it; then both together."""
-        probes = self._probe_rows(random_state)
-        n_rows = len(order)
-        size = max(FIRST_SIZE, 2 * order.n_strata, 2 * self._needed_size())
-        agree = False
-        if 2 * size <= n_rows:
-            weight = order.weights(0, size)
-            curvature = self._curvature_of(weight)
-        while 2 * size <= n_rows and not agree:
-            other_weight = order.weights(size, 2 * size)
-            other = self._curvature_of(other_weight)
-            dispersion = self._compare(curvature, other, probes)
-            size *= 2
-            self._report(size, dispersion)
-            weight = (weight + other_weight) / 2
-            curvature = _average(curvature, other) or self._curvature_of(weight)
-            agree = dispersion <= self.tol
-        if not agree:
-            weight, curvature = self.objective_.weight, self._curvature_of(None)
-        self.ratio_dispersion_ = dispersion if agree else 0.0
-        return curvature, weight
+    def _subsets(self, objective, kind, damping):
+        return WeightedSubsets(
+            objective, kind, damping, self.solver, self.stratify, self.random_state
+        )
 
     def _report(self, size, dispersion):
         self.tried_sizes_ = np.append(self.tried_sizes_, size)
@@ -328,27 +197,6 @@ class RelativeHessianInfluence(BaseInfluence):
                 f"[{type(self).__name__}] two subsets of {size // 2} rows: dispersion of the "
                 f"ratio {dispersion:.3g} (tol={self.tol:g})"
             )
-
-    def _probe_rows(self, random_state):
-        rows = self.objective_.training_gradient_rows()
-        kept = random_state.permutation(np.flatnonzero(self.objective_.weight))
-        return rows[np.sort(kept[:N_PROBES])], rows[np.sort(kept[-N_PROBED:])]
-
-    def _compare(self, curvature, other, probes):
-        queries, rows = probes
-        solvers = (curvature, other)
-        try:
-            first, second = (c.solve(queries, self.damping_).inner(rows) for c in solvers)
-        except LinAlgError:
-            # The Hessian of few rows may be indefinite where that of more is not.
-            return np.inf
-        return float(np.median(ratio_spread(first, second)[1]))
-
-    def _curvature_of(self, weight):
-        """Curvature of the rows with a weight, of all of them without weights."""
-        objective = self.objective_ if weight is None else self.objective_.restricted(weight)
-        solver = choose_solver(objective, self.curvature_kind_, self.solver)
-        return make_curvature(objective, self.curvature_kind_, solver, self.random_state)
 
     # Is it loss estimate preserving?
 
@@ -406,7 +254,8 @@ class RelativeHessianInfluence(BaseInfluence):
         """
         queries = self._query_rows(X, y)
         curvature, kind, size = self._reference(reference)
-        comparison = self._comparison(queries, curvature, self.curvature_, self._all_weights())
+        fit = self.linearisation_
+        comparison = self._comparison(queries, curvature, fit.curvature)
         return Bunch(**comparison.result(delta, self.tol), reference=kind, reference_size=size)
 
     def lep_search(
@@ -454,13 +303,14 @@ class RelativeHessianInfluence(BaseInfluence):
         """
         queries = self._query_rows(X, y)
         curvature, _, _ = self._reference(reference)
+        subsets, size = self._subsets_of_fit(), subset_size or self.subset_size_
         random_state = check_random_state(random_state)
         found = Bunch(score=np.inf, scores=np.empty(n_iter), dispersions=np.empty(n_iter))
         for i in range(n_iter):
             seed = random_state.randint(np.iinfo(np.int32).max)
-            order = self._draw_order(check_random_state(seed))
-            weight = order.weights(0, self._checked_size(subset_size or self.subset_size_, order))
-            candidate = self._comparison(queries, curvature, self._curvature_of(weight), weight)
+            order = subsets.order(check_random_state(seed))
+            weight = order.weights(0, subsets.checked_size(size, order))
+            candidate = self._comparison(queries, curvature, subsets.curvature(weight))
             delta = random_state.choice(RELATIVE_DELTAS) * candidate.conditions.scale
             score = float(np.maximum(*candidate.sizes(delta)).mean())
             found.scores[i] = score
@@ -470,10 +320,9 @@ class RelativeHessianInfluence(BaseInfluence):
                 found.update(random_state=seed, subset_indices=indices, delta=delta, score=score)
         return found
 
-    def _all_weights(self):
-        weight = np.zeros(self.n_samples_)
-        weight[self.subset_indices_] = self.subset_weights_
-        return weight
+    def _subsets_of_fit(self):
+        fit = self.linearisation_
+        return self._subsets(fit.objective, fit.curvature_kind, fit.damping)
 
     def _reference(self, reference):
         """Curvature to compare with, whether it is that of all rows, and of how many."""
@@ -481,33 +330,25 @@ class RelativeHessianInfluence(BaseInfluence):
             raise ValueError(
                 f"reference must be 'auto', 'full' or 'subset'. Got {reference!r} instead."
             )
-        weight = self.objective_.weight
-        n_rows = np.count_nonzero(weight)
+        subsets = self._subsets_of_fit()
+        n_rows = np.count_nonzero(subsets.objective.weight)
         if reference == "auto":
-            work = n_rows * self._factor_rows_per_sample * len(self.objective_.penalty) ** 2
-            reference = "full" if work <= AFFORDABLE else "subset"
+            reference = "full" if subsets.full_work <= AFFORDABLE else "subset"
         if reference == "full":
-            return self._curvature_of(None), "full", n_rows
+            return subsets.full_curvature(), "full", n_rows
         size = min(n_rows, 4 * self.subset_size_)
-        order = self._draw_order(check_random_state(self._reference_seed))
-        return self._curvature_of(order.weights(0, size)), "subset", size
+        order = subsets.order(check_random_state(self._reference_seed))
+        return subsets.curvature(order.weights(0, size)), "subset", size
 
-    def _comparison(self, queries, reference, relative, weight):
-        objective = self.objective_.restricted(weight)
-        multiply = objective.curvature_product(self.curvature_kind_)
-        ridge = objective.l2_penalty + self.damping_
+    def _comparison(self, queries, reference, relative):
+        fit = self.linearisation_
+        objective = fit.objective.restricted(relative.row_weight)
+        multiply = objective.curvature_product(fit.curvature_kind)
+        ridge = objective.l2_penalty + fit.damping
         return LepComparison(
             queries,
-            self._rows,
-            lambda rows: reference.solve(rows, self.damping_),
-            lambda rows: relative.solve(rows, self.damping_),
+            fit.training_rows,
+            lambda rows: reference.solve(rows, fit.damping),
+            lambda rows: relative.solve(rows, fit.damping),
             lambda vectors: multiply(vectors) + vectors * ridge,
         )
-
-
-def _average(curvature, other):
-    """Mean of two dense curvatures, None for others."""
-    if not (isinstance(curvature, DenseCurvature) and isinstance(other, DenseCurvature)):
-        return None
-    blocks = (curvature.blocks + other.blocks) / 2
-    return DenseCurvature(curvature.index, blocks, curvature.penalty)

@@ -17,44 +17,58 @@ N_PROBES = 16
 class Probes:
     """Training rows taken as queries, with their exact answers found by products alone.
 
+    Nothing is computed before it is asked for.
+
     Parameters
     ----------
-    rows : Rows
-        Gradients of the training rows.
-    product : callable
-        ``product(vectors) -> F vectors``.
-    penalty : ndarray of shape (n_columns,)
-        Penalty of the mean objective.
+    objective : Objective
+        What was minimised.
+    kind : {"hessian", "ggn", "empirical_fisher"}
+        Which curvature.
     damping : float
-        What is added to it.
+        What is added to its eigenvalues.
     seed : int
         Chooses the probes.
     """
 
-    def __init__(self, rows, product, penalty, damping, seed):
-        self.rows = rows
-        self.product = product
-        self.penalty = penalty
+    def __init__(self, objective, kind, damping, seed):
+        self.objective = objective
+        self.kind = kind
         self.damping = damping
         self.seed = seed
-        moving = np.flatnonzero(rows.squared_norms() > 0)
-        rng = np.random.default_rng(seed)
-        self.index = rng.choice(moving, min(N_PROBES, len(moving)), replace=False)
+
+    @cached_property
+    def rows(self):
+        """Gradients of the training rows."""
+        return self.objective.training_gradient_rows()
+
+    @cached_property
+    def index(self):
+        """Which of them are probes."""
+        moving = np.flatnonzero(self.rows.squared_norms() > 0)
+        rng = np.random.default_rng(self.seed)
+        return rng.choice(moving, min(N_PROBES, len(moving)), replace=False)
+
+    @cached_property
+    def _product(self):
+        return self.objective.curvature_product(self.kind)
 
     def _solver(self, penalty, **settings):
-        return MatrixFreeCurvature(self.product, penalty, "cg", random_state=self.seed, **settings)
+        return MatrixFreeCurvature(
+            self._product, penalty, "cg", random_state=self.seed, **settings
+        )
 
     @cached_property
     def exact(self):
         """``B`` of every probe and training row, (n_probes, n_train)."""
-        solver = self._solver(self.penalty, tol=1e-8)
+        solver = self._solver(self.objective.l2_penalty, tol=1e-8)
         return solver.solve(self.rows[self.index], self.damping).inner(self.rows)
 
     @cached_property
     def scale(self):
         """``phi_0 = g'F^+ g`` of every probe, (n_probes,)."""
         probes = self.rows[self.index]
-        solver = self._solver(np.zeros_like(self.penalty), tol=1e-4, max_iter=100)
+        solver = self._solver(np.zeros_like(self.objective.l2_penalty), tol=1e-4, max_iter=100)
         with warnings.catch_warnings():
             # The energy of conjugate gradients grows towards phi_0, so that stopping early
             # makes the scale smaller and the error larger, never the reverse.
@@ -79,18 +93,26 @@ class Probes:
         gap = np.abs(sketched - self.exact)[:, self.index]
         return gap / np.sqrt(np.outer(self.scale, self.scale))
 
-    def report(self, sketched):
-        """The three errors, each with an interval that holds it in 95 of 100 draws of probes.
+    def relative_error(self, projection):
+        """Mean relative error of the scores by a projection."""
+        queries = projection.project(self.rows[self.index])
+        solved = projection.curvature.solve(queries, self.damping)
+        return self.relative(solved.inner(projection.project(self.rows))).mean()
+
+    def report(self, linearisation):
+        """The three errors, each with an interval that contains it in 95 of 100 draws of probes.
 
         Parameters
         ----------
-        sketched : ndarray of shape (n_probes, n_train)
-            ``B~`` of every probe and training row.
+        linearisation : Linearisation
+            What a fit with a sketch knows.
 
         Returns
         -------
         Bunch
         """
+        queries = linearisation.space.project_queries(self.rows[self.index])
+        sketched = linearisation.solve(queries).inner(linearisation.training_rows)
         pairs = self.uniform(sketched)
         draws = np.random.default_rng(self.seed).integers(0, len(pairs), (999, len(pairs)))
         resampled = [np.quantile(pairs[np.ix_(draw, draw)], 0.95) for draw in draws]

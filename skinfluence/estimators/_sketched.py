@@ -1,30 +1,27 @@
 """Influence from few numbers for each row."""
 
-import warnings
-from copy import copy
-from functools import cached_property
 from numbers import Integral, Real
 
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._utils.sklearn_private import Interval, StrOptions
-from skinfluence.curvature import DenseCurvature, GramCurvature, MatrixFreeCurvature
-from skinfluence.curvature.sketched import _effective_dimension as _dimension
-from skinfluence.curvature.sketched._plan import SketchPlan
-from skinfluence.curvature.sketched._range import RangeProjector
-from skinfluence.curvature.sketched._size import by_certificate, by_theorem, fixed, is_injective
+from skinfluence._utils.warnings import warn_user
+from skinfluence.curvature import exact_curvature
+from skinfluence.curvature.sketched import (
+    SketchPlan,
+    choose_projection,
+    is_injective,
+)
 from skinfluence.estimators._base import BaseInfluence
 from skinfluence.estimators._sketch_error import Probes
+from skinfluence.estimators._sketched_scores import SketchedScores
 from skinfluence.exceptions import NumericalWarning
-from skinfluence.rows import KroneckerRows
 from skinfluence.sketching import SKETCHES
 
-# Beyond it the dense Hessian (or Gram matrix) of an identity sketch no longer fits.
-MAX_DENSE = 20_000
 
-
-class SketchedInfluence(BaseInfluence):
+class SketchedInfluence(SketchedScores, BaseInfluence):
     r"""Influence functions from a sketch of the gradients.
 
     Gradients ``g`` of length p are replaced by ``Pg`` of length m, and the curvature F by
@@ -222,237 +219,78 @@ class SketchedInfluence(BaseInfluence):
 
     # What the family asks for.
 
-    def _make_curvature(self):
-        self._forget()
-        self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        plan = self._make_plan()
-        self._projection = self._choose_size(plan)
-        self.sketch_ = self._projection.sketch
-        self.sketch_size_ = self._projection.sketched_size
-        self._warn_if_saturated(plan)
-        if self.verbose:
-            print(
-                f"[{type(self).__name__}] {self.sketch_size_} of {plan.factor_rows.n_columns} "
-                f"numbers for each row by {type(self._projection.feature_sketch).__name__}"
-            )
-        if self._projection.is_exact:
-            return self._exact_curvature(plan)
-        return self._projection.curvature
-
-    def _make_plan(self):
-        factor_rows = self.objective_.factor_rows(self.curvature_kind_)
-        self.factorized_ = self._choose_factorized(factor_rows)
-        return SketchPlan(
-            factor_rows=factor_rows,
-            penalty=self.objective_.l2_penalty,
-            damping=self.damping_,
-            draw=self._choose_kind(factor_rows),
-            seed=self._seed,
-            factorized=self.factorized_,
-            complement=self.tail,
-            debias=self.debias,
-        )
-
-    def _project(self, rows):
-        return self._projection.project(rows)
-
-    def _project_queries(self, rows):
-        return self._project(self._range.project(rows) if self.project_queries else rows)
-
-    @property
-    def _penalty(self):
-        return self._projection.penalty * self.objective_.total_weight
-
-    def _lift(self, solved):
-        return self._projection.lift(solved.toarray())
-
-    # Choices.
-
-    def _choose_curvature(self):
-        if self.objective_.has_factor_rows(self.curvature):
+    def _choose_curvature(self, objective, damping):
+        if objective.has_factor_rows(self.curvature):
             return self.curvature
-        warnings.warn(
+        warn_user(
             "The Hessian of a network has negative eigenvalues, so that it has no rows to sketch. "
             "The Gauss-Newton matrix takes its place; use curvature='ggn' to say so.",
             UserWarning,
-            stacklevel=4,
         )
         return "ggn"
 
-    def _choose_factorized(self, factor_rows):
-        factored = isinstance(factor_rows, KroneckerRows)
-        if self.factorized is True and not factored:
-            raise ValueError(
-                "factorized=True needs rows that are products of residuals and features. Those "
-                f"of this model are {type(factor_rows).__name__}; use factorized='auto'."
+    def _make_curvature(self, objective, kind, damping):
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        plan = SketchPlan.of(
+            objective,
+            kind,
+            damping,
+            sketch=self.sketch,
+            seed=seed,
+            factorized=self.factorized,
+            complement=self.tail,
+            debias=self.debias,
+            project_queries=self.project_queries,
+        )
+        projection = choose_projection(
+            plan,
+            self.sketch_size,
+            eps=self.eps,
+            delta=self.delta,
+            relative_error=Probes(objective, kind, damping, seed).relative_error,
+        )
+        self._warn_if_saturated(projection)
+        if self.verbose:
+            print(
+                f"[{type(self).__name__}] {projection.sketched_size} of "
+                f"{plan.factor_rows.n_columns} numbers for each row by "
+                f"{type(projection.feature_sketch).__name__}"
             )
-        return factored if self.factorized == "auto" else self.factorized
+        if projection.sketch.is_identity:
+            return exact_curvature(objective, kind, seed), projection
+        return projection.curvature, projection
 
-    def _choose_kind(self, factor_rows):
-        if callable(self.sketch):
-            return getattr(self.sketch, "draw", self.sketch)
-        kind = self.sketch
-        if kind == "auto":
-            layered = factor_rows.has_layers
-            kind = "nystrom" if self.factorized_ else "landmarks" if layered else "sjlt"
-        return SKETCHES[kind].draw
-
-    def _choose_size(self, plan):
-        if self.sketch_size == "auto":
-            return by_theorem(plan, self.eps, self.delta)
-        if self.sketch_size == "certified":
-            return by_certificate(plan, self.eps, self._relative_error)
-        if isinstance(self.sketch_size, tuple):
-            self._check_pair()
-        elif self.sketch_size > self.n_params_:
-            warnings.warn(
-                f"sketch_size={self.sketch_size} is larger than the {self.n_params_} parameters "
-                "of the model. The exact solution is used.",
-                UserWarning,
-                stacklevel=5,
-            )
-        return fixed(plan, self.sketch_size)
-
-    def _check_pair(self):
-        sizes = self.sketch_size
-        integers = all(isinstance(size, Integral) and size >= 1 for size in sizes)
-        if len(sizes) != 2 or not integers:
-            raise ValueError(
-                "sketch_size must be 'auto', 'certified', an integer of at least 1 or a pair "
-                f"(m_A, m_E) of them. Got {sizes!r} instead."
-            )
-        if not self.factorized_:
-            raise ValueError(
-                f"sketch_size={sizes!r} sizes the sketches of features and outputs, but the "
-                "rows are sketched as a whole. Use one integer, or factorized=True."
-            )
-
-    def _exact_curvature(self, plan):
-        n_factor_rows, n_columns = plan.factor_rows.shape
-        if n_factor_rows < n_columns and n_factor_rows <= MAX_DENSE:
-            return GramCurvature(plan.factor_rows, plan.penalty)
-        if n_columns <= MAX_DENSE:
-            return DenseCurvature(*self.objective_.hessian(self.curvature_kind_), plan.penalty)
-        product = self.objective_.curvature_product(self.curvature_kind_)
-        return MatrixFreeCurvature(product, plan.penalty, "cg", random_state=self._seed)
-
-    def _warn_if_saturated(self, plan):
-        if plan.ridge.min() > 0 or self.sketch_is_injective_:
+    @staticmethod
+    def _warn_if_saturated(projection):
+        plan = projection.plan
+        if plan.ridge.min() > 0 or is_injective(projection):
             return
-        size = self._projection.feature_sketch.size
-        warnings.warn(
+        size = projection.feature_sketch.size
+        warn_user(
             f"The sketch is saturated: the sketched curvature has the full rank {size}, so that "
             f"of F is at least that (and at most {min(plan.features.shape)}), and without a "
             "ridge nothing is guaranteed. Use a larger sketch_size, or damping > 0.",
             NumericalWarning,
-            stacklevel=5,
         )
 
-    def _at_damping(self, damping):
-        """This fitted estimator at another damping, with the same sketch and eigenvalues.
+    def with_damping(self, damping):
+        """The same sketch and eigendecomposition at another damping.
 
-        None where these depend on the damping.
+        Parameters
+        ----------
+        damping : float
+            Added to the eigenvalues of the curvature.
+
+        Returns
+        -------
+        SketchedInfluence or None
+            A fitted estimator; None where the sketch depends on the damping.
         """
-        projection = self._projection
+        check_is_fitted(self)
+        projection = self.linearisation_.space
         ridge = projection.plan.ridge.min()
         vanishes = (ridge > 0) != (ridge - self.damping_ + damping > 0)
         if self.debias or projection.scale is not None or vanishes:
             return None
-        other = copy(self)
-        other._forget()
-        other.damping = other.damping_ = float(damping)
-        return other
-
-    # How good the sketch is.
-
-    def _forget(self):
-        """Drop what an earlier fit has left behind."""
-        for name, value in vars(type(self)).items():
-            if isinstance(value, cached_property):
-                vars(self).pop(name, None)
-
-    @cached_property
-    def _probes(self):
-        objective = self.objective_
-        return Probes(
-            objective.training_gradient_rows(),
-            objective.curvature_product(self.curvature_kind_),
-            objective.l2_penalty,
-            self.damping_,
-            self._seed,
-        )
-
-    def _relative_error(self, projection):
-        probes = self._probes
-        queries = projection.project(probes.rows[probes.index])
-        solved = projection.curvature.solve(queries, self.damping_)
-        return probes.relative(solved.inner(projection.project(probes.rows))).mean()
-
-    @cached_property
-    def sketch_error_(self):
-        """Errors of the scores of probe queries, see the attributes of the class."""
-        check_is_fitted(self)
-        probes = self._probes
-        solved = self._solve(self._project_queries(probes.rows[probes.index]))
-        return probes.report(solved.inner(self._rows))
-
-    @cached_property
-    def _dimension(self):
-        projection = self._projection
-        return _dimension.of_curvature(projection, lambda: self._exact_curvature(projection.plan))
-
-    @property
-    def effective_dimension_(self):
-        """``tr(F H^{-1})``: how many directions the data, not the ridge, decide."""
-        check_is_fitted(self)
-        return self._dimension[0]
-
-    @property
-    def effective_dimension_error_(self):
-        """Half the width of the interval of `effective_dimension_`, or its standard error."""
-        check_is_fitted(self)
-        return self._dimension[1]
-
-    @cached_property
-    def factor_effective_dimensions_(self):
-        """Effective dimensions of features and outputs, see the attributes of the class."""
-        check_is_fitted(self)
-        if not self.factorized_:
-            raise AttributeError("Gradients are sketched as a whole: there are no factors.")
-        return _dimension.of_factors(self._projection)
-
-    @cached_property
-    def sketch_is_injective_(self):
-        """Whether the sketch is known to lose nothing of the range of F."""
-        check_is_fitted(self)
-        return is_injective(self._projection)
-
-    @cached_property
-    def _range(self):
-        return RangeProjector(self._projection.plan.factor_rows)
-
-    def leakage(self, X, y=None):
-        """Share of the gradient of every query that is outside of the range of F.
-
-        No training row has moved the model there, and the exact influence does not see it. A
-        random sketch mixes it in, with an error that falls like ``m^-1/2``;
-        ``project_queries=True`` removes it.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_queries, n_features)
-            Queries.
-        y : array-like of shape (n_queries,), default=None
-            Their targets. Without them: of the gradient of the prediction.
-
-        Returns
-        -------
-        ndarray of shape (n_queries,)
-            Norm of the part outside over the norm of the whole, from 0 to 1.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If the range is too large to be found, and the values are upper bounds.
-        """
-        return self._range.leakage(self._query_gradients(X, y))
+        other = clone(self).set_params(damping=float(damping))
+        return other.learn(self.linearisation_.at_damping(damping))

@@ -1,29 +1,28 @@
 """Sketch size and damping chosen by the agreement of influences with refits."""
 
+from functools import partial
+
 import numpy as np
 from scipy.stats import rankdata
 from sklearn.base import clone, is_classifier
-from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted
 
-from skinfluence._utils.sklearn_private import StrOptions, _fit_context
-from skinfluence._utils.validation import check_model_features, check_training_data, check_weights
-from skinfluence.estimators._base import BaseInfluence
+from skinfluence._utils.sklearn_private import StrOptions, _fit_context, check_parameters
+from skinfluence.estimators._base import fit_model
 from skinfluence.estimators._sketched import SketchedInfluence
+from skinfluence.estimators._sketched_scores import SketchedScores
 from skinfluence.metrics import InfluenceScorer
 from skinfluence.metrics._agreement import agreement
-from skinfluence.models import fit_arguments, objective, unwrap
-from skinfluence.rows import DenseRows
+from skinfluence.models import FittedModel, fit_arguments, unfrozen
 
 # Shares of the parameters, and multiples of the mean eigenvalue of the curvature.
 AUTO_SIZES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 AUTO_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
 
 
-class SketchedInfluenceCV(BaseInfluence):
+class SketchedInfluenceCV(SketchedScores):
     """Sketched influence with built-in choice of sketch size and damping.
 
     Every pair is scored on held-out queries against refits of the model, as by a
@@ -191,49 +190,43 @@ class SketchedInfluenceCV(BaseInfluence):
         ValueError
             If the data are unfit, a size is no positive integer, or a score is not defined.
         """
-        classifier = is_classifier(self.estimator)
-        checked, y = check_training_data(self, X, y, classifier=classifier)
-        weight = check_weights(sample_weight, checked)
-        given = None if sample_weight is None else weight
-        model = self._fit_estimator(X, y, given, weight)
-        grid = self._grid(model, X, y, weight)
-        splits = list(check_cv(self.cv, y, classifier=classifier).split(X, y))
+        fitted_model = fit_model(self, X, y, sample_weight)
+        grid = self._grid(fitted_model)
+        X, y = fitted_model.X, fitted_model.y
+        given = None if sample_weight is None else fitted_model.sample_weight
+        splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        splits = list(splitter.split(X, y))
         run = Parallel(n_jobs=self.n_jobs)
-        found = run(delayed(self._search)(checked, y, given, *split, grid) for split in splits)
+        found = run(delayed(self._search)(X, y, given, *split, grid) for split in splits)
         self.n_splits_ = len(splits)
         self.cv_results_ = _results(grid, found)
         self.best_index_ = int(np.argmax(self.cv_results_["mean_test_score"]))
         self.best_score_ = float(self.cv_results_["mean_test_score"][self.best_index_])
         self.best_params_ = self.cv_results_["params"][self.best_index_]
-        self.best_estimator_ = self._candidate(model, X, y, given, **self.best_params_)
-        # What the best estimator has learned serves all methods of the family.
-        given = self.best_estimator_.get_params(deep=False)
-        learned = vars(self.best_estimator_).items()
-        vars(self).update({name: value for name, value in learned if name not in given})
-        return self
+        self.best_estimator_ = self._candidate(fitted_model, **self.best_params_)
+        return self.learn(self.best_estimator_.linearisation_)
 
-    def _grid(self, model, X, y, weight):
+    def _grid(self, fitted_model):
         """Candidates in the order in which GridSearchCV tries them."""
         sizes, dampings = self.sketch_sizes, self.dampings
-        if isinstance(sizes, str) or isinstance(dampings, str):
-            known = _objective(model, X, y, weight)
-            if isinstance(sizes, str):
-                sizes = {max(1, round(share * known.n_params)) for share in AUTO_SIZES}
-            if isinstance(dampings, str):
-                scale = known.mean_eigenvalue(self.curvature)
-                dampings = [0.0] * known.strictly_convex + [
-                    share * scale for share in AUTO_DAMPINGS
-                ]
+        objective = fitted_model.objective
+        if isinstance(sizes, str):
+            sizes = {max(1, round(share * objective.n_params)) for share in AUTO_SIZES}
+        if isinstance(dampings, str):
+            scale = objective.mean_eigenvalue(self.curvature)
+            dampings = [0.0] * objective.strictly_convex + [
+                share * scale for share in AUTO_DAMPINGS
+            ]
         sizes = sorted(int(size) if float(size).is_integer() else size for size in sizes)
         dampings = sorted(map(float, dampings))
         if not (sizes and dampings):
             raise ValueError("sketch_sizes and dampings must hold at least one value each.")
         return list(ParameterGrid({"sketch_size": sizes, "damping": dampings}))
 
-    def _candidate(self, model, X, y, sample_weight, sketch_size, damping, sketch=None):
-        """SketchedInfluence of a model that was fitted on the same rows."""
+    def _candidate(self, fitted_model, sketch_size, damping, sketch=None):
+        """SketchedInfluence of a fitted model."""
         candidate = SketchedInfluence(
-            FrozenEstimator(model),
+            self.estimator,
             sketch_size=sketch_size,
             damping=damping,
             sketch=self.sketch if sketch is None else sketch,
@@ -246,23 +239,22 @@ class SketchedInfluenceCV(BaseInfluence):
             random_state=self.random_state,
             scoring=self.scoring,
             verbose=self.verbose,
-        ).fit(X, y, sample_weight)
-        # Refits start from the model as it was given.
-        candidate.estimator, candidate.estimator_ = self.estimator, model
-        return candidate
+        )
+        check_parameters(candidate)
+        return candidate.linearise(fitted_model)
 
     def _search(self, X, y, sample_weight, train, test, grid):
         """Scores of the queries (n_defined,) of every candidate, and effective dimensions."""
         X_train, y_train = _safe_indexing(X, train), y[train]
         queries = _safe_indexing(X, test), y[test]
-        weight = None if sample_weight is None else sample_weight[train]
+        weight = np.ones(len(y)) if sample_weight is None else sample_weight
+        given = None if sample_weight is None else sample_weight[train]
         # A frozen model has seen the queries.
-        fresh = self.estimator
-        while isinstance(fresh, FrozenEstimator):
-            fresh = fresh.estimator
-        model = clone(fresh).fit(X_train, y_train, **fit_arguments(fresh, weight))
+        fresh = unfrozen(self.estimator)
+        fitted = clone(fresh).fit(X_train, y_train, **fit_arguments(fresh, given))
+        fitted_model = FittedModel(self.estimator, fitted, X_train, y_train, weight[train])
         score = _Score(self.scoring)
-        path = _Path(self, (model, X_train, y_train, weight), grid)
+        path = _Path(partial(self._candidate, fitted_model), grid)
         scores, dimensions = [None] * len(grid), {}
         # The largest size comes first: it draws the basis for the others.
         for i in sorted(range(len(grid)), key=lambda i: -grid[i]["sketch_size"]):
@@ -270,56 +262,8 @@ class SketchedInfluenceCV(BaseInfluence):
             scores[i] = score(candidate, *queries)
             damping = grid[i]["damping"]
             if damping not in dimensions:
-                dimensions[damping] = candidate.curvature_.effective_dimension(damping)
+                dimensions[damping] = candidate.linearisation_.effective_dimension()
         return scores, [dimensions[point["damping"]] for point in grid]
-
-    # The best estimator's own space.
-
-    def _make_curvature(self):
-        return self.best_estimator_.curvature_
-
-    def _project(self, rows):
-        return self.best_estimator_._project(rows)
-
-    def _project_queries(self, rows):
-        return self.best_estimator_._project_queries(rows)
-
-    @property
-    def _penalty(self):
-        return self.best_estimator_._penalty
-
-    def _lift(self, solved):
-        return self.best_estimator_._lift(solved)
-
-    @property
-    def effective_dimension_(self):
-        """``tr(F H^{-1})`` at the damping that was chosen."""
-        check_is_fitted(self)
-        return self.best_estimator_.effective_dimension_
-
-    @property
-    def sketch_error_(self):
-        """Errors of the scores of probe queries, as those of SketchedInfluence."""
-        check_is_fitted(self)
-        return self.best_estimator_.sketch_error_
-
-    def leakage(self, X, y=None):
-        """Share of the gradient of every query that is outside of the range of F.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_queries, n_features)
-            Queries.
-        y : array-like of shape (n_queries,), default=None
-            Their targets. Without them: of the gradient of the prediction.
-
-        Returns
-        -------
-        ndarray of shape (n_queries,)
-            Norm of the part outside over the norm of the whole, from 0 to 1.
-        """
-        check_is_fitted(self)
-        return self.best_estimator_.leakage(X, y)
 
 
 class _Path:
@@ -327,16 +271,14 @@ class _Path:
 
     Parameters
     ----------
-    search : SketchedInfluenceCV
-        Makes candidates.
-    data : tuple
-        Fitted model, training rows, targets and weights.
+    make : callable
+        ``make(sketch_size, damping, sketch)`` gives a candidate.
     grid : list of dict
         All candidates.
     """
 
-    def __init__(self, search, data, grid):
-        self.search, self.data = search, data
+    def __init__(self, make, grid):
+        self.make = make
         # With a ridge, all dampings share one sketch.
         self.damping = max(point["damping"] for point in grid)
         self.size, self.base, self.sketch = None, None, None
@@ -344,18 +286,16 @@ class _Path:
     def at(self, sketch_size, damping):
         """The candidate."""
         if sketch_size != self.size:
-            self.size, self.base = sketch_size, self._fit(sketch_size, self.damping)
+            self.size = sketch_size
+            self.base = self.make(sketch_size, self.damping, self.sketch)
             self._keep_basis()
         if damping == self.damping:
             return self.base
-        shared = self.base._at_damping(damping)
-        return self._fit(sketch_size, damping) if shared is None else shared
-
-    def _fit(self, sketch_size, damping):
-        return self.search._candidate(*self.data, sketch_size, damping, self.sketch)
+        shared = self.base.with_damping(damping)
+        return self.make(sketch_size, damping, self.sketch) if shared is None else shared
 
     def _keep_basis(self):
-        drawn = self.base._projection.feature_sketch
+        drawn = self.base.linearisation_.space.feature_sketch
         if self.sketch is None and hasattr(drawn, "leading"):
             self.sketch = _Leading(drawn)
 
@@ -399,26 +339,19 @@ class _Score:
             self.truth = self.scorer.ground_truth(candidate, X, y)
         if self.scorer.metric != "lds":
             return self.scorer.of_queries(candidate, X, y, truth=self.truth)
-        return agreement(self._predicted(candidate, X, y), self.truth.losses)
+        predicted = self._predicted(candidate.linearisation_, X, y)
+        return agreement(predicted, self.truth.losses)
 
-    def _predicted(self, candidate, X, y):
+    def _predicted(self, linearisation, X, y):
         """Sums of the influences over the subsets, (n_queries, n_subsets)."""
-        if candidate._rows is not self.rows:
+        if linearisation.training_rows is not self.rows:
             # The same for all dampings of a sketch.
-            self.rows = candidate._rows
-            weighted = self.truth.subsets * candidate.objective_.weight
-            self.totals = DenseRows(weighted @ self.rows)
-            self.queries = candidate._query_rows(X, y)
+            self.rows = linearisation.training_rows
+            self.totals = linearisation.sums_of_training_rows(self.truth.subsets)
+            self.queries = linearisation.query_rows(linearisation.read(X), y)
         # There are fewer subsets than queries, and H is symmetric.
-        solved = candidate._solve(self.totals).toarray()
+        solved = linearisation.solve(self.totals).toarray()
         return -(self.queries @ np.ascontiguousarray(solved.T))
-
-
-def _objective(model, X, y, weight):
-    featurizers, last = unwrap(model)
-    for step in featurizers:
-        X = step.transform(X)
-    return objective(last, check_model_features(X), y, weight)
 
 
 def _results(grid, found):

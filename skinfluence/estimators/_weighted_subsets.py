@@ -1,11 +1,23 @@
-"""Random subsets of weighted rows that stand for all of them.
+"""Random subsets of weighted rows that stand for all of them, and how large they have to be.
 
 Every row has a permanent random number, and the rows are taken in the order of these numbers:
 a larger subset holds the smaller ones, and what follows a subset is a second, disjoint one.
 """
 
+from numbers import Integral
+
 import numpy as np
+from scipy.linalg import LinAlgError
 from sklearn.utils import check_random_state
+
+from skinfluence.curvature import choose_solver, make_curvature
+from skinfluence.metrics._ratio import ratio_spread
+
+# Rows of the first of the subsets that grow until two of them agree.
+FIRST_SIZE = 128
+
+# Probe queries and training rows on which two subsets are compared.
+N_PROBE_QUERIES, N_PROBE_ROWS = 32, 1024
 
 
 class SamplingOrder:
@@ -18,25 +30,18 @@ class SamplingOrder:
         taken.
     strata : ndarray of int of shape (n_samples,), default=None
         Groups that every part holds in proportion.
-    scores : ndarray of shape (n_samples,), default=None
-        Positive numbers; the chance of a row to be taken is proportional to its own. All 1 by
-        default.
     random_state : int, RandomState or None, default=None
         Draws the order.
     """
 
-    def __init__(self, weight, *, strata=None, scores=None, random_state=None):
+    def __init__(self, weight, *, strata=None, random_state=None):
         self.weight = weight
         self.strata = np.zeros(len(weight), dtype=int) if strata is None else strata
-        self.scores = np.ones(len(weight)) if scores is None else scores / scores.mean()
         # NumPy sorts short integers in linear time.
         self.strata = self.strata.astype(np.min_scalar_type(self.strata.max(initial=0)))
         number = _permanent_numbers(weight, self.strata, check_random_state(random_state))
-        # Sequential Poisson sampling: the m smallest of u / p hold row i with a chance of
-        # nearly p_i t, t the threshold that lets m rows pass.
-        self.keys = number / self.scores
-        self.order = np.argsort(self.keys, kind="stable")[: np.count_nonzero(weight)]
-
+        self.keys = number
+        self.order = np.argsort(number, kind="stable")[: np.count_nonzero(weight)]
         self._full = np.bincount(self.strata, weight)
 
     def __len__(self):
@@ -58,8 +63,8 @@ class SamplingOrder:
     def weights(self, start, stop):
         """Weights with which the rows of a part of the order stand for all rows.
 
-        Rows that were certain to come before the part, and rows of strata that have none in
-        it, are taken along: nothing else can stand for them.
+        Rows of strata absent from the part are always included, since no sampled row can
+        represent them.
 
         Parameters
         ----------
@@ -73,12 +78,11 @@ class SamplingOrder:
             stratum.
         """
         earlier, part = self.order[:start], self.order[start:stop]
-        before = np.minimum(1.0, self.scores[self.order[:stop]] * self._threshold(start))
-        after = np.minimum(1.0, self.scores[part] * self._threshold(stop))
+        before, after = (min(1.0, self._threshold(size)) for size in (start, stop))
         present = np.bincount(self.strata[part], minlength=len(self._full)) > 0
-        along = (before[:start] == 1) | ~present[self.strata[earlier]]
-        rows = np.concatenate([part, earlier[along]])
-        shares = np.concatenate([after - before[start:], before[:start][along]])
+        along = earlier[~present[self.strata[earlier]]]
+        rows = np.concatenate([part, along])
+        shares = np.repeat([after - before, before], [len(part), len(along)])
         own = self.weight[rows] / shares
         weight = np.zeros(len(self.weight))
         weight[rows] = own * self._correction(rows, own)
@@ -104,3 +108,189 @@ def _permanent_numbers(weight, strata, random_state):
     offset = random_state.uniform(size=len(kept))
     number[kept] = np.where(rank > 0, (rank + offset) / size, 0.0)
     return number
+
+
+class WeightedSubsets:
+    """Subsets of the training rows of an objective, and the curvatures that they give.
+
+    Parameters
+    ----------
+    objective : Objective
+        What was minimised.
+    kind : {"hessian", "ggn", "empirical_fisher"}
+        Which curvature.
+    damping : float
+        What is added to its eigenvalues.
+    solver : {"auto", "direct", "gram", "cg", "lissa"}
+        How it is solved.
+    stratify : bool
+        Whether subsets hold the classes in proportion.
+    random_state : int, RandomState or None
+        Draws the preconditioner of "cg" and "lissa".
+    """
+
+    def __init__(self, objective, kind, damping, solver, stratify, random_state):
+        self.objective = objective
+        self.kind = kind
+        self.damping = damping
+        self.given_solver = solver
+        self.stratify = stratify
+        self.random_state = random_state
+
+    @property
+    def strata(self):
+        """Class of every training row; all the same for a regression."""
+        targets = self.objective.targets
+        if self.objective.classes is None:
+            return np.zeros(len(targets), dtype=int)
+        if targets.shape[1] > 1:
+            return targets.argmax(axis=1)
+        return np.searchsorted(np.unique(targets), targets[:, 0])
+
+    def order(self, random_state):
+        """Random order of the training rows."""
+        strata = self.strata if self.stratify else None
+        return SamplingOrder(self.objective.weight, strata=strata, random_state=random_state)
+
+    @property
+    def factor_rows_per_sample(self):
+        """Rank that one row adds to the curvature at most."""
+        outputs = self.objective.training_outputs.shape[1]
+        return 1 if self.kind == "empirical_fisher" else outputs
+
+    @property
+    def n_unpenalised(self):
+        """Coordinates that only the rows of a subset determine."""
+        return np.count_nonzero(self.objective.l2_penalty + self.damping <= 0)
+
+    @property
+    def needed_size(self):
+        """Rows without which the Hessian of a subset must be singular."""
+        return -(-self.n_unpenalised // self.factor_rows_per_sample)
+
+    @property
+    def full_work(self):
+        """Multiply-adds of the curvature of all rows."""
+        n_rows = np.count_nonzero(self.objective.weight)
+        return n_rows * self.factor_rows_per_sample * len(self.objective.penalty) ** 2
+
+    def checked_size(self, given, order):
+        """Number of rows from a number or a share.
+
+        Raises
+        ------
+        ValueError
+            If there are not so many rows, or so few do not determine a Hessian.
+        """
+        size = given
+        if isinstance(size, Integral):
+            if size > len(order):
+                raise ValueError(
+                    f"subset_size={given} exceeds the number of training rows with a positive "
+                    f"weight, {len(order)}. Use at most that, a share, or 'auto'."
+                )
+        else:
+            size = max(1, round(size * len(order)))
+        if self.stratify and size < order.n_strata:
+            raise ValueError(
+                f"A subset of {size} rows (subset_size={given!r}) cannot hold a row "
+                f"of each of the {order.n_strata} classes. Use at least {order.n_strata} rows, "
+                "or stratify=False."
+            )
+        if size < min(self.needed_size, len(order)):
+            raise ValueError(
+                f"A subset of {size} rows (subset_size={given!r}) is too small: "
+                f"{self.n_unpenalised} coordinates have neither penalty nor damping, and the "
+                f"Hessian of the subset has at most rank {size * self.factor_rows_per_sample} "
+                f"there. Use at least {self.needed_size} rows, or damping > 0."
+            )
+        return size
+
+    def check_classes(self, weight):
+        """Raise a ValueError if a class has no row with a weight."""
+        full = np.bincount(self.strata, self.objective.weight)
+        counts = np.bincount(self.strata[weight > 0], minlength=len(full))
+        missing = np.flatnonzero((full > 0) & (counts == 0))
+        if len(missing):
+            names = self.objective.classes[missing].tolist()
+            raise ValueError(
+                f"The subset of {np.count_nonzero(weight)} rows holds none of the class(es) "
+                f"{names}. Use stratify=True, or a larger subset_size."
+            )
+
+    def solver(self, weight):
+        """How the curvature of the rows with a weight is solved."""
+        return choose_solver(self.objective.restricted(weight), self.kind, self.given_solver)
+
+    def curvature(self, weight):
+        """Curvature of the rows with a weight."""
+        part = self.objective.restricted(weight)
+        solver = choose_solver(part, self.kind, self.given_solver)
+        curvature = make_curvature(part, self.kind, solver, self.random_state)
+        curvature.row_weight = weight
+        return curvature
+
+    def full_curvature(self):
+        """Curvature of all rows."""
+        solver = choose_solver(self.objective, self.kind, self.given_solver)
+        curvature = make_curvature(self.objective, self.kind, solver, self.random_state)
+        curvature.row_weight = self.objective.weight
+        return curvature
+
+
+class SizeSearch:
+    """Doubles a subset until a second, disjoint one agrees with it.
+
+    Parameters
+    ----------
+    subsets : WeightedSubsets
+        Makes the curvatures.
+    order : SamplingOrder
+        Order in which rows are taken.
+    tol : float
+        Dispersion of the ratio of two influences at which they agree.
+    random_state : RandomState
+        Draws the probes.
+    report : callable
+        ``report(size, dispersion)`` for each size.
+    """
+
+    def __init__(self, subsets, order, tol, random_state, report):
+        self.subsets = subsets
+        self.order = order
+        self.tol = tol
+        self.report = report
+        rows = subsets.objective.training_gradient_rows()
+        weighted = random_state.permutation(np.flatnonzero(subsets.objective.weight))
+        self.queries = rows[np.sort(weighted[:N_PROBE_QUERIES])]
+        self.rows = rows[np.sort(weighted[-N_PROBE_ROWS:])]
+
+    def run(self):
+        """Curvature of both subsets together, the weights of all rows, and the dispersion."""
+        order, subsets = self.order, self.subsets
+        size = max(FIRST_SIZE, 2 * order.n_strata, 2 * subsets.needed_size)
+        curvature = weight = None
+        while 2 * size <= len(order):
+            if curvature is None:
+                weight = order.weights(0, size)
+                curvature = subsets.curvature(weight)
+            other = subsets.curvature(order.weights(size, 2 * size))
+            dispersion = self._compare(curvature, other)
+            size *= 2
+            self.report(size, dispersion)
+            weight = (weight + other.row_weight) / 2
+            curvature = curvature.averaged(other) or subsets.curvature(weight)
+            if dispersion <= self.tol:
+                return curvature, weight, dispersion
+        return subsets.full_curvature(), subsets.objective.weight, 0.0
+
+    def _compare(self, curvature, other):
+        damping = self.subsets.damping
+        try:
+            first, second = (
+                c.solve(self.queries, damping).inner(self.rows) for c in (curvature, other)
+            )
+        except LinAlgError:
+            # The Hessian of few rows may be indefinite where that of more is not.
+            return np.inf
+        return float(np.median(ratio_spread(first, second)[1]))

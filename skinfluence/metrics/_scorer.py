@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence.curvature import DenseCurvature
 from skinfluence.metrics._agreement import agreement
-from skinfluence.refitting.retraining import Retraining, untrained
+from skinfluence.refitting.retraining import Retraining
 
 METRICS = ("lds", "loo", "faithfulness")
 
@@ -177,16 +177,8 @@ class InfluenceScorer(BaseEstimator):
             raise ValueError("y is None. Expected the targets of the queries.")
         if self.metric == "faithfulness":
             return Bunch()
-        objective = influence._full_objective
-        retraining = Retraining(
-            untrained(influence.estimator, influence._model),
-            objective,
-            objective.features,
-            influence._y,
-            objective.weighting.sample_weight,
-            influence._model_features(X),
-            np.asarray(y),
-        )
+        fitted_model = influence.linearisation_.fitted_model
+        retraining = Retraining(fitted_model, fitted_model.featurize(X), np.asarray(y))
         truth = self._choose(retraining)
         truth.losses, truth.converged = retraining.losses(
             truth.subsets, tol=self.tol, memory=self.memory, n_jobs=self.n_jobs
@@ -196,7 +188,7 @@ class InfluenceScorer(BaseEstimator):
     def _choose(self, retraining):
         if self.metric == "lds":
             return Bunch(subsets=retraining.draw(self.n_subsets, self.share, self.random_state))
-        n_train = len(retraining.y)
+        n_train = retraining.n_train
         rows = check_random_state(self.random_state).permutation(n_train)[: self.n_subsets]
         # The last refit is that on all rows.
         subsets = np.ones((len(rows) + 1, n_train), dtype=bool)
@@ -213,7 +205,9 @@ def _last_step(estimator, X):
 
 
 def _lds(influence, X, y, truth):
-    return agreement(influence._sums_of_influence(X, y, truth.subsets), truth.losses)
+    linearisation = influence.linearisation_
+    predicted = linearisation.sums_of_influence(linearisation.read(X), y, truth.subsets)
+    return agreement(predicted, truth.losses)
 
 
 def _loo(influence, X, y, truth):
@@ -224,11 +218,11 @@ def _loo(influence, X, y, truth):
 
 def _faithfulness(influence, X, y, truth):
     del truth
-    objective = influence.objective_
-    exact = DenseCurvature(*objective.hessian(influence.curvature_kind_), objective.l2_penalty)
-    features = influence._features(X)
-    targets = objective.encode_queries(y, features.shape[0])
-    solved = exact.solve(objective.gradient_rows(features, targets), influence.damping_)
+    linearisation = influence.linearisation_
+    objective, kind = linearisation.objective, linearisation.curvature_kind
+    exact = DenseCurvature(*objective.hessian(kind), objective.l2_penalty)
+    queries = linearisation.gradient_rows(linearisation.read(X), y)
+    solved = exact.solve(queries, linearisation.damping)
     reference = -solved.inner(objective.training_gradient_rows())
     size = np.linalg.norm(reference, axis=1)
     if not size.any():

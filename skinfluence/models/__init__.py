@@ -7,14 +7,16 @@ for a model that is linear in its features.
 
 from skinfluence.models import linear, losses, mlp
 from skinfluence.models.doors import head, objective
+from skinfluence.models.fitted_model import FittedModel
 from skinfluence.models.heads import Head
 from skinfluence.models.linear_objective import LinearObjective, linear_objective
 from skinfluence.models.objectives import Objective
 from skinfluence.models.registry import supported
 from skinfluence.models.weighting import Weighting
-from skinfluence.models.wrappers import fit_arguments, unwrap
+from skinfluence.models.wrappers import fit_arguments, unfrozen, unwrap
 
 __all__ = [
+    "FittedModel",
     "Head",
     "LinearObjective",
     "Objective",
@@ -27,5 +29,6 @@ __all__ = [
     "mlp",
     "objective",
     "supported",
+    "unfrozen",
     "unwrap",
 ]

@@ -11,10 +11,6 @@ from skinfluence.models.losses import SoftmaxLoss, SoftmaxScores
 from skinfluence.models.registry import objective
 
 
-def _identity(features):
-    return features
-
-
 @dataclass
 class Head:
     """The linear head of a model.
@@ -25,13 +21,10 @@ class Head:
         What the parameters of the head minimise while the featurizer is held fixed.
     layer : str or None
         Name of the head among the layers of the model's objective, None where it is all of it.
-    featurize : callable
-        Features of the head from those of the model.
     """
 
     objective: LinearObjective
     layer: str | None = None
-    featurize: callable = _identity
 
     def coordinates(self, full):
         """Coordinates of the head in the objective of the full model.
@@ -66,12 +59,27 @@ class Head:
 
 
 class LayerObjective(LinearObjective):
-    """The objective of a last layer, in a model whose other layers were fitted with it."""
+    """The objective of a last layer, in a model whose other layers were fitted with it.
+
+    Parameters
+    ----------
+    featurize : callable
+        What goes into the layer, from features of the model.
+    **settings
+        Passed on to LinearObjective.
+    """
+
+    def __init__(self, *, featurize, **settings):
+        self.featurize = featurize
+        super().__init__(**settings)
+
+    def read(self, features):
+        return self.featurize(features)
 
     @property
     def strictly_convex(self):
-        # In the head alone it may be, but the model's is not: directions that its small penalty
-        # decides by itself say nothing of the model, and are damped as in all networks.
+        # In the head alone it may be, but the model's is not: directions fixed only by the small
+        # penalty carry no information about the model, and are damped as in all networks.
         return False
 
 
@@ -129,8 +137,7 @@ def _(model, X, y, sample_weight, name="auto"):
         )
     weight, bias = full.weights[-1], full.biases[-1]
     penalty = full.penalty[-weight.size - len(bias) :]
-    made = linear_head(full, full.hidden(X), weight, bias, penalty)
-    return Head(made, last, full.hidden)
+    return Head(linear_head(full, full.hidden, weight, bias, penalty), last)
 
 
 def check_name(name, known, model):
@@ -142,15 +149,15 @@ def check_name(name, known, model):
         )
 
 
-def linear_head(full, features, weight, bias, penalty):
+def linear_head(full, featurize, weight, bias, penalty):
     """Objective of a last layer whose outputs are those of the model.
 
     Parameters
     ----------
     full : Objective
         Objective of the model, or of some of its parameters.
-    features : ndarray of shape (n_samples, d)
-        What goes into the layer.
+    featurize : callable
+        What goes into the layer, (n, d), from features of the model.
     weight : ndarray of shape (c, d)
         Weights of the layer.
     bias : ndarray of shape (c,) or (0,)
@@ -175,6 +182,7 @@ def linear_head(full, features, weight, bias, penalty):
         ridge = ridge[: len(weight)]
     outputs = np.arange(len(weight))
     return LayerObjective(
+        featurize=featurize,
         weights=weight,
         intercepts=bias,
         feature_outputs=outputs,
@@ -183,7 +191,7 @@ def linear_head(full, features, weight, bias, penalty):
         intercept_ridge=intercept_ridge,
         expand=expand,
         loss=loss,
-        features=features,
+        features=featurize(full.features),
         targets=full.targets,
         weighting=full.weighting,
         classes=full.classes,

@@ -1,10 +1,9 @@
 """The objective of a model whose outputs are linear in its features."""
 
-import warnings
-
 import numpy as np
 from scipy.sparse import issparse
 
+from skinfluence._utils.warnings import warn_user
 from skinfluence.models.losses import SoftmaxLoss
 from skinfluence.models.objectives import Objective, select
 from skinfluence.rows import KroneckerRows, outer_moment
@@ -201,10 +200,9 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
 
 
 def _warn_of_active_set(model, weights):
-    warnings.warn(
+    warn_user(
         f"{type(model).__name__} has an L1 penalty: influence is taken on its active set, the "
         f"{np.count_nonzero(weights)} of {weights.size} weights that are not 0, as if no weight "
         "entered or left it.",
         UserWarning,
-        stacklevel=6,
     )

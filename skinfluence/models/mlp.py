@@ -7,13 +7,12 @@ features; the last ``a_l`` are the raw outputs. scikit-learn's ``coefs_`` are th
 ``W_l``. Derivatives of ``phi`` are functions of its value ``h``.
 """
 
-import warnings
-
 import numpy as np
 from scipy.special import expit
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skinfluence._utils.batching import batches
+from skinfluence._utils.warnings import warn_user
 from skinfluence.models import losses
 from skinfluence.models.network_objective import NetworkObjective
 from skinfluence.models.registry import objective
@@ -190,12 +189,11 @@ def _own_order(shapes):
 
 def _mlp(model, X, y, loss, weighting, classes=None):
     if getattr(model, "early_stopping", False) and model.solver != "lbfgs":
-        warnings.warn(
+        warn_user(
             f"{type(model).__name__}(early_stopping=True) held out "
             f"{model.validation_fraction:.0%} of the rows, which never entered its objective. "
             "Influence takes them as training rows; use early_stopping=False.",
             UserWarning,
-            stacklevel=5,
         )
     alpha, kind = _penalty(model, X.shape[0])
     return MLPObjective(
@@ -241,11 +239,10 @@ def _(model, X, y, sample_weight):
     if getattr(model, "loss", "squared_error") == "poisson":
         return _mlp(model, X, y, losses.HalfTweedieLoss(1.0), sample_weight)
     if model.n_outputs_ > 1:
-        warnings.warn(
+        warn_user(
             f"MLPRegressor averages the squared errors of its {model.n_outputs_} outputs in its "
             "loss but adds them up in its gradient (scikit-learn issue 8349). Influence is that "
             "of the sum; the solver 'lbfgs' reaches neither minimum.",
             UserWarning,
-            stacklevel=4,
         )
     return _mlp(model, X, y, losses.SquaredLoss(factor=0.5), sample_weight)

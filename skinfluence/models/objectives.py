@@ -86,6 +86,12 @@ class Objective(ABC):
     def to_parameters(self, coordinates):
         """Vectors (m, n_coordinates) in the model's own layout, (m, n_params)."""
 
+    # May be overridden.
+
+    def read(self, features):
+        """Features of the model as this objective reads them."""
+        return features
+
     # Follow from these.
 
     @cached_property

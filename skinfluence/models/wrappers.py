@@ -55,6 +55,13 @@ def _(estimator: BaseSearchCV):
     return unwrap(estimator.best_estimator_)
 
 
+def unfrozen(estimator):
+    """The estimator inside wrappers that freeze it."""
+    while isinstance(estimator, FrozenEstimator):
+        estimator = estimator.estimator
+    return estimator
+
+
 def fit_arguments(estimator, sample_weight):
     """Arguments that hand ``sample_weight`` to the final model of an unfitted estimator.
 

@@ -20,12 +20,12 @@ steps, all of them where that is cheap, go on from there to the minimum without 
 by Kronecker factors, which are too far from the curvature for conjugate gradients to get there.
 """
 
-import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from skinfluence._utils.batching import batches
+from skinfluence._utils.warnings import warn_user
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.refitting.newton_cg import CurvaturePreconditioner, Refit
 from skinfluence.rows import DenseRows, Rows
@@ -47,7 +47,7 @@ class Removal:
         Rows ``J_p' q_p`` of the dropped training rows.
     together : bool
         Whether they are dropped at once, or each on its own.
-    drift : Rows
+    reweighting_gradient : Rows
         Gradients that move with the data, one for each class.
     coefficients : ndarray of shape (n_removals, n_groups)
         ``d`` of each removal in these.
@@ -59,152 +59,171 @@ class Removal:
 
     rows: Rows
     together: bool
-    drift: Rows
+    reweighting_gradient: Rows
     coefficients: np.ndarray
     refined: np.ndarray = None
     delta: np.ndarray = None
 
 
-def removal_of_each(influence):
+def removal_of_each(linearisation):
     """Steps for every training row on its own."""
-    weighting = influence.objective_.weighting
+    weighting = linearisation.objective.weighting
     class_weight, factor = weighting.without_each()
     coefficients = class_weight - factor[:, None] * weighting.group_weight
     weight = weighting.sample_weight * class_weight[np.arange(len(factor)), weighting.codes]
-    rows, drift = _jacobian_and_drift(influence, slice(None), coefficients)
-    own = _own_leverages(influence, rows)
-    residual, bend = _derivatives(influence, slice(None))
-    pull = _drift_at(influence, rows, drift, coefficients)
-    held = _held_weight(influence, slice(None), weight)
-    shrink = np.eye(bend.shape[1]) - held[:, None, None] * bend @ own
+    rows, reweighting_gradient = _jacobian_and_reweighting_gradient(
+        linearisation, slice(None), coefficients
+    )
+    own = _own_leverages(linearisation, rows)
+    residual, second = _derivatives(linearisation, slice(None))
+    pull = _reweighting_gradient_at(linearisation, rows, reweighting_gradient, coefficients)
+    in_curvature = _curvature_weight(linearisation, slice(None), weight)
+    shrink = np.eye(second.shape[1]) - in_curvature[:, None, None] * second @ own
     _warn_of_leverage(shrink)
-    right = weight[:, None] * (residual - np.einsum("nab,nb->na", bend, pull))
+    right = weight[:, None] * (residual - np.einsum("nab,nb->na", second, pull))
     moved = np.linalg.solve(shrink, right[:, :, None])[:, :, 0]
-    removal = Removal(_moved_rows(influence, slice(None), moved), False, drift, coefficients)
+    removal = Removal(
+        _moved_rows(linearisation, slice(None), moved), False, reweighting_gradient, coefficients
+    )
     # In the metric of the part that the curvature holds.
     length = np.einsum("na,nab,nb->n", moved, own, moved)
-    chosen = _worth_refining(influence, length, removal)
-    return _refine(influence, removal, chosen, chosen[:, None] == np.arange(len(length)))
+    chosen = _worth_refining(linearisation, length, removal)
+    return _refine(linearisation, removal, chosen, chosen[:, None] == np.arange(len(length)))
 
 
-def removal_of_set(influence, indices):
+def removal_of_set(linearisation, indices):
     """The step for a set of training rows that are dropped at once."""
-    weighting = influence.objective_.weighting
+    weighting = linearisation.objective.weighting
     if not np.delete(weighting.sample_weight, indices).any():
         raise ValueError(
             "indices names every training row that has a weight, so nothing is left to fit. "
             "Leave some rows out of indices."
         )
-    dropped = np.zeros((1, influence.n_samples_), dtype=bool)
+    dropped = np.zeros((1, linearisation.n_samples), dtype=bool)
     dropped[0, indices] = True
     class_weight, factor = weighting.class_weight_of(~dropped)
     coefficients = class_weight - factor[:, None] * weighting.group_weight
     weight = (weighting.sample_weight * class_weight[0, weighting.codes])[indices]
-    rows, drift = _jacobian_and_drift(influence, indices, coefficients)
-    residual, bend = _derivatives(influence, indices)
+    rows, reweighting_gradient = _jacobian_and_reweighting_gradient(
+        linearisation, indices, coefficients
+    )
+    residual, second = _derivatives(linearisation, indices)
     size, k = residual.shape
-    pull = _drift_at(influence, rows, drift, np.repeat(coefficients, size, axis=0))
-    leverage = _own_inner(influence, rows)
-    held = _held_weight(influence, indices, weight)
-    bent = np.einsum("n,nab,nbm->nam", held, bend, leverage.reshape(size, k, size * k))
-    shrink = np.eye(size * k) - bent.reshape(size * k, size * k)
+    pull = _reweighting_gradient_at(
+        linearisation, rows, reweighting_gradient, np.repeat(coefficients, size, axis=0)
+    )
+    leverage = _own_inner(linearisation, rows)
+    in_curvature = _curvature_weight(linearisation, indices, weight)
+    scaled = np.einsum("n,nab,nbm->nam", in_curvature, second, leverage.reshape(size, k, size * k))
+    shrink = np.eye(size * k) - scaled.reshape(size * k, size * k)
     _warn_of_leverage(shrink[None])
-    right = weight[:, None] * (residual - np.einsum("nab,nb->na", bend, pull))
+    right = weight[:, None] * (residual - np.einsum("nab,nb->na", second, pull))
     moved = np.linalg.solve(shrink, right.ravel()).reshape(size, k)
-    removal = Removal(_moved_rows(influence, indices, moved), True, drift, coefficients)
-    return _refine(influence, removal, np.arange(1), dropped)
+    removal = Removal(
+        _moved_rows(linearisation, indices, moved), True, reweighting_gradient, coefficients
+    )
+    return _refine(linearisation, removal, np.arange(1), dropped)
 
 
-def _held_weight(influence, indices, weight):
-    """Weight of each row in the curvature, ``weight`` where it is that of all rows."""
-    return weight if influence._held_weight is None else influence._held_weight[indices]
+def _curvature_weight(linearisation, indices, weight):
+    """Weight of each row in the curvature, ``weight`` where that is the curvature of all rows."""
+    given = linearisation.curvature.row_weight
+    return weight if given is None else given[indices]
 
 
-def _own_leverages(influence, rows):
+def _own_leverages(linearisation, rows):
     """``J_p H^{-1} J_p' / N`` of every row by what the curvature holds of it, (n, k, k)."""
-    held = influence.curvature_.exact_part(rows)
-    if held is None:
+    exact = linearisation.curvature.exact_part(rows)
+    if exact is None:
         return np.zeros((rows.n_samples, rows.rows_per_sample, rows.rows_per_sample))
-    curvature, held_rows = held
-    return curvature.leverages(held_rows, influence.damping_) / influence.objective_.total_weight
+    curvature, own_rows = exact
+    return (
+        curvature.leverages(own_rows, linearisation.damping) / linearisation.objective.total_weight
+    )
 
 
-def _own_inner(influence, rows):
+def _own_inner(linearisation, rows):
     """The same of a set of rows, with each other, (n * k, n * k)."""
-    held = influence.curvature_.exact_part(rows)
-    if held is None:
+    exact = linearisation.curvature.exact_part(rows)
+    if exact is None:
         return np.zeros((rows.shape[0], rows.shape[0]))
-    curvature, held_rows = held
-    solved = curvature.solve(held_rows, influence.damping_)
-    return solved.inner(held_rows) / influence.objective_.total_weight
+    curvature, own_rows = exact
+    solved = curvature.solve(own_rows, linearisation.damping)
+    return solved.inner(own_rows) / linearisation.objective.total_weight
 
 
-def _worth_refining(influence, length, removal):
+def _worth_refining(linearisation, length, removal):
     """Removals with the longest steps, as many as the work allows."""
-    n_samples, k = influence.objective_.training_outputs.shape
+    n_samples, k = linearisation.objective.training_outputs.shape
     # A refinement takes about ten products with the Jacobian and its transpose, and as many
     # passes over the losses, whose functions cost about as much as 50 multiply-adds.
-    work = 10 * n_samples * (2 * influence._rows.n_columns + 50 * k * k)
-    count = 0 if _is_final(influence, removal) else min(n_samples, int(REFINING / work))
+    work = 10 * n_samples * (2 * linearisation.training_rows.n_columns + 50 * k * k)
+    count = 0 if _is_final(linearisation, removal) else min(n_samples, int(REFINING / work))
     order = np.argsort(-length, kind="stable")[:count]
     return np.sort(order[length[order] > 0])
 
 
-def _is_final(influence, removal):
+def _is_final(linearisation, removal):
     """Whether the first step is the last: of a quadratic that loses rows, and of factors."""
-    exact = influence.objective_.loss.quadratic and not removal.coefficients.any()
-    return exact or influence.curvature_.exact_part(influence._rows[:0]) is None
+    exact = linearisation.objective.loss.quadratic and not removal.coefficients.any()
+    return exact or linearisation.curvature.exact_part(linearisation.training_rows[:0]) is None
 
 
-def _refine(influence, removal, chosen, dropped):
+def _refine(linearisation, removal, chosen, dropped):
     """Take the chosen removals from their first step to the minimum without the rows."""
-    objective = influence.objective_
-    if _is_final(influence, removal) or not len(chosen):
+    objective = linearisation.objective
+    if _is_final(linearisation, removal) or not len(chosen):
         return replace(removal, refined=np.arange(0), delta=None)
-    jacobian = influence._project(objective.jacobian_rows(objective.features))
+    jacobian = linearisation.jacobian_rows(objective.features)
     preconditioner = CurvaturePreconditioner(
-        influence.curvature_, influence.damping_, objective.total_weight
+        linearisation.curvature, linearisation.damping, objective.total_weight
     )
-    refit = Refit(objective, jacobian, preconditioner, influence._penalty, influence.damping_)
+    refit = Refit(
+        objective,
+        jacobian,
+        preconditioner,
+        linearisation.space.penalty * objective.total_weight,
+        linearisation.damping,
+    )
     delta = np.empty((len(chosen), jacobian.n_columns))
     n_samples, k = objective.training_outputs.shape
     for batch in batches(len(chosen), 8 * n_samples * (2 * k * k + 8 * k)):
         weight, factor = objective.weighting.of_subsets(~dropped[batch])
-        start = first_steps(influence, removal, chosen[batch])
+        start = first_steps(linearisation, removal, chosen[batch])
         delta[batch], _ = refit.minimise(weight, factor, start, tol=1e-10, max_iter=20)
     return replace(removal, refined=chosen, delta=delta)
 
 
-def first_steps(influence, removal, chosen):
+def first_steps(linearisation, removal, chosen):
     """Newton steps ``theta_without - theta`` of the chosen removals, before refinement."""
     rows = removal.rows
     moved = rows.toarray().sum(axis=0)[None] if removal.together else rows[chosen].toarray()
-    right = moved - removal.coefficients[chosen] @ removal.drift
-    return influence._solve(DenseRows(right)).toarray() / influence.objective_.total_weight
+    right = moved - removal.coefficients[chosen] @ removal.reweighting_gradient
+    return linearisation.solve(DenseRows(right)).toarray() / linearisation.objective.total_weight
 
 
-def moved_losses(influence, removal, features, targets, reduce):
+def moved_losses(linearisation, removal, features, targets, reduce):
     """Change of the losses of queries, at their outputs moved by each removal.
 
     Returns
     -------
     ndarray of shape (n_queries, n_removals) or (n_removals,)
     """
-    objective = influence.objective_
+    objective = linearisation.objective
     outputs = objective.outputs(features)
     before = objective.loss.value(outputs, targets)
     n_queries, k = outputs.shape
     n_removals = len(removal.coefficients)
     out = np.zeros((n_queries if reduce is None else 1, n_removals))
-    jacobian = influence._project_queries(objective.jacobian_rows(features))
+    jacobian = linearisation.space.project_queries(objective.jacobian_rows(features))
     # Moved outputs, their loss and its temporaries stand for every query and removal.
     query_bytes = 8 * k * (2 * jacobian.n_columns + 4 * min(n_removals, 1024))
 
     def fill(batch):
-        solved = influence._solve(jacobian[batch])
-        drift = solved.inner(removal.drift)
+        solved = linearisation.solve(jacobian[batch])
+        reweighting_gradient = solved.inner(removal.reweighting_gradient)
         for part in _parts(removal, len(before[batch]) * k):
-            step = _step(solved, removal, drift, part) / objective.total_weight
+            step = _step(solved, removal, reweighting_gradient, part) / objective.total_weight
             _put_refined(step, jacobian[batch], removal, part)
             moved = outputs[batch] + step.T.reshape(-1, len(before[batch]), k)
             after = objective.loss.value(moved, targets[batch])
@@ -215,7 +234,7 @@ def moved_losses(influence, removal, features, targets, reduce):
                 sums[len(sums) :] = [(part, change.sum(axis=0))]
 
     sums = []
-    influence._parallel(fill, influence._batches(n_queries, query_bytes))
+    linearisation.schedule.run(fill, linearisation.schedule.batches(n_queries, query_bytes))
     for part, change in sums:
         out[0, part] += change
     if reduce is None:
@@ -229,12 +248,12 @@ def _parts(removal, n_outputs):
     return batches(len(removal.coefficients), 8 * (4 * n_outputs + removal.rows.n_columns))
 
 
-def _step(solved, removal, drift, part):
+def _step(solved, removal, reweighting_gradient, part):
     if removal.together:
         step = solved.inner(removal.rows).sum(axis=1, keepdims=True)
     else:
         step = solved.inner(removal.rows[part])
-    return step - drift @ removal.coefficients[part].T
+    return step - reweighting_gradient @ removal.coefficients[part].T
 
 
 def _put_refined(step, jacobian, removal, part):
@@ -244,33 +263,37 @@ def _put_refined(step, jacobian, removal, part):
         step[:, refined] = jacobian @ np.ascontiguousarray(removal.delta[first:last].T)
 
 
-def _jacobian_and_drift(influence, indices, coefficients):
-    objective = influence.objective_
+def _jacobian_and_reweighting_gradient(linearisation, indices, coefficients):
+    objective = linearisation.objective
     features = objective.features[indices]
-    rows = influence._project(objective.jacobian_rows(features))
+    rows = linearisation.jacobian_rows(features)
     group_sums = objective.weighting.group_sums
     if not coefficients.any():
         return rows, DenseRows(np.zeros((len(group_sums), rows.n_columns)))
-    return rows, DenseRows(group_sums @ influence._rows)
+    return rows, DenseRows(group_sums @ linearisation.training_rows)
 
 
-def _drift_at(influence, rows, drift, coefficients):
+def _reweighting_gradient_at(linearisation, rows, reweighting_gradient, coefficients):
     """``J_p H^{-1} d_p / N`` for every dropped row, (n, k)."""
-    solved = influence._solve(drift)
-    pulls = solved.inner(rows).reshape(len(drift), rows.n_samples, rows.rows_per_sample)
-    total = influence.objective_.total_weight
+    solved = linearisation.solve(reweighting_gradient)
+    pulls = solved.inner(rows).reshape(
+        len(reweighting_gradient), rows.n_samples, rows.rows_per_sample
+    )
+    total = linearisation.objective.total_weight
     return np.einsum("ng,gnk->nk", coefficients, pulls) / total
 
 
-def _derivatives(influence, indices):
-    objective = influence.objective_
+def _derivatives(linearisation, indices):
+    objective = linearisation.objective
     residual = objective.loss.residual(objective.training_outputs, objective.targets)
-    return residual[indices], objective.output_curvature(influence.curvature_kind_)[indices]
+    return residual[indices], objective.output_curvature(linearisation.curvature_kind)[indices]
 
 
-def _moved_rows(influence, indices, moved):
-    features = influence.objective_.features[indices]
-    return influence._project(influence.objective_.pullback(features, moved[:, None, :]))
+def _moved_rows(linearisation, indices, moved):
+    features = linearisation.objective.features[indices]
+    return linearisation.space.project(
+        linearisation.objective.pullback(features, moved[:, None, :])
+    )
 
 
 def _warn_of_leverage(shrink):
@@ -278,10 +301,9 @@ def _warn_of_leverage(shrink):
     gap = np.abs(np.linalg.eigvals(shrink)).min(axis=-1, initial=1.0)
     near = gap < 1 - NEAR_ONE
     if near.any():
-        warnings.warn(
+        warn_user(
             f"{near.sum()} removal(s) have a leverage above {NEAR_ONE}: the rows that stay hardly "
             "determine the model there, and the predicted change is unsure. Use more damping or "
             "a stronger penalty, or refit to know.",
             NumericalWarning,
-            stacklevel=4,
         )

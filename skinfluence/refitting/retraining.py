@@ -1,6 +1,5 @@
 """Ground truth: what really happens to the losses when the model is fitted on fewer rows."""
 
-import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -8,16 +7,15 @@ import numpy as np
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
-from sklearn.utils import Bunch, check_array, check_random_state
+from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight
 
 from skinfluence._utils.arrays import booleans, require_shape
 from skinfluence._utils.batching import batches
 from skinfluence._utils.sklearn_private import Interval, validate_params
-from skinfluence.models import fit_arguments, objective, unwrap
-from skinfluence.models.linear_objective import LinearObjective
+from skinfluence._utils.warnings import warn_user
+from skinfluence.models import FittedModel, LinearObjective, fit_arguments
 from skinfluence.refitting.decorrelation import decorrelated
 from skinfluence.refitting.loss_cache import LossStore, fingerprint, subset_key, versions
 from skinfluence.refitting.newton_cg import DiagonalPreconditioner, Refit
@@ -154,13 +152,13 @@ def retrain_on_subsets(
     >>> result.losses
     array([[1., 0., 1.]])
     """
-    y = np.asarray(y)
     weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     fitted = estimator
     if not isinstance(estimator, FrozenEstimator):
         given = None if sample_weight is None else weight
         fitted = clone(estimator).fit(X, y, **fit_arguments(estimator, given))
-    retraining = Retraining.of(estimator, fitted, X, y, weight, X_query, y_query)
+    fitted_model = FittedModel(estimator, fitted, X, y, weight)
+    retraining = Retraining(fitted_model, fitted_model.featurize(X_query), np.asarray(y_query))
     if subsets is None:
         subsets = retraining.draw(n_subsets, share, random_state)
     losses, converged = retraining.losses(subsets, tol=tol, memory=memory, n_jobs=n_jobs)
@@ -169,69 +167,64 @@ def retrain_on_subsets(
 
 @dataclass
 class Retraining:
-    """A model, what it was fitted on, and queries.
+    """A model that was fitted, and queries whose losses are wanted when it is fitted again.
 
     Parameters
     ----------
-    model : estimator
-        The model to clone, no wrapper.
-    objective : Objective or None
-        Objective of the fitted model, where that is known.
-    features : {ndarray, CSR matrix} of shape (n_train, n_features)
-        Training rows as the model sees them.
-    y : ndarray of shape (n_train,) or (n_train, n_targets)
+    fitted_model : FittedModel
+        The model and what it was fitted on.
+    query_features : {ndarray, CSR matrix} of shape (n_queries, n_features)
+        Queries as the model sees them.
+    y_query : ndarray of shape (n_queries,) or (n_queries, n_targets)
         Their targets.
-    sample_weight : ndarray of shape (n_train,)
-        Their weights.
-    query_features, y_query : array-like
-        Queries, likewise.
     """
 
-    model: object
-    objective: object
-    features: object
-    y: np.ndarray
-    sample_weight: np.ndarray
+    fitted_model: FittedModel
     query_features: object
     y_query: np.ndarray
 
-    @classmethod
-    def of(cls, estimator, fitted, X, y, sample_weight, X_query, y_query):
-        """Of an estimator and its fitted clone, whose featurizers are held fixed."""
-        featurizers, model = unwrap(fitted)
-        for step in featurizers:
-            X, X_query = step.transform(X), step.transform(X_query)
-        X, X_query = _features(X), _features(X_query)
-        known = _objective_or_none(model, X, y, sample_weight)
-        model = untrained(estimator, model)
-        return cls(model, known, X, y, sample_weight, X_query, np.asarray(y_query))
+    @property
+    def model(self):
+        """The model to clone, without wrappers."""
+        return self.fitted_model.untrained
+
+    @property
+    def objective(self):
+        """Objective of the fitted model, None where it is not known."""
+        return self.fitted_model.known_objective
+
+    @property
+    def n_train(self):
+        """Number of training rows."""
+        return len(self.fitted_model.y)
 
     @property
     def in_closed_form(self):
         """Whether refits are steps on the objective, instead of fits of clones."""
-        if not isinstance(self.objective, LinearObjective) or self.objective.active is not None:
+        objective = self.objective
+        if not isinstance(objective, LinearObjective) or objective.active is not None:
             return False
         # One-vs-rest losses hold the balance of all rows; that of a subset is another.
         balanced = getattr(self.model, "class_weight", None) == "balanced"
-        if balanced and getattr(self.objective.loss, "positive_weight", None) is not None:
+        if balanced and getattr(objective.loss, "positive_weight", None) is not None:
             return False
         # Without a penalty the estimator's own rule decides between equal minima.
-        return self.objective.strictly_convex
+        return objective.strictly_convex
 
     def draw(self, n_subsets, share, random_state):
         """Random subsets, the same share of every class and of the rows without weight."""
-        strata = np.zeros(len(self.y), dtype=int)
+        strata = np.zeros(self.n_train, dtype=int)
         if is_classifier(self.model):
-            strata = np.unique(self.y, return_inverse=True)[1].ravel()
-        strata = 2 * strata + (self.sample_weight > 0)
+            strata = np.unique(self.fitted_model.y, return_inverse=True)[1].ravel()
+        strata = 2 * strata + (self.fitted_model.sample_weight > 0)
         strata = np.unique(strata, return_inverse=True)[1]
         return draw_subsets(strata, n_subsets, share, check_random_state(random_state))
 
     def losses(self, subsets, *, tol=1e-8, memory=None, n_jobs=None):
         """Losses (n_queries, n_subsets) under the refits, and which of them converged."""
         subsets = booleans(subsets, "subsets")
-        require_shape(subsets, "subsets", (len(subsets), len(self.y)), "(n_subsets, n_train)")
-        _require_weight(subsets @ self.sample_weight)
+        require_shape(subsets, "subsets", (len(subsets), self.n_train), "(n_subsets, n_train)")
+        _require_weight(subsets @ self.fitted_model.sample_weight)
         store, data = LossStore(memory), self._key(tol)
         keys = [f"{data}-{subset_key(subset)}" for subset in subsets]
         found = [store.get(key) for key in keys]
@@ -247,11 +240,12 @@ class Retraining:
         return kept[:, :-1].T, converged
 
     def _key(self, tol):
+        fitted = self.fitted_model
         penalty = None if self.objective is None else self.objective.penalty
         return fingerprint(
             self.model,
             penalty,
-            *(self.features, self.y, self.sample_weight),
+            *(fitted.features, fitted.y, fitted.sample_weight),
             *(self.query_features, self.y_query),
             tol if self.in_closed_form else None,
             versions(self.model),
@@ -275,10 +269,13 @@ class Retraining:
         return [(slice(i, i + 1), row[None], np.zeros(1)) for i, row in enumerate(rows)]
 
     def _losses_of_clone(self, subset):
-        X, y, weight = self.features[subset], self.y[subset], self.sample_weight[subset]
-        given = None if (self.sample_weight == 1).all() else weight
+        fitted = self.fitted_model
+        X, y, weight = fitted.features[subset], fitted.y[subset], fitted.sample_weight[subset]
+        given = None if (fitted.sample_weight == 1).all() else weight
         model = clone(self.model).fit(X, y, **fit_arguments(self.model, given))
-        known = None if self.objective is None else _objective_or_none(model, X, y, weight)
+        known = None
+        if self.objective is not None:
+            known = FittedModel(model, model, X, y, weight).known_objective
         if known is None:
             return _plain_losses(model, self.query_features, self.y_query)
         targets = known.encode_queries(self.y_query, self.query_features.shape[0])
@@ -330,31 +327,6 @@ class _ClosedForm:
         return self.objective.loss.value(outputs, self.targets), norms
 
 
-def untrained(estimator, model):
-    """The final model of an estimator as it was given, or else as it was fitted.
-
-    A module inside a fitted net is trained, and a clone of the net would go on from there.
-    """
-    while isinstance(estimator, Pipeline):
-        estimator = estimator.steps[-1][1]
-    return estimator if type(estimator) is type(model) else model
-
-
-def _objective_or_none(model, X, y, weight):
-    try:
-        # What is said of the fitted model here was said when it was fitted.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return objective(model, X, y, weight)
-    except TypeError:
-        return None
-
-
-def _features(X):
-    dtype = [np.float64, np.float32]
-    return check_array(X, accept_sparse="csr", dtype=dtype, ensure_2d=False, allow_nd=True)
-
-
 def _squared(features):
     return features**2 if isinstance(features, np.ndarray) else features.multiply(features).tocsr()
 
@@ -369,12 +341,11 @@ def _require_weight(totals):
 
 def _warn_unless(converged, tol, norms):
     if not converged.all():
-        warnings.warn(
+        warn_user(
             f"{np.count_nonzero(~converged)} of {len(converged)} refits did not converge: the "
             f"largest relative gradient is {norms.max():.1e} (tol={tol:.0e}). Their losses are "
             "no ground truth: give the model a penalty, or raise tol.",
             ConvergenceWarning,
-            stacklevel=4,
         )
 
 

@@ -25,6 +25,9 @@ class Rows(ABC):
     # Whether the columns are blocks, one for each layer of a network.
     has_layers = False
 
+    # Whether rows are products of residuals and activations.
+    is_factored = False
+
     # NumPy would otherwise read an object with a length and items as an array and
     # compute the product itself.
     __array_ufunc__ = None
@@ -143,6 +146,13 @@ class Rows(ABC):
             self.toarray() * np.repeat(weight, self.rows_per_sample)[:, None],
             self.rows_per_sample,
         )
+
+    def concatenated(self, others):
+        """These rows and those of further samples, in their order."""
+        if not others:
+            return self
+        arrays = [rows.toarray() for rows in (self, *others)]
+        return DenseRows(np.concatenate(arrays), self.rows_per_sample)
 
     def pieces(self):
         """Consecutive rows, written out as sketches read them.

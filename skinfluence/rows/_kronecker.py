@@ -20,6 +20,8 @@ class KroneckerRows(Rows):
         Further columns: for a layer with intercepts, the residual itself.
     """
 
+    is_factored = True
+
     def __init__(self, residual, activation, intercept_columns=None):
         self.residual = residual
         self.activation = activation
@@ -172,6 +174,14 @@ class KroneckerRows(Rows):
             residual[:, None], self.activation[samples], intercept_columns[:, None]
         )
 
+    def concatenated(self, others):
+        parts = [self, *others]
+        return KroneckerRows(
+            np.concatenate([rows.residual for rows in parts]),
+            _stacked([rows.activation for rows in parts]),
+            np.concatenate([rows.intercept_columns for rows in parts]),
+        )
+
     def columns(self, index):
         (c, d), index = self.layer_shape, np.asarray(index)
         if len(index) and index.min() < c * d:
@@ -257,6 +267,12 @@ def _spread(activation, column):
     place = np.arange(n_samples * s)
     shape = (n_samples * s, n_samples)
     return sp.csr_matrix((column.ravel(), (place, sample)), shape=shape) @ activation
+
+
+def _stacked(activations):
+    if sp.issparse(activations[0]):
+        return sp.vstack(activations, format="csr")
+    return np.concatenate(activations)
 
 
 def _dense(activation):

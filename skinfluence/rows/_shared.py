@@ -96,6 +96,11 @@ class SharedRows(Rows):
             other.dotted_by(self[batch].toarray(), out=out[self._row_slice(batch)])
         return out
 
+    def concatenated(self, others):
+        residual = np.concatenate([rows.residual for rows in (self, *others)])
+        activation = np.concatenate([rows.activation for rows in (self, *others)])
+        return SharedRows(residual, activation, self.bias, self.scale)
+
     def rescaled(self, scale):
         scale = scale if self.scale is None else scale * self.scale
         return SharedRows(self.residual, self.activation, self.bias, scale)

@@ -39,9 +39,10 @@ class HeldOutScores:
         self.thresholds = (np.inf, np.inf)
 
     def add(self, train, influence, X, y):
-        """Add the verdict of held-out rows on the rows ``train``, which ``influence`` fitted."""
-        query = bounded_loss_row(influence, X, y)
-        memorized, values, bounds, thresholds = sign_bounds(influence, query)
+        """Add what held-out rows say of the rows ``train``, on which ``influence`` was fitted."""
+        linearisation = influence.linearisation_
+        query = bounded_loss_row(linearisation, X, y)
+        memorized, values, bounds, thresholds = sign_bounds(linearisation, query)
         self.counts[train] += 1
         self.values[train] += values
         self.bounds[train] += bounds
@@ -76,16 +77,16 @@ def scores_by_folds(influence, X, y, sample_weight, cv):
     return scores.averaged()
 
 
-def bounded_loss_row(influence, X, y):
+def bounded_loss_row(linearisation, X, y):
     """Gradient of the mean bounded loss of held-out rows, as one row.
 
     The loss of a regression is first divided by the variance of its noise, as the median of
     the losses tells it.
     """
-    features = influence._features(X)
-    targets = influence.objective_.encode_queries(y, features.shape[0])
-    losses = influence.objective_.losses(features, targets)
-    if influence.objective_.classes is None:
+    features = linearisation.read(X)
+    objective = linearisation.objective
+    losses = objective.losses(features, linearisation.targets(features, y))
+    if objective.classes is None:
         losses = losses / max(np.median(losses) / MEDIAN_LOSS, np.finfo(float).tiny)
     weight = np.exp(-losses) / len(losses)
-    return DenseRows(weight[None] @ influence._query_rows(X, y))
+    return DenseRows(weight[None] @ linearisation.query_rows(features, y))

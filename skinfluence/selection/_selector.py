@@ -1,6 +1,5 @@
 """Splitting training rows into those to memorize and those to generalize from."""
 
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -11,6 +10,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._utils.sklearn_private import HasMethods, Interval, StrOptions, _fit_context
+from skinfluence._utils.warnings import warn_user
 from skinfluence.estimators._exact import ExactInfluence
 from skinfluence.selection._held_out import scores_by_folds, scores_by_set
 
@@ -219,12 +219,11 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
         if isinstance(self.threshold, str):
             return float(np.quantile(values, _read_quantile(self.threshold)))
         if self.threshold >= values.max():
-            warnings.warn(
+            warn_user(
                 f"threshold={self.threshold:g} is not below the largest memorization, "
                 f"{values.max():.4g}, so no row is memorizable. Lower it, or give a quantile "
                 "such as 'q0.9'.",
                 UserWarning,
-                stacklevel=6,
             )
         return float(self.threshold)
 

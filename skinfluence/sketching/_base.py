@@ -27,6 +27,12 @@ class Sketch(ABC):
     # Whether the rows of P are orthonormal.
     is_basis = False
 
+    # Whether P itself is stored.
+    is_written_out = False
+
+    # Whether P is the identity.
+    is_identity = False
+
     # NumPy would otherwise take ``array @ sketch`` for a product of two arrays.
     __array_ufunc__ = None
 
@@ -55,6 +61,11 @@ class Sketch(ABC):
         Sketch
         """
         return cls(data.shape[1], size, seed, **options)
+
+    @property
+    def factors(self):
+        """Sketches of the outputs (None where there is none) and of the features."""
+        return None, self
 
     @property
     def orthogonal_share(self):
@@ -129,6 +140,7 @@ class IdentitySketch(Sketch):
     """
 
     is_basis = True
+    is_identity = True
 
     def __init__(self, n_columns, size=None, seed=0):
         super().__init__(n_columns, n_columns, seed)

@@ -33,6 +33,7 @@ class NystromSketch(Sketch):
     """
 
     is_basis = True
+    is_written_out = True
 
     def __init__(self, basis, seed=0):
         super().__init__(*basis.shape, seed)

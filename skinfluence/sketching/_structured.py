@@ -33,6 +33,10 @@ class KroneckerSketch(Sketch):
         self.outputs = outputs
         self.features = features
 
+    @property
+    def factors(self):
+        return self.outputs, self.features
+
     def _project(self, array):
         c, d = self.outputs.n_columns, self.features.n_columns
         cube = (array.reshape(-1, d) @ self.features).reshape(-1, c, self.features.size)
@@ -90,6 +94,11 @@ class BlockSketch(Sketch):
         super().__init__(sum(columns), sum(sizes))
         self._column_edges = np.cumsum([0, *columns])
         self._size_edges = np.cumsum([0, *sizes])
+
+    @property
+    def factors(self):
+        # Those of the weights; what follows them stays unsketched.
+        return self.sketches[0].factors
 
     def _project(self, array):
         edges = zip(self._column_edges[:-1], self._column_edges[1:], strict=True)

@@ -1,9 +1,8 @@
 """The curvature of all layers, diagonal in their eigenbases."""
 
-import warnings
-
 import numpy as np
 
+from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature import Curvature
 from skinfluence.curvature._eigenbasis import Eigenbasis
 from skinfluence.curvature.kronecker._bases import DenseBasis, KroneckerBasis
@@ -121,12 +120,11 @@ class KroneckerCurvature(Curvature):
         singular = sum(int((total <= floor).sum()) for total in totals)
         if singular and not self._warned:
             self._warned = True
-            warnings.warn(
+            warn_user(
                 f"The curvature is singular at damping={damping:g} in {singular} of "
                 f"{sum(map(np.size, totals))} directions. Influence is taken on its range "
                 "(pseudo-inverse). Use damping > 0.",
                 NumericalWarning,
-                stacklevel=3,
             )
         return [
             np.divide(1.0, total, out=np.zeros_like(total), where=total > floor)

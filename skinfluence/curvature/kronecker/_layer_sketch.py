@@ -5,15 +5,17 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import Bunch
 
+from skinfluence.curvature._space import Space
 from skinfluence.curvature.kronecker._factors import (
     Moments,
+    block_batches,
     columns_of,
     factors,
     is_layer,
     matrix_of,
     rows_of,
 )
-from skinfluence.rows import DenseRows
+from skinfluence.rows import BlockRows, DenseRows
 
 # How many times the effective dimension of a factor sketch_size="auto" keeps.
 AUTO_FACTOR = 2.0
@@ -141,6 +143,48 @@ def _checked_pair(pair):
     return pair
 
 
+def draw_layer_sketch(layer, sizes, kind, random_state):
+    """Sketch of a layer, or what stands for it where there is nothing to sketch.
+
+    Parameters
+    ----------
+    layer : Moments or ndarray
+        Moments of the block.
+    sizes : (int, int) or None
+        ``(m_A, m_E)``, None for a dense block.
+    kind : {"nystrom", "gaussian"}
+        Leading eigenvectors of the moments, or random matrices.
+    random_state : RandomState
+        Draws random matrices.
+    """
+    if sizes is None:
+        return UnsketchedBlock(len(layer))
+    pair = []
+    for moment, size in zip((layer.inputs, layer.outputs), sizes, strict=True):
+        if kind == "nystrom":
+            pair.append(np.linalg.eigh(moment)[1][:, ::-1][:, :size].T)
+        else:
+            pair.append(random_state.standard_normal((size, len(moment))) / np.sqrt(size))
+    return LayerSketch(*pair, layer.has_bias)
+
+
+class UnsketchedBlock:
+    """A block of parameters that is no linear layer and stays as it is."""
+
+    def __init__(self, size):
+        self.lengths = (size, size)
+
+    def project(self, block):
+        """The rows themselves."""
+        return block
+
+    def lift(self, columns):
+        """The columns themselves."""
+        return columns
+
+    penalty = lift
+
+
 class LayerSketch:
     """``P_A (x) P_E`` of one layer, never multiplied out.
 
@@ -192,3 +236,36 @@ class LayerSketch:
     @property
     def _pair(self):
         return self.outputs, self.inputs
+
+
+class LayerSpace(Space):
+    """The sketches of all layers side by side.
+
+    Parameters
+    ----------
+    sketches : list of LayerSketch or UnsketchedBlock
+        One for each block of columns.
+    penalty : ndarray of shape (n_coordinates,)
+        Penalty of the mean objective.
+    """
+
+    def __init__(self, sketches, penalty):
+        self.sketches = sketches
+        lengths = [sketch.lengths[0] for sketch in sketches]
+        parts = np.split(penalty[None], np.cumsum(lengths)[:-1], axis=1)
+        pairs = zip(sketches, parts, strict=True)
+        super().__init__(np.hstack([sketch.penalty(part) for sketch, part in pairs])[0])
+
+    def project(self, rows):
+        parts = [
+            [sketch.project(block) for sketch, block in zip(self.sketches, blocks, strict=True)]
+            for _, blocks in block_batches(rows)
+        ]
+        pieces = zip(*parts, strict=True)
+        return BlockRows([same[0].concatenated(same[1:]) for same in pieces])
+
+    def lift(self, array):
+        lengths = [sketch.lengths[1] for sketch in self.sketches]
+        parts = np.split(array, np.cumsum(lengths)[:-1], axis=1)
+        pairs = zip(self.sketches, parts, strict=True)
+        return np.hstack([sketch.lift(part) for sketch, part in pairs])

@@ -1,1 +1,19 @@
-"""Curvatures of sketched rows."""
+"""Curvatures of sketched rows.
+
+A `SketchPlan` says what is sketched and how, `choose_projection` how large the sketch is, and
+the `Projection` that comes out is the space in which the curvature is solved.
+"""
+
+from skinfluence.curvature.sketched._effective_dimension import of_curvature, of_factors
+from skinfluence.curvature.sketched._plan import SketchPlan
+from skinfluence.curvature.sketched._projection import Projection
+from skinfluence.curvature.sketched._size import choose_projection, is_injective
+
+__all__ = [
+    "Projection",
+    "SketchPlan",
+    "choose_projection",
+    "is_injective",
+    "of_curvature",
+    "of_factors",
+]

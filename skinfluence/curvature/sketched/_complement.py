@@ -5,10 +5,10 @@ With orthonormal rows ``Q'`` of a sketch, ``F_Q = Q'FQ`` and a ridge that commut
 
     H^{-1} = Q (F_Q + ridge)^{-1} Q' + (I - QQ') / (ridge + outside_curvature)
 
-The second part needs no more of the rows than their inner products. ``outside_curvature`` is the mean
-eigenvalue of F outside of the basis, each weighted by itself, as gradients meet them: with
-``F_o`` the part of F there, ``tr(F_o^2) / tr(F_o)``. With outside_curvature 0 every direction outside
-would be taken for one without curvature, and its influence be overstated.
+The second part needs no more of the rows than their inner products. ``outside_curvature`` is the
+mean eigenvalue of F outside the basis, each weighted by itself, as gradients meet them: with
+``F_o`` the part of F there, ``tr(F_o^2) / tr(F_o)``. At 0, every direction outside would count as
+one without curvature, and its influence would be overstated.
 """
 
 import numpy as np

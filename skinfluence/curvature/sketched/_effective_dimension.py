@@ -33,7 +33,7 @@ def of_curvature(projection, exact_curvature):
         error of a stochastic trace.
     """
     plan = projection.plan
-    if projection.is_exact or min(plan.factor_rows.shape) <= MAX_EXACT:
+    if projection.sketch.is_identity or min(plan.factor_rows.shape) <= MAX_EXACT:
         return exact_curvature().effective_dimension(plan.damping), 0.0
     if projection.has_complement:
         # A trace of a concave function is at most that of the blocks on the basis and

@@ -1,9 +1,9 @@
-"""What is to be sketched, and what a sketch makes of it.
+"""What is to be sketched, and how.
 
 Conventions
 -----------
-- Rows have ``c * d`` columns that are sketched and, after them, ``f`` that are carried
-  through: unpenalised parameters such as intercepts. Rows that do not stay factored have ``c = 1``.
+- Rows have ``c * d`` columns that are sketched and, after them, ``f`` that stay unsketched:
+  unpenalised parameters such as intercepts. Rows that do not stay factored have ``c = 1``.
 - ``m_E`` and ``m_A`` are the sizes of the sketches of the c outputs and of the d features.
 """
 
@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from skinfluence.rows import KroneckerRows, Rows, SelectedRows
-from skinfluence.sketching import BlockSketch, IdentitySketch, KroneckerSketch, NystromSketch
+from skinfluence.sketching import SKETCHES, BlockSketch, IdentitySketch, KroneckerSketch
 
 
 @dataclass
@@ -38,6 +38,10 @@ class SketchPlan:
         Whether the ridge stands for what an orthonormal sketch leaves out.
     debias : bool
         Whether the ridge that a random sketch adds is taken off.
+    project_queries : bool
+        Whether gradients of queries are projected on the range of F first.
+    n_params : int
+        Parameters of the model.
     """
 
     factor_rows: Rows
@@ -46,13 +50,68 @@ class SketchPlan:
     draw: callable
     seed: int
     factorized: bool
-    complement: bool
-    debias: bool
+    complement: bool = True
+    debias: bool = False
+    project_queries: bool = False
+    n_params: int | None = None
+
+    @classmethod
+    def of(cls, objective, kind, damping, *, sketch, factorized="auto", debias=False, **settings):
+        """Plan for the curvature of an objective.
+
+        Parameters
+        ----------
+        objective : Objective
+            What was minimised.
+        kind : {"hessian", "ggn", "empirical_fisher"}
+            Which curvature.
+        damping : float
+            What is added to its eigenvalues.
+        sketch : str or callable
+            Kind of sketch, by its name in `SKETCHES`, "auto", or what draws one.
+        factorized : {"auto"} or bool, default="auto"
+            Whether features are sketched, or full gradients; "auto" where rows are factored.
+        debias : bool, default=False
+            Whether the ridge that a random sketch adds is taken off, which is one number for
+            full gradients and for the features of a single output.
+        **settings
+            The other attributes of a plan.
+
+        Raises
+        ------
+        ValueError
+            If rows that are no products were to be factorised, or several ridges debiased.
+        """
+        factor_rows = objective.factor_rows(kind)
+        if factorized is True and not factor_rows.is_factored:
+            raise ValueError(
+                "factorized=True needs rows that are products of residuals and features. Those "
+                f"of this model are {type(factor_rows).__name__}; use factorized='auto'."
+            )
+        one_ridge = not factor_rows.is_factored or factor_rows.layer_shape[0] == 1
+        if factorized == "auto":
+            factorized = factor_rows.is_factored and (one_ridge or not debias)
+        if factorized and debias and not one_ridge:
+            raise ValueError(
+                f"debias=True takes one ridge off the sketch, but each of the "
+                f"{factor_rows.layer_shape[0]} outputs of this model has its own where features "
+                "are sketched. Use factorized=False, or debias=False."
+            )
+        if sketch == "auto":
+            in_layers = "landmarks" if factor_rows.has_layers else "sjlt"
+            sketch = "nystrom" if factorized else in_layers
+        draw = SKETCHES[sketch] if isinstance(sketch, str) else sketch
+        draw = getattr(draw, "draw", draw)
+        penalty = objective.l2_penalty
+        settings["n_params"] = objective.n_params
+        return cls(
+            factor_rows, penalty, damping, draw, factorized=factorized, debias=debias, **settings
+        )
 
     @property
     def n_unsketched(self):
         """f, the last columns."""
-        if isinstance(self.factor_rows, KroneckerRows):
+        if self.factor_rows.is_factored:
             return self.factor_rows.intercept_columns.shape[2]
         if self.factor_rows.has_layers:
             # Every layer has its biases: damping makes one ridge of theirs and of the others.
@@ -70,8 +129,8 @@ class SketchPlan:
 
     @property
     def draws_basis(self):
-        """Whether the kind of sketch is an orthonormal basis, which is held."""
-        return self.draw == NystromSketch.draw
+        """Whether the kind of sketch is an orthonormal basis that is written out."""
+        return getattr(getattr(self.draw, "__self__", None), "is_written_out", False)
 
     @property
     def ridge(self):
@@ -104,7 +163,7 @@ class SketchPlan:
         factor_rows = self.factor_rows if scale is None else self.factor_rows.rescaled(scale)
         if not self.n_unsketched:
             return factor_rows
-        if isinstance(factor_rows, KroneckerRows):
+        if factor_rows.is_factored:
             return KroneckerRows(factor_rows.residual, factor_rows.activation)
         return SelectedRows(factor_rows, np.arange(factor_rows.n_columns - self.n_unsketched))
 
@@ -138,7 +197,7 @@ class SketchPlan:
         """Sketch of all columns from sizes for the features and for the outputs."""
         inner = self.feature_sketch(m_A)
         outputs = self._output_sketch(m_E)
-        if all(isinstance(part, IdentitySketch) for part in (inner, outputs)):
+        if inner.is_identity and outputs.is_identity:
             return IdentitySketch(self.factor_rows.n_columns)
         if self.factorized:
             inner = KroneckerSketch(outputs, inner)

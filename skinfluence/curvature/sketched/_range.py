@@ -1,12 +1,11 @@
 """Projection of gradients on the range of the curvature."""
 
-import warnings
-
 import numpy as np
 from scipy.linalg import eigh
 from scipy.sparse.linalg import LinearOperator, lsmr
 from sklearn.exceptions import ConvergenceWarning
 
+from skinfluence._utils.warnings import warn_user
 from skinfluence.rows import DenseRows, KroneckerRows
 
 # Beyond this size of both sides of the rows, iteration takes over from eigenvectors.
@@ -136,11 +135,10 @@ class _Span:
         settings = {"atol": 1e-9, "btol": 1e-9, "maxiter": MAX_ITER}
         found = [lsmr(transpose, v, **settings)[:2] for v in rows.toarray()]
         if any(reason == OUT_OF_ITERATIONS for _, reason in found):
-            warnings.warn(
+            warn_user(
                 f"The projection on the range of F stopped after {MAX_ITER} iterations, so that "
                 "what is outside of it is overstated: leakage is at most what is reported.",
                 ConvergenceWarning,
-                stacklevel=6,
             )
         return np.array([fit for fit, _ in found]) @ self.rows
 

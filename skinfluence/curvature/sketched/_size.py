@@ -1,9 +1,10 @@
 """How large a sketch is made."""
 
-import warnings
+from numbers import Integral
 
 import numpy as np
 
+from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature.sketched._added_ridge import exact_effective_dimension
 from skinfluence.curvature.sketched._projection import Projection
 from skinfluence.exceptions import NumericalWarning
@@ -18,13 +19,54 @@ MAX_BASIS = 2**30
 START = 16
 
 
-def fixed(plan, sketch_size):
-    """Projection of a given size, or of given sizes for features and outputs."""
+def choose_projection(plan, sketch_size, *, eps, delta, relative_error=None):
+    """Projection of the size that the user asks for.
+
+    Parameters
+    ----------
+    plan : SketchPlan
+        What is sketched.
+    sketch_size : {"auto", "certified"}, int or (int, int)
+        As `SketchedInfluence` takes it.
+    eps, delta : float
+        Error that is allowed, and how often it may be exceeded.
+    relative_error : callable, default=None
+        Measured relative error of a projection, for "certified".
+
+    Returns
+    -------
+    Projection
+    """
+    if sketch_size == "auto":
+        return by_theorem(plan, eps, delta)
+    if sketch_size == "certified":
+        return by_certificate(plan, eps, relative_error)
     c, d = plan.layer_shape
     if isinstance(sketch_size, tuple):
-        return Projection(plan, plan.sketch(*sketch_size))
+        return Projection(plan, plan.sketch(*_checked_pair(plan, sketch_size)))
+    if sketch_size > plan.n_params:
+        warn_user(
+            f"sketch_size={sketch_size} is larger than the {plan.n_params} parameters of the "
+            "model. The exact solution is used.",
+            UserWarning,
+        )
     m_A = d if sketch_size >= plan.factor_rows.n_columns else max(1, sketch_size // c)
     return Projection(plan, plan.sketch(m_A, c))
+
+
+def _checked_pair(plan, sizes):
+    integers = all(isinstance(size, Integral) and size >= 1 for size in sizes)
+    if len(sizes) != 2 or not integers:
+        raise ValueError(
+            "sketch_size must be 'auto', 'certified', an integer of at least 1 or a pair "
+            f"(m_A, m_E) of them. Got {sizes!r} instead."
+        )
+    if not plan.factorized:
+        raise ValueError(
+            f"sketch_size={sizes!r} sizes the sketches of features and outputs, but the "
+            "rows are not factorised. Use one integer, or factorized=True."
+        )
+    return sizes
 
 
 def by_theorem(plan, eps, delta):
@@ -73,11 +115,10 @@ def by_certificate(plan, eps, relative_error):
         projection = Projection(plan, plan.sketch(m_A, c))
         if relative_error(projection) <= eps:
             return projection
-    warnings.warn(
+    warn_user(
         f"sketch_size='certified': no sketch that is cheaper than the exact solution has a "
         f"relative error of at most eps={eps:g}. The exact solution is used.",
         UserWarning,
-        stacklevel=6,
     )
     return Projection(plan, plan.sketch(d, c))
 
@@ -97,11 +138,10 @@ def _last_resort(plan, sizes, goal):
     c, d = plan.layer_shape
     if c * d <= MAX_SIZE or not sizes or min(plan.factor_rows.shape) <= MAX_SIZE:
         return d
-    warnings.warn(
+    warn_user(
         f"A sketch of {c * sizes[-1]} numbers for each row, the largest that is tried, does "
         f"not reach {goal}. See sketch_error_ for what it reaches; set sketch_size to grow it.",
         NumericalWarning,
-        stacklevel=6,
     )
     return sizes[-1]
 

@@ -108,10 +108,9 @@ class LastLayer:
         bias = np.empty(0)
         if self.module.bias is not None:
             bias = _array(self.module.bias).astype(np.float64)
-        features = self.featurize(X)
-        self._check_is_last(part, features[:N_CHECKED] @ weight.T + (bias if len(bias) else 0))
-        made = linear_head(part, features, weight, bias, part.penalty)
-        return Head(made, self.name, self.featurize)
+        features = self.featurize(X[:N_CHECKED])
+        self._check_is_last(part, features @ weight.T + (bias if len(bias) else 0))
+        return Head(linear_head(part, self.featurize, weight, bias, part.penalty), self.name)
 
     def _check_is_last(self, part, scores):
         """Compare what the loss makes of the layer's outputs and of the network's."""

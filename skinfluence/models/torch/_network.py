@@ -2,7 +2,6 @@
 
 import copy
 import threading
-import warnings
 from fnmatch import fnmatch
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from skinfluence._utils.warnings import warn_user
 from skinfluence.models.torch._layers import Layer, Tape, is_factored, pulled_back
 from skinfluence.rows import DenseRows
 
@@ -298,11 +298,10 @@ class Network:
             n for n in self.others if n not in got or not _close(got[n], expected[n])
         ]
         if self.one_by_one:
-            warnings.warn(
+            warn_user(
                 f"torch.func cannot follow {', '.join(self.one_by_one)}: their gradients are "
                 "taken one sample at a time, which is slow. Leave them out with parameters=.",
                 UserWarning,
-                stacklevel=2,
             )
 
 

@@ -1,7 +1,6 @@
 """Nets of skorch as they are: criterion, weight decay and classes are read from the net."""
 
 import copy
-import warnings
 from functools import partial
 
 import numpy as np
@@ -10,6 +9,7 @@ from skorch import NeuralNet, NeuralNetClassifier
 from torch import nn
 
 from skinfluence._utils.validation import encode_labels
+from skinfluence._utils.warnings import warn_user
 from skinfluence.models import losses
 from skinfluence.models.heads import head
 from skinfluence.models.registry import objective
@@ -105,21 +105,19 @@ def _weight_decay(net, network):
     sizes = [value.numel() for value in network.selected.values()]
     values = [decay.get(id(named[name]), 0.0) for name in network.selected]
     if isinstance(optimiser, torch.optim.AdamW) and any(values):
-        warnings.warn(
+        warn_user(
             "AdamW decouples its weight decay from the loss, so that it minimises no objective. "
             "Influence takes it as an L2 penalty; Adam or SGD minimise that one.",
             UserWarning,
-            stacklevel=4,
         )
     return np.repeat(np.array(values, dtype=np.float64), sizes)
 
 
 def _warn_of_rows_held_out(net):
     if net.train_split is not None:
-        warnings.warn(
+        warn_user(
             f"{type(net).__name__} held out rows for validation (train_split), which never "
             "entered its objective. Influence takes them as training rows; use "
             "train_split=None.",
             UserWarning,
-            stacklevel=4,
         )

@@ -1,0 +1,29 @@
+"""How the coordinates of a model and those of its curvature relate."""
+
+
+class Space:
+    """The coordinates in which a curvature is solved: here those of the objective itself.
+
+    A subclass that changes coordinates overrides `project` and `lift`; one that treats queries
+    apart overrides `project_queries` too.
+
+    Parameters
+    ----------
+    penalty : ndarray of shape (n_columns,)
+        Penalty of the mean objective on every column of the projected rows.
+    """
+
+    def __init__(self, penalty):
+        self.penalty = penalty
+
+    def project(self, rows):
+        """Rows of the objective as the curvature sees them."""
+        return rows
+
+    def project_queries(self, rows):
+        """Rows of queries as the curvature sees them."""
+        return self.project(rows)
+
+    def lift(self, array):
+        """Vectors (m, n_coordinates) of the objective from solved ones (m, n_columns)."""
+        return array

@@ -1,0 +1,380 @@
+"""What all influence estimators give once they are fitted.
+
+Everything follows from one value, the linearisation that a fit has made.
+"""
+
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    MetaEstimatorMixin,
+    TransformerMixin,
+)
+from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted
+
+from skinfluence._utils.sklearn_private import Interval, StrOptions
+from skinfluence._utils.validation import check_indices, check_queries, reads_raw_data
+from skinfluence.estimators._memorization import memorization
+from skinfluence.metrics import InfluenceScorer
+from skinfluence.refitting.removal import moved_losses, removal_of_each, removal_of_set
+from skinfluence.rows import DenseRows
+
+
+class FittedInfluence(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, MetaEstimatorMixin, BaseEstimator
+):
+    """Influence functions of a model whose linearisation is known."""
+
+    _parameter_constraints: dict = {
+        "estimator": "no_validation",
+        "damping": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "curvature": [StrOptions({"hessian", "ggn", "empirical_fisher"})],
+        "batch_size": [None, Interval(Integral, 1, None, closed="left")],
+        "n_jobs": [None, Integral],
+        "random_state": ["random_state"],
+        "scoring": [None, callable],
+        "verbose": ["verbose"],
+    }
+
+    def learn(self, linearisation):
+        """Take over what a fit knows of its model.
+
+        Parameters
+        ----------
+        linearisation : Linearisation
+            What a fit knows.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        objective = linearisation.objective
+        self.linearisation_ = linearisation
+        self.estimator_ = linearisation.fitted_model.fitted
+        self.stationarity_ = objective.stationarity
+        self.damping_ = linearisation.damping
+        self.curvature_kind_ = linearisation.curvature_kind
+        self.n_samples_ = linearisation.n_samples
+        self.n_params_ = objective.n_params
+        self.n_components_ = linearisation.training_rows.n_columns
+        if objective.classes is not None:
+            self.classes_ = objective.classes
+        return self
+
+    # Scores.
+
+    def _features(self, X):
+        """Queries as the objective reads them."""
+        check_is_fitted(self)
+        return self.linearisation_.read(check_queries(self, X, numeric=not reads_raw_data(self)))
+
+    def _query_rows(self, X, y=None):
+        """Gradients of queries in the coordinates of the curvature."""
+        features = self._features(X)
+        return self.linearisation_.query_rows(features, y)
+
+    def influence(self, X, y=None, *, reduce=None):
+        """Influence of every training row on the loss or the prediction of queries.
+
+        ``I_loss(z_t, z_p) = -g_t' H^{-1} g_p``: the derivative of the loss at query t with
+        respect to the weight of training row p in the mean objective. **Positive: more weight
+        on that training row raises the query's loss (harmful); negative: helpful.** Several
+        other libraries return the opposite sign.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_queries, n_features)
+            Queries.
+        y : array-like of shape (n_queries,), default=None
+            Their targets. Without them: influence on the prediction, which is the margin of
+            the predicted class over the next, or the output of a regression; positive then
+            means that more weight on the row raises it.
+        reduce : {None, "mean", "sum"}, default=None
+            Reduce over the queries, at the cost of one solve.
+
+        Returns
+        -------
+        influence : ndarray of shape (n_queries, n_train) or (n_train,)
+            Scores in units of the loss per unit of relative weight.
+
+        Raises
+        ------
+        ValueError
+            If a label is unknown to the model, or the queries are unfit.
+
+        References
+        ----------
+        Koh and Liang, *Understanding Black-box Predictions via Influence Functions*, 2017.
+        """
+        queries = self._query_rows(X, y)
+        if _check_reduce(reduce) is not None:
+            queries = _reduced(queries, reduce)
+        out = np.empty((len(queries), self.n_samples_))
+        self.linearisation_.fill_influence(queries, out)
+        return out if reduce is None else out[0]
+
+    def most_influential(self, X, y=None, k=10, *, by="harmful"):
+        """The training rows with the most influence on each query.
+
+        The full matrix of influences is never held.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_queries, n_features)
+            Queries.
+        y : array-like of shape (n_queries,), default=None
+            Their targets; see `influence`.
+        k : int, default=10
+            How many rows, at most the number of training rows.
+        by : {"harmful", "helpful", "absolute"}, default="harmful"
+            Largest, smallest or largest absolute influence first.
+
+        Returns
+        -------
+        indices : ndarray of shape (n_queries, k)
+            Training rows, the most influential first.
+        values : ndarray of shape (n_queries, k)
+            Their influence, signed as in `influence`.
+
+        Raises
+        ------
+        ValueError
+            If ``k`` exceeds the number of training rows, or ``by`` is unknown.
+        """
+        check_is_fitted(self)
+        if by not in ("harmful", "helpful", "absolute"):
+            raise ValueError(f"by must be 'harmful', 'helpful' or 'absolute'. Got {by!r} instead.")
+        if not isinstance(k, Integral) or not 1 <= k <= self.n_samples_:
+            raise ValueError(
+                f"k must be an integer from 1 to the number of training rows, "
+                f"{self.n_samples_}. Got {k!r} instead."
+            )
+        queries = self._query_rows(X, y)
+        indices = np.empty((len(queries), k), dtype=np.intp)
+        values = np.empty((len(queries), k))
+
+        def fill(batch):
+            scores = np.empty((batch.stop - batch.start, self.n_samples_))
+            self.linearisation_.fill_influence(queries[batch], scores)
+            order = {"harmful": -scores, "helpful": scores, "absolute": -np.abs(scores)}[by]
+            indices[batch] = _smallest(order, k)
+            values[batch] = np.take_along_axis(scores, indices[batch], axis=1)
+
+        row_bytes = 8 * 4 * max(self.n_samples_, queries.n_columns)
+        for batch in self.linearisation_.schedule.batches(len(queries), row_bytes):
+            fill(batch)
+        return indices, values
+
+    def self_influence(self):
+        """Influence of every training row on its own loss, without the sign.
+
+        Returns
+        -------
+        ndarray of shape (n_train,)
+            ``g_p' H^{-1} g_p >= 0``: large for rows that the model fits against all others.
+        """
+        check_is_fitted(self)
+        return self.linearisation_.self_influence()
+
+    def memorization(self):
+        """How far each training row moves the parameters, along the eigenvectors of H.
+
+        Returns
+        -------
+        ndarray of shape (n_train,)
+            ``||H^{-1} g_p||_1 = sum_i |q_i' g_p| / h_i`` for eigenpairs ``(h_i, q_i)`` of H, in
+            units of the parameters. Among eigenvectors of one eigenvalue, which are not unique,
+            the Euclidean norm takes the place of the sum: the smallest value over all bases.
+
+        Raises
+        ------
+        ValueError
+            If the curvature is known by its products alone ("cg", "lissa").
+
+        References
+        ----------
+        Kounavis, Dia and Ramazanli, *On Influence Functions, Classification Influence, Relative
+        Influence, Memorization and Generalization*, Definition 6.
+        """
+        check_is_fitted(self)
+        return memorization(self.linearisation_)
+
+    def parameter_influence(self, indices=None):
+        """Influence of training rows on the parameters, ``I_up = -H^{-1} g_p``.
+
+        Parameters
+        ----------
+        indices : array-like of int of shape (n_rows,), default=None
+            Training rows; all of them by default.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_params_)
+            Derivative of the parameters with respect to the weight of each row, in the
+            model's own layout: ``coef_`` row by row, then ``intercept_`` (then ``scale_``).
+        """
+        check_is_fitted(self)
+        indices = check_indices(indices, self.n_samples_)
+        return self.linearisation_.parameter_influence(indices)
+
+    # What happens when rows are left out.
+
+    def leave_one_out_effect(self, X, y, *, reduce=None):
+        """Predicted change of the losses when a training row is left out and the model refitted.
+
+        A Newton step without the row (its own curvature taken out of the Hessian by Woodbury, as
+        far as an approximate one holds it; class weights and the weight of the penalty moved as
+        the estimator itself would), then the loss at the moved outputs. **Positive: leaving the
+        row out raises the loss (the row helps)**; to first order it is ``-(weight / N)`` times
+        `influence`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_queries, n_features)
+            Queries.
+        y : array-like of shape (n_queries,)
+            Their targets.
+        reduce : {None, "mean", "sum"}, default=None
+            Reduce over the queries.
+
+        Returns
+        -------
+        ndarray of shape (n_queries, n_train) or (n_train,)
+            Change of the loss, in units of the loss.
+
+        Warns
+        -----
+        NumericalWarning
+            If rows have a leverage near 1, so that no single step can foresee the refit.
+        """
+        check_is_fitted(self)
+        _check_reduce(reduce)
+        features = self._features(X)
+        targets = self.linearisation_.targets(features, y)
+        moved = removal_of_each(self.linearisation_)
+        return moved_losses(self.linearisation_, moved, features, targets, reduce)
+
+    def removal_effect(self, indices, X, y):
+        """Predicted change of the losses when a set of training rows is dropped at once.
+
+        Parameters
+        ----------
+        indices : array-like of int of shape (n_rows,)
+            Training rows that are dropped together.
+        X : {array-like, sparse matrix} of shape (n_queries, n_features)
+            Queries.
+        y : array-like of shape (n_queries,)
+            Their targets.
+
+        Returns
+        -------
+        ndarray of shape (n_queries,)
+            Change of the loss; positive: dropping the rows raises it.
+        """
+        check_is_fitted(self)
+        features = self._features(X)
+        targets = self.linearisation_.targets(features, y)
+        moved = removal_of_set(self.linearisation_, check_indices(indices, self.n_samples_))
+        return moved_losses(self.linearisation_, moved, features, targets, None)[:, 0]
+
+    # How well refits agree.
+
+    def score(self, X, y):
+        """Agreement of the influences with refits of the model, on queries.
+
+        By default the linear datamodeling score: the model is refitted on 100 random halves of
+        its training rows, and the losses of each query under the refits are compared, by rank,
+        with the sums of its influences over the rows of each half. The refits are kept, so
+        that estimators which differ in sketch or damping alone are scored by the same ones,
+        and a search refits once for each split. ``scoring`` changes the measure.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_queries, n_features)
+            Queries, held out for an honest score.
+        y : array-like of shape (n_queries,)
+            Their targets.
+
+        Returns
+        -------
+        float
+            Mean over the queries, 1 for perfect agreement.
+
+        Raises
+        ------
+        ValueError
+            If the score is not defined, since no query's loss changes with the refits.
+
+        See Also
+        --------
+        skinfluence.metrics.InfluenceScorer : Other measures, other numbers of refits.
+        """
+        check_is_fitted(self)
+        X = check_queries(self, X, numeric=not reads_raw_data(self))
+        scorer = InfluenceScorer() if self.scoring is None else self.scoring
+        return scorer(self, X, y)
+
+    # The embedding.
+
+    def transform(self, X, y=None):
+        """Influence embedding: dot products of embeddings are ``-I_loss``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples.
+        y : array-like of shape (n_samples,), default=None
+            Their targets. Without them the embedding is that of the prediction, as in
+            `influence`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components_)
+            ``H^{-1/2}`` times the gradients.
+        """
+        check_is_fitted(self)
+        return self.linearisation_.whiten(self._query_rows(X, y))
+
+    @property
+    def effective_dimension_(self):
+        """``tr(F H^{-1})``: how many directions the data, not the ridge, decide."""
+        check_is_fitted(self)
+        return self.linearisation_.effective_dimension()
+
+    @property
+    def _n_features_out(self):
+        return self.n_components_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        wrapped = get_tags(self.estimator)
+        tags.input_tags = wrapped.input_tags
+        tags.target_tags = wrapped.target_tags
+        tags.target_tags.required = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+def _check_reduce(reduce):
+    if reduce not in (None, "mean", "sum"):
+        raise ValueError(f"reduce must be None, 'mean' or 'sum'. Got {reduce!r} instead.")
+    return reduce
+
+
+def _reduced(rows, reduce):
+    weight = np.full((1, len(rows)), 1.0 if reduce == "sum" else 1.0 / len(rows))
+    return DenseRows(weight @ rows)
+
+
+def _smallest(order, k):
+    """Positions of the k smallest of each row, in ascending order."""
+    k = min(k, order.shape[1])
+    some = np.argpartition(order, k - 1, axis=1)[:, :k]
+    some.sort(axis=1)
+    # Ties keep the order of the training rows.
+    by_value = np.argsort(np.take_along_axis(order, some, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(some, by_value, axis=1)

@@ -1,0 +1,146 @@
+"""Everything that one fit knows of its model."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from skinfluence._utils.batching import Schedule
+from skinfluence.curvature import Curvature, Space
+from skinfluence.models import FittedModel, Objective
+from skinfluence.rows import DenseRows, Rows
+
+
+@dataclass
+class Linearisation:
+    """The loss of a fitted model to first order in its parameters, and its curvature.
+
+    Parameters
+    ----------
+    fitted_model : FittedModel
+        The model and what it was fitted on.
+    objective : Objective
+        What the parameters under study minimise.
+    curvature_kind : {"hessian", "ggn", "empirical_fisher"}
+        Which curvature.
+    curvature : Curvature
+        F with the model's own penalty.
+    damping : float
+        What is added to its eigenvalues.
+    space : Space
+        Coordinates of the curvature.
+    training_rows : Rows
+        Gradients of the training rows in these coordinates.
+    schedule : Schedule
+        How work is divided.
+    """
+
+    fitted_model: FittedModel
+    objective: Objective
+    curvature_kind: str
+    curvature: Curvature
+    damping: float
+    space: Space
+    training_rows: Rows
+    schedule: Schedule = field(default_factory=Schedule)
+
+    @property
+    def n_samples(self):
+        """Number of training rows."""
+        return self.training_rows.n_samples
+
+    def at_damping(self, damping):
+        """The same with another damping."""
+        return replace(self, damping=float(damping))
+
+    # Rows.
+
+    def read(self, X):
+        """Queries as the objective reads them."""
+        return self.objective.read(self.fitted_model.featurize(X))
+
+    def targets(self, features, y):
+        """Targets of queries as the loss reads them."""
+        return self.objective.encode_queries(y, features.shape[0])
+
+    def gradient_rows(self, features, y=None):
+        """Gradients of the queries' losses, or of their predictions without y."""
+        if y is None:
+            return self.objective.prediction_rows(features)
+        return self.objective.gradient_rows(features, self.targets(features, y))
+
+    def query_rows(self, features, y=None):
+        """The same in the coordinates of the curvature."""
+        return self.space.project_queries(self.gradient_rows(features, y))
+
+    def jacobian_rows(self, features):
+        """Gradients of the raw outputs of training rows, in the coordinates of the curvature."""
+        return self.space.project(self.objective.jacobian_rows(features))
+
+    # Products with the inverse of H.
+
+    def solve(self, rows):
+        """Rows ``H^{-1} v`` for projected rows ``v``."""
+        return self.curvature.solve(rows, self.damping)
+
+    def whiten(self, rows):
+        """Array (n_rows, c) of ``H^{-1/2} v``."""
+        return self.curvature.whiten(rows, self.damping)
+
+    def eigenbasis(self, query=None):
+        """Eigenbasis of H, in which inner products with the row ``query`` may be taken."""
+        return self.curvature.eigenbasis(self.damping, query)
+
+    def effective_dimension(self):
+        """``tr(F H^{-1})``."""
+        return self.curvature.effective_dimension(self.damping)
+
+    def query_batches(self, queries):
+        """Slices of queries whose solutions and score rows fit into the working memory."""
+        return self.schedule.batches(len(queries), 8 * 2 * queries.n_columns)
+
+    def fill_influence(self, queries, out):
+        """Write ``-queries H^{-1} rows'`` into ``out`` (n_queries, n_train) and return it."""
+
+        def fill(batch):
+            solved = self.solve(queries[batch].weighted(-np.ones(batch.stop - batch.start)))
+            for part in self.training_rows.batches(self.schedule.batch_size):
+                solved.inner(self.training_rows[part], out=out[batch, part])
+
+        self.schedule.run(fill, self.query_batches(queries))
+        return out
+
+    def self_influence(self):
+        """``g_p' H^{-1} g_p`` of every training row, (n_train,)."""
+        return self.curvature.leverages(self.training_rows, self.damping)[:, 0, 0]
+
+    def sums_of_training_rows(self, subsets):
+        """Sums of the training rows of subsets (n_subsets, n_train), by their weights."""
+        return DenseRows((subsets * self.objective.weight) @ self.training_rows)
+
+    def sums_of_influence(self, features, y, subsets):
+        """Sums over subsets of the influence of their rows, up to a factor.
+
+        Parameters
+        ----------
+        features : array of shape (n_queries, d)
+            Queries as the model sees them.
+        y : array-like of shape (n_queries,)
+            Their targets.
+        subsets : ndarray of bool of shape (n_subsets, n_train)
+            Training rows of each subset.
+
+        Returns
+        -------
+        ndarray of shape (n_queries, n_subsets)
+        """
+        sums = self.sums_of_training_rows(subsets)
+        queries = self.query_rows(features, y)
+        out = np.empty((len(queries), len(subsets)))
+        for batch in self.query_batches(queries):
+            out[batch] = -self.solve(queries[batch]).inner(sums)
+        return out
+
+    def parameter_influence(self, indices):
+        """``-H^{-1} g_p`` in the model's own layout, (n_rows, n_params)."""
+        solved = self.solve(self.training_rows[indices]).toarray()
+        return -self.objective.to_parameters(self.space.lift(solved))

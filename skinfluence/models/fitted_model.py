@@ -1,0 +1,98 @@
+"""A fitted model, what it was fitted on, and the steps that stand in front of it."""
+
+import warnings
+from functools import cached_property
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+
+from skinfluence._utils.validation import check_model_features
+from skinfluence.models.doors import objective
+from skinfluence.models.wrappers import unwrap
+
+
+class FittedModel:
+    """A fitted model, what it was fitted on, and the steps that stand in front of it.
+
+    Parameters
+    ----------
+    given : estimator
+        The estimator as the user gave it.
+    fitted : estimator
+        Its fitted clone, or itself where it is frozen.
+    X : array-like of shape (n_samples, n_features)
+        Training rows, in front of all steps.
+    y : array-like of shape (n_samples,) or (n_samples, n_targets)
+        Their targets.
+    sample_weight : ndarray of shape (n_samples,)
+        Their weights.
+
+    Attributes
+    ----------
+    model : estimator
+        The final model, fitted.
+    features : {ndarray, CSR matrix} of shape (n_samples, d)
+        Training rows as the model sees them.
+    """
+
+    def __init__(self, given, fitted, X, y, sample_weight):
+        self.given, self.fitted, self.X = given, fitted, X
+        self.featurizers, self.model = unwrap(fitted)
+        self.features = self.featurize(X)
+        self.y = np.asarray(y)
+        self.sample_weight = sample_weight
+
+    def featurize(self, X):
+        """Rows as the model sees them.
+
+        Raises
+        ------
+        ValueError
+            If they have another number of features than the training rows.
+        """
+        for step in self.featurizers:
+            X = step.transform(X)
+        features = check_model_features(X)
+        expected = getattr(self, "features", features).shape[1:]
+        if features.shape[1:] != expected:
+            found, wanted = (
+                " x ".join(map(str, shape)) for shape in (features.shape[1:], expected)
+            )
+            raise ValueError(
+                f"X has {found} features, but {type(self.model).__name__} is expecting {wanted} "
+                "features as input."
+            )
+        return features
+
+    @cached_property
+    def objective(self):
+        """Objective that the model minimised, in all of its parameters.
+
+        Raises
+        ------
+        TypeError
+            If it is not known, or not smooth.
+        """
+        return objective(self.model, self.features, self.y, self.sample_weight)
+
+    @cached_property
+    def known_objective(self):
+        """The objective, or None where it is not known."""
+        try:
+            with warnings.catch_warnings():
+                # These warnings were issued when the model was fitted.
+                warnings.simplefilter("ignore", UserWarning)
+                return self.objective
+        except TypeError:
+            return None
+
+    @property
+    def untrained(self):
+        """The final model as it was given, or else as it was fitted.
+
+        A module inside a fitted net is trained, and a clone of that net would go on from there.
+        """
+        model = self.given
+        while isinstance(model, Pipeline):
+            model = model.steps[-1][1]
+        return model if type(model) is type(self.model) else self.model
