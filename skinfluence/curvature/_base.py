@@ -15,6 +15,9 @@ class Curvature(ABC):
     ``eigenbasis``. Should be overridden for efficiency: ``leverages``.
     """
 
+    # The solver of `make_curvature` that makes it, None for an approximation.
+    solver = None
+
     # Weight of each training row in F (n_samples,), where F is not that of all rows.
     row_weight = None
 

@@ -69,7 +69,7 @@ def _smallest_eigenvalue(objective, curvature, damping):
     return float(found[0])
 
 
-def choose_solver(objective, curvature, solver):
+def choose_solver(objective, curvature, solver, damping=0.0):
     """Solver for an objective, one of "direct", "gram", "cg" and "lissa".
 
     Parameters
@@ -80,6 +80,8 @@ def choose_solver(objective, curvature, solver):
         Which curvature.
     solver : {"auto", "direct", "gram", "cg", "lissa"}
         The solver that was asked for.
+    damping : float, default=0.0
+        What is added to the eigenvalues of the curvature.
     """
     if solver != "auto":
         return solver
@@ -87,7 +89,9 @@ def choose_solver(objective, curvature, solver):
     if curvature != "empirical_fisher":
         n_factor_rows *= objective.training_outputs.shape[1]
     fewer = n_factor_rows < n_coordinates and n_factor_rows <= MAX_DENSE
-    if fewer and objective.has_factor_rows(curvature):
+    # Inner products need a ridge on some of the columns.
+    has_ridge = damping > 0 or objective.penalty.any()
+    if fewer and has_ridge and objective.has_factor_rows(curvature):
         return "gram"
     return "direct" if n_coordinates <= MAX_DENSE else "cg"
 
@@ -108,14 +112,14 @@ def make_curvature(objective, curvature, solver, random_state=None):
     """
     penalty = objective.l2_penalty
     if solver == "direct":
-        return DenseCurvature(*objective.hessian(curvature), penalty)
+        return DenseCurvature(*objective.hessian(curvature), penalty, objective.describe)
     if solver == "gram":
-        return GramCurvature(objective.factor_rows(curvature), penalty)
+        return GramCurvature(objective.factor_rows(curvature), penalty, objective.describe)
     product = objective.curvature_product(curvature)
     return MatrixFreeCurvature(product, penalty, solver, random_state=random_state)
 
 
-def exact_curvature(objective, curvature, random_state=None):
+def exact_curvature(objective, curvature, damping, random_state=None):
     """Curvature of an objective by the solver that suits it, see `make_curvature`."""
-    solver = choose_solver(objective, curvature, "auto")
+    solver = choose_solver(objective, curvature, "auto", damping)
     return make_curvature(objective, curvature, solver, random_state)

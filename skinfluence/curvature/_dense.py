@@ -1,4 +1,8 @@
-"""F as a matrix that is written out, by Cholesky or by its eigenvectors."""
+"""F as a matrix that is written out, by Cholesky or by its eigenvectors.
+
+H is factorised after its rows and columns are scaled to a unit diagonal. Cholesky would not mind
+the units of the columns, but what counts as rounding, and so as rank, does.
+"""
 
 import numpy as np
 from scipy.linalg import LinAlgError, eigh, solve_triangular
@@ -9,6 +13,9 @@ from skinfluence.curvature._base import Curvature, leverages_by_whitening
 from skinfluence.curvature._eigenbasis import Eigenbasis
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.rows import DenseRows
+
+# Above this relative error, what near collinearity leaves of double precision is worth a word.
+TELLING_ERROR = 1e-6
 
 
 class DenseCurvature(Curvature):
@@ -25,12 +32,17 @@ class DenseCurvature(Curvature):
         F on these coordinates.
     penalty : ndarray of shape (n_coordinates,)
         The model's own penalty.
+    describe : callable, default=None
+        ``describe(coordinates)`` names coordinates in messages.
     """
 
-    def __init__(self, index, blocks, penalty):
+    solver = "direct"
+
+    def __init__(self, index, blocks, penalty, describe=None):
         self.index = index
         self.blocks = blocks
         self.penalty = penalty
+        self.describe = describe or numbered
         self._factors = (None, None)
 
     def matrix(self, damping):
@@ -44,7 +56,9 @@ class DenseCurvature(Curvature):
         known, factors = self._factors
         if known != damping:
             factors = [
-                factor_of(block, self.penalty[index] + damping, damping)
+                factor_of(
+                    block, self.penalty[index] + damping, lambda at, i=index: self.describe(i[at])
+                )
                 for index, block in zip(self.index, self.blocks, strict=True)
             ]
             self._factors = (damping, factors)
@@ -68,7 +82,8 @@ class DenseCurvature(Curvature):
     def averaged(self, other):
         if not isinstance(other, DenseCurvature):
             return None
-        return DenseCurvature(self.index, (self.blocks + other.blocks) / 2, self.penalty)
+        blocks = (self.blocks + other.blocks) / 2
+        return DenseCurvature(self.index, blocks, self.penalty, self.describe)
 
     def effective_dimension(self, damping):
         # tr(F H^-1) = rank(H) - tr((penalty + damping) H^-1).
@@ -76,7 +91,7 @@ class DenseCurvature(Curvature):
         for index, factor in zip(self.index, self._factorised(damping), strict=True):
             root = factor.whiten(np.eye(len(index)))
             ridge = self.penalty[index] + damping
-            total += root.shape[1] - ridge @ np.einsum("ij,ij->i", root, root)
+            total += factor.rank - ridge @ np.einsum("ij,ij->i", root, root)
         return float(total)
 
     def eigenbasis(self, damping, query=None):
@@ -90,27 +105,50 @@ class DenseCurvature(Curvature):
             pairs = zip(self.index, spectra, strict=True)
             return np.concatenate([array[:, index] @ v for index, (_, v) in pairs], axis=1)
 
-        return Eigenbasis(values, check_definite(values, damping), write)
+        floor = check_definite(values, damping)
+        dropped = int((values <= floor).sum())
+        if dropped > sum(len(i) - f.rank for i, f in zip(*self._ranks(damping), strict=True)):
+            warn_user(
+                f"In the model's own units the curvature spans eigenvalues from "
+                f"{values.min():.3g} to {values.max():.3g}, and {dropped} of its eigenvectors "
+                "are lost in rounding. Scale the features, for example by StandardScaler in a "
+                "Pipeline.",
+                NumericalWarning,
+            )
+        return Eigenbasis(values, floor, write)
+
+    def _ranks(self, damping):
+        return self.index, self._factorised(damping)
 
 
 class _CholeskyFactor:
-    """``H^{-1} = L^{-T} L^{-1}``."""
+    """``H^{-1} = D L^{-T} L^{-1} D`` for ``D H D = L L'``."""
 
-    def __init__(self, lower):
+    def __init__(self, lower, scale):
         self.lower = lower
+        self.scale = scale
+        # A coordinate without curvature has the scale 0.
+        self.rank = int(np.count_nonzero(scale))
 
     def whiten(self, array):
-        return solve_triangular(self.lower, array.T, lower=True, check_finite=False).T
+        return solve_triangular(
+            self.lower, (array * self.scale).T, lower=True, check_finite=False
+        ).T
 
     def unwhiten(self, white):
-        return solve_triangular(self.lower, white.T, lower=True, trans=1, check_finite=False).T
+        solved = solve_triangular(self.lower, white.T, lower=True, trans=1, check_finite=False)
+        return solved.T * self.scale
 
 
 class _SpectralFactor:
-    """``H^+ = R R'`` with ``R = Q diag(values)^{-1/2}`` on the range."""
+    """The pseudo-inverse ``H^+ = R R'``, from the spectrum of ``D H D``."""
 
-    def __init__(self, values, vectors):
-        self.root = vectors / np.sqrt(values)
+    def __init__(self, values, vectors, null, scale):
+        root = scale[:, None] * (vectors / np.sqrt(values))
+        # P H^- P with any inverse H^- on the range, and P the projector on it, is H^+.
+        basis = np.linalg.qr(scale[:, None] * null)[0]
+        self.root = root - basis @ (basis.T @ root)
+        self.rank = len(values)
 
     def whiten(self, array):
         return array @ self.root
@@ -119,21 +157,87 @@ class _SpectralFactor:
         return white @ self.root.T
 
 
-def factor_of(block, ridge, damping):
+def numbered(coordinates):
+    """Coordinates by their numbers."""
+    return "coordinates " + ", ".join(map(str, coordinates))
+
+
+def factor_of(block, ridge, describe=numbered):
+    """Factor of ``block + diag(ridge)``, on its range where that is singular.
+
+    Parameters
+    ----------
+    block : ndarray of shape (size, size)
+        Symmetric matrix.
+    ridge : ndarray of shape (size,)
+        What is added to its diagonal.
+    describe : callable
+        Names coordinates in messages.
+    """
     matrix = block + np.diag(ridge)
+    diagonal = np.diag(matrix)
+    curved = diagonal > 0
+    scale = np.divide(1.0, np.sqrt(np.abs(diagonal)), out=np.zeros_like(diagonal), where=curved)
+    scaled = scale[:, None] * matrix * scale
+    # A coordinate without curvature gets one that its scale of 0 hides.
+    scaled[~curved, ~curved] = 1.0
+    if matrix[~curved].any():
+        # The matrix is indefinite, which its eigenvalues say.
+        check_definite(eigh(matrix, eigvals_only=True), 0.0)
     try:
         # NumPy's, like the products around it: two BLAS libraries that take turns wait for
         # each other's threads.
-        lower = np.linalg.cholesky(matrix)
+        lower = np.linalg.cholesky(scaled)
     except LinAlgError:
-        lower = None
-    tolerance = len(matrix) * np.finfo(np.float64).eps
-    if lower is not None:
-        norm = np.abs(matrix).sum(axis=0).max()
-        rcond, _ = dpocon(lower, norm, uplo="L")
-        if rcond > tolerance:
-            return _CholeskyFactor(lower)
-    return _spectral_factor(matrix, damping)
+        return _spectral_factor(matrix, scaled, scale, describe)
+    norm = np.abs(scaled).sum(axis=0).max(initial=0.0)
+    rcond, _ = dpocon(lower, norm, uplo="L")
+    if rcond <= _rounding(len(scaled)):
+        return _spectral_factor(matrix, scaled, scale, describe)
+    if curved.any() and np.finfo(np.float64).eps / rcond > TELLING_ERROR:
+        values, vectors = eigh(scaled, subset_by_index=(0, 0))
+        _warn_of_collinearity(
+            vectors, describe, f"to a relative error of about {1e-16 / rcond:.0e}"
+        )
+    return _CholeskyFactor(lower, scale)
+
+
+def _rounding(size):
+    """Relative size of eigenvalues that rounding alone may leave of 0."""
+    return 16 * max(size, 32) * np.finfo(np.float64).eps
+
+
+def _spectral_factor(matrix, scaled, scale, describe):
+    values, vectors = eigh(scaled)
+    flat = scale == 0
+    if flat.all():
+        check_definite(values * 0.0, 0.0)
+    tolerance = _rounding(len(values)) * values[-1]
+    if values[0] < -np.sqrt(tolerance):
+        check_definite(eigh(matrix, eigvals_only=True), 0.0)
+    null = values <= tolerance
+    _warn_of_collinearity(
+        vectors[:, null], describe, "on what the others span, by the pseudo-inverse"
+    )
+    # Vectors of coordinates without curvature are units along them, which the scale takes out.
+    kept = ~null & (np.abs(vectors[~flat]).sum(axis=0) > 0)
+    return _SpectralFactor(values[kept], vectors[:, kept], vectors[:, null], scale)
+
+
+def _warn_of_collinearity(null_vectors, describe, consequence):
+    """Name the coordinates that take part in directions without curvature."""
+    size = np.abs(null_vectors).max(axis=1, initial=0.0)
+    named = np.flatnonzero(size > 0.05 * size.max(initial=0.0))
+    names = describe(named[:8]) if len(named) else ""
+    if not names:
+        return
+    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+    warn_user(
+        f"The data cannot tell these apart: {names}{more}. One is a combination of "
+        f"the others up to rounding, or never changes. Influence is taken {consequence}. Leave "
+        "some of them out, give the model a penalty, or use damping > 0.",
+        NumericalWarning,
+    )
 
 
 def _check_positive(values, damping):
@@ -157,18 +261,6 @@ def check_definite(values, damping):
             "features are all zero. Expected a positive curvature; use damping > 0."
         )
     return _check_positive(values, damping)
-
-
-def _spectral_factor(matrix, damping):
-    values, vectors = eigh(matrix)
-    kept = values > check_definite(values, damping)
-    warn_user(
-        f"The curvature is singular at damping={damping:g}: rank {kept.sum()} of {len(kept)}, "
-        f"eigenvalues from {values[0]:.3g} to {values[-1]:.3g}. Influence is taken on its range "
-        "(pseudo-inverse). Use damping > 0, or give the model a penalty.",
-        NumericalWarning,
-    )
-    return _SpectralFactor(values[kept], vectors[:, kept])
 
 
 class SpectralCurvature(Curvature):

@@ -36,7 +36,7 @@ class MatrixFreeCurvature(Curvature):
     ):
         self.product = product
         self.penalty = penalty
-        self.method = method
+        self.method = self.solver = method
         self.tol = tol
         self.max_iter = max_iter
         self._sketch(rank, check_random_state(random_state))

@@ -13,6 +13,9 @@ class Space:
         Penalty of the mean objective on every column of the projected rows.
     """
 
+    # Whether the coordinates are those of the objective.
+    is_identity = True
+
     def __init__(self, penalty):
         self.penalty = penalty
 

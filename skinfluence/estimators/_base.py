@@ -118,6 +118,7 @@ class BaseInfluence(FittedInfluence, ABC):
         objective = self._make_objective(fitted_model)
         _check_stationarity(objective, fitted_model.model)
         damping = self._choose_damping(objective)
+        objective = objective.conditioned(damping)
         kind = self._choose_curvature(objective, damping)
         curvature, space = self._make_curvature(objective, kind, damping)
         rows = space.project(objective.training_gradient_rows())
@@ -129,7 +130,7 @@ class BaseInfluence(FittedInfluence, ABC):
     def _choose_damping(self, objective):
         if self.damping != "auto":
             return float(self.damping)
-        if objective.strictly_convex:
+        if not objective.needs_damping:
             return 0.0
         return 0.1 * objective.mean_eigenvalue(self.curvature)
 
@@ -141,8 +142,9 @@ def _check_stationarity(objective, model):
             f"the gradient of its objective is {objective.stationarity:.2e} of the sum of its "
             f"terms (expected at most {STATIONARITY_TOLERANCE:.0e}). Influence is that of a "
             "model which is not at its minimum. Fit it longer or with a smaller tol; if a "
-            "frozen model, check that it was fitted on these rows; if the classes are "
-            "perfectly separable, there is no minimum without a penalty: give the model one, "
-            "or raise damping.",
+            "frozen model, check that it was fitted on these rows; if the columns differ so much "
+            "in scale that its solver has lost some of them, scale them, for example by "
+            "StandardScaler in a Pipeline; if the classes are perfectly separable, there is no "
+            "minimum without a penalty: give the model one, or raise damping.",
             ConvergenceWarning,
         )

@@ -118,6 +118,6 @@ class ExactInfluence(BaseInfluence):
         self.verbose = verbose
 
     def _make_curvature(self, objective, kind, damping):
-        self.solver_ = choose_solver(objective, kind, self.solver)
+        self.solver_ = choose_solver(objective, kind, self.solver, damping)
         curvature = make_curvature(objective, kind, self.solver_, self.random_state)
         return curvature, Space(objective.l2_penalty)

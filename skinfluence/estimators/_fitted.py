@@ -201,7 +201,7 @@ class FittedInfluence(
         Influence, Memorization and Generalization*, Definition 6.
         """
         check_is_fitted(self)
-        return memorization(self.linearisation_)
+        return memorization(self.linearisation_.in_model_coordinates())
 
     def parameter_influence(self, indices=None):
         """Influence of training rows on the parameters, ``I_up = -H^{-1} g_p``.

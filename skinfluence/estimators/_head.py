@@ -177,7 +177,7 @@ class ClassifierHeadInfluence(BaseInfluence):
             if not projection.sketch.is_identity:
                 self.solver_ = "sketch"
                 return projection.curvature, projection
-        self.solver_ = choose_solver(objective, kind, self.solver)
+        self.solver_ = choose_solver(objective, kind, self.solver, damping)
         curvature = make_curvature(objective, kind, self.solver_, self.random_state)
         return curvature, Space(objective.l2_penalty)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from skinfluence._utils.batching import Schedule
-from skinfluence.curvature import Curvature, Space
+from skinfluence.curvature import Curvature, Space, make_curvature
 from skinfluence.models import FittedModel, Objective
 from skinfluence.rows import DenseRows, Rows
 
@@ -51,6 +51,20 @@ class Linearisation:
     def at_damping(self, damping):
         """The same with another damping."""
         return replace(self, damping=float(damping))
+
+    def in_model_coordinates(self):
+        """The same in the model's own coordinates, for what is defined by them.
+
+        An approximate curvature stays in the coordinates in which it was made.
+        """
+        original, solver = self.objective.original, self.curvature.solver
+        if original is self.objective or solver is None or not self.space.is_identity:
+            return self
+        weight = self.curvature.row_weight
+        part = original if weight is None else original.restricted(weight)
+        curvature = make_curvature(part, self.curvature_kind, solver)
+        rows = original.training_gradient_rows()
+        return replace(self, objective=original, curvature=curvature, training_rows=rows)
 
     # Rows.
 

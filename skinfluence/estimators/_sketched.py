@@ -257,7 +257,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
                 f"{type(projection.feature_sketch).__name__}"
             )
         if projection.sketch.is_identity:
-            return exact_curvature(objective, kind, seed), projection
+            return exact_curvature(objective, kind, damping, seed), projection
         return projection.curvature, projection
 
     @staticmethod

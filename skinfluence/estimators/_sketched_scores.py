@@ -57,7 +57,8 @@ class SketchedScores(FittedInfluence):
         fit = self.linearisation_
         seed = fit.space.plan.seed
         return of_curvature(
-            fit.space, lambda: exact_curvature(fit.objective, fit.curvature_kind, seed)
+            fit.space,
+            lambda: exact_curvature(fit.objective, fit.curvature_kind, fit.damping, seed),
         )
 
     @property

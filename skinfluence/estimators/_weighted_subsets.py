@@ -220,19 +220,20 @@ class WeightedSubsets:
 
     def solver(self, weight):
         """How the curvature of the rows with a weight is solved."""
-        return choose_solver(self.objective.restricted(weight), self.kind, self.given_solver)
+        part = self.objective.restricted(weight)
+        return choose_solver(part, self.kind, self.given_solver, self.damping)
 
     def curvature(self, weight):
         """Curvature of the rows with a weight."""
         part = self.objective.restricted(weight)
-        solver = choose_solver(part, self.kind, self.given_solver)
+        solver = choose_solver(part, self.kind, self.given_solver, self.damping)
         curvature = make_curvature(part, self.kind, solver, self.random_state)
         curvature.row_weight = weight
         return curvature
 
     def full_curvature(self):
         """Curvature of all rows."""
-        solver = choose_solver(self.objective, self.kind, self.given_solver)
+        solver = choose_solver(self.objective, self.kind, self.given_solver, self.damping)
         curvature = make_curvature(self.objective, self.kind, solver, self.random_state)
         curvature.row_weight = self.objective.weight
         return curvature

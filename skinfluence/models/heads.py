@@ -69,17 +69,19 @@ class LayerObjective(LinearObjective):
         Passed on to LinearObjective.
     """
 
+    # In the head alone the curvature may be definite, but the model's is not: directions fixed
+    # only by the small penalty carry no information about the model.
+    needs_damping = True
+
     def __init__(self, *, featurize, **settings):
         self.featurize = featurize
         super().__init__(**settings)
 
     def read(self, features):
-        return self.featurize(features)
+        return super().read(self.featurize(features))
 
     @property
     def strictly_convex(self):
-        # In the head alone it may be, but the model's is not: directions fixed only by the small
-        # penalty carry no information about the model, and are damped as in all networks.
         return False
 
 

@@ -1,12 +1,16 @@
 """The objective of a model whose outputs are linear in its features."""
 
+from copy import copy
+from functools import cached_property
+
 import numpy as np
 from scipy.sparse import issparse
 
+from skinfluence._utils.batching import batches
 from skinfluence._utils.warnings import warn_user
 from skinfluence.models.losses import SoftmaxLoss
-from skinfluence.models.objectives import Objective, select
-from skinfluence.rows import KroneckerRows, outer_moment
+from skinfluence.models.objectives import ROUNDING, Objective, select
+from skinfluence.rows import Centring, KroneckerRows, outer_moment
 
 
 class LinearObjective(Objective):
@@ -51,6 +55,8 @@ class LinearObjective(Objective):
         self.feature_outputs = feature_outputs
         self.intercept_outputs = intercept_outputs
         self.expand = expand
+        self.centring = None
+        self.feature_names = [f"x{i}" for i in range(weights.shape[1])]
         ridge = np.repeat(np.broadcast_to(ridge, len(weights)), weights.shape[1])
         penalty = np.concatenate([ridge, np.full(len(intercepts), float(intercept_ridge))])
         theta = np.concatenate([weights.ravel(), intercepts])
@@ -69,6 +75,55 @@ class LinearObjective(Objective):
             n_params=round(len(theta) * (1 if expand is None else len(expand) / len(weights))),
             **settings,
         )
+
+    def conditioned(self, damping):
+        """The objective in coordinates of centred features, if the intercepts absorb the shift.
+
+        With ``x = centre + u`` the outputs are ``W u + (b + W centre)``: only the intercepts
+        move, so nothing changes where these are free of penalty and damping.
+        """
+        covered = set(self.feature_outputs) <= set(self.intercept_outputs)
+        if damping > 0 or not covered or self._intercepts_are_penalised:
+            return self
+        part = copy(self)
+        part.__dict__.pop("training_outputs", None)
+        part.original, part.stationarity = self, self.stationarity
+        part.centring = Centring(self.features, self._weight_of_centre())
+        part.features = part.centring(self.features)
+        part.intercepts = self.intercepts + self._shift_of(self.weights, part.centring.centre)
+        if len(self.intercepts):
+            part.theta = np.append(self.theta[: -len(self.intercepts)], part.intercepts)
+        return part
+
+    @property
+    def _intercepts_are_penalised(self):
+        n = len(self.intercepts)
+        return bool((self.penalty[-n:] != 0).any() or (self.l1_gradient[-n:] != 0).any())
+
+    def _weight_of_centre(self):
+        """Curvature of the rows, around whose mean intercepts and weights move independently."""
+        second = self.loss.hessian_diagonal(self.training_outputs, self.targets)
+        curved = self.weight * np.maximum(second[:, self.feature_outputs], 0).sum(axis=1)
+        return curved if curved.sum() > 0 else self.weight
+
+    def _shift_of(self, weights, centre):
+        """``W centre`` of each intercept, 0 of outputs without features; (..., f)."""
+        shift = np.zeros((*weights.shape[:-2], len(self.intercept_outputs)))
+        for row, output in enumerate(self.feature_outputs):
+            place = np.flatnonzero(self.intercept_outputs == output)
+            shift[..., place] += (weights[..., row, :] @ centre)[..., None]
+        return shift
+
+    def read(self, features):
+        return features if self.centring is None else self.centring(features)
+
+    def describe(self, coordinates):
+        places = coordinates if self.active is None else self.active[coordinates]
+        weights = places[places < self.weights.size] % self.weights.shape[1]
+        names = [self.feature_names[i] for i in np.unique(weights)]
+        if (places >= self.weights.size).any() and not self.loss.ignores_shifts:
+            names.append("the intercept")
+        return ", ".join(names)
 
     @property
     def _n_outputs(self):
@@ -98,6 +153,22 @@ class LinearObjective(Objective):
         )
         return select(rows, self.active)
 
+    @cached_property
+    def stationarity(self):
+        if not self.loss.quadratic:
+            return super().stationarity
+        # What solves a quadratic solves it in every coordinate, whatever the unit of that is.
+        residual = self.loss.residual(self.training_outputs, self.targets)
+        size = np.abs(residual) + ROUNDING * np.abs(self.training_outputs)
+        gradient, scale = np.zeros_like(self.theta), np.zeros_like(self.theta)
+        for batch in batches(self.features.shape[0], 8 * self.features.shape[1]):
+            part, weight = self.features[batch], self.weight[None, batch]
+            gradient += (weight @ self.pullback(part, residual[batch, None]))[0]
+            scale += (weight @ self.pullback(abs(part), size[batch, None]))[0]
+        own = self.penalty * self.theta + self.l1_gradient
+        scale = np.maximum(scale + np.abs(own), np.finfo(float).tiny)
+        return float(np.sqrt(np.mean(((gradient + own) / scale) ** 2)))
+
     def hessian(self, curvature):
         if curvature == "empirical_fisher" or self.active is not None:
             return super().hessian(curvature)
@@ -125,11 +196,19 @@ class LinearObjective(Objective):
             blocks.append(outer_moment(self.features, h, edge, edge[:, : int(has_intercepts)]))
         return index, np.stack(blocks)
 
+    def _uncentred(self, coordinates):
+        n_weights = self.weights.size
+        weights = coordinates[:, :n_weights].reshape(-1, *self.weights.shape)
+        intercepts = coordinates[:, n_weights:] - self._shift_of(weights, self.centring.centre)
+        return np.hstack([coordinates[:, :n_weights], intercepts])
+
     def to_parameters(self, coordinates):
         if self.active is not None:
             full = np.zeros((len(coordinates), self.weights.size + self.intercepts.size))
             full[:, self.active] = coordinates
             coordinates = full
+        if self.centring is not None:
+            coordinates = self._uncentred(coordinates)
         if self.expand is None:
             return coordinates
         c, d = self.weights.shape
@@ -184,7 +263,7 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
             weights = contrasts.T @ weights
             intercepts = contrasts.T @ intercepts if len(intercepts) else intercepts
     outputs = np.arange(len(weights))
-    return LinearObjective(
+    made = LinearObjective(
         loss=loss,
         features=X,
         targets=loss.encode(y, classes),
@@ -197,6 +276,8 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
         ridge=ridge,
         **penalties,
     )
+    made.feature_names = list(getattr(model, "feature_names_in_", made.feature_names))
+    return made
 
 
 def _warn_of_active_set(model, weights):

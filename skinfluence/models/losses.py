@@ -26,6 +26,9 @@ class Loss(ABC):
     separable = True
     quadratic = False
 
+    # Whether adding a constant to all outputs changes nothing.
+    ignores_shifts = False
+
     @abstractmethod
     def encode(self, y, classes):
         """Targets as the loss reads them, (n, t) in float64."""
@@ -218,6 +221,7 @@ class SoftmaxLoss(ClassificationLoss):
 
     def __init__(self, n_classes, contrasts=None):
         self.contrasts = helmert(n_classes).T if contrasts is None else contrasts
+        self.ignores_shifts = self.contrasts.shape[0] == self.contrasts.shape[1]
 
     def encode(self, y, classes):
         return 1.0 * (encode_labels(y, classes)[:, None] == np.arange(len(classes)))

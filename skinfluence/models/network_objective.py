@@ -27,6 +27,8 @@ class NetworkObjective(Objective):
         Passed on to Objective.
     """
 
+    needs_damping = True
+
     def __init__(self, *, layers, order, sample_bytes, **settings):
         super().__init__(n_params=len(order), **settings)
         self.layers = layers

@@ -71,6 +71,8 @@ class Objective(ABC):
         self.theta = theta
         self.n_params = n_params
         self.classes = classes
+        # The same objective in the model's own coordinates.
+        self.original = self
 
     # Need to be defined.
 
@@ -91,6 +93,34 @@ class Objective(ABC):
     def read(self, features):
         """Features of the model as this objective reads them."""
         return features
+
+    def conditioned(self, damping):
+        """The same objective in coordinates in which its curvature is better conditioned.
+
+        Parameters
+        ----------
+        damping : float
+            What is added to the eigenvalues of the curvature in the model's own coordinates.
+
+        Returns
+        -------
+        Objective
+        """
+        return self
+
+    def describe(self, coordinates):
+        """Names of coordinates for messages.
+
+        Parameters
+        ----------
+        coordinates : ndarray of int
+            Their positions.
+
+        Returns
+        -------
+        str
+        """
+        return "parameters " + ", ".join(map(str, coordinates))
 
     # Follow from these.
 
@@ -237,6 +267,10 @@ class Objective(ABC):
     def strictly_convex(self):
         """Whether the model's own penalty makes the objective strictly convex."""
         return False
+
+    # Whether the curvature may be indefinite or nearly flat in directions that the data hardly
+    # determine, as that of a network is.
+    needs_damping = False
 
     @property
     def l2_penalty(self):

@@ -10,12 +10,15 @@ Conventions
 
 from skinfluence.rows._base import DenseRows, Rows
 from skinfluence.rows._composed import BlockRows, CombinedRows, SelectedRows
+from skinfluence.rows._features import CentredFeatures, Centring
 from skinfluence.rows._kronecker import KroneckerRows, outer_moment, weighted_gram
 from skinfluence.rows._shared import SharedRows
 from skinfluence.rows._streamed import StreamedRows
 
 __all__ = [
     "BlockRows",
+    "CentredFeatures",
+    "Centring",
     "CombinedRows",
     "DenseRows",
     "KroneckerRows",

@@ -147,6 +147,13 @@ class Rows(ABC):
             self.rows_per_sample,
         )
 
+    def masked(self, mask):
+        """Rows of which only those in ``mask`` (n_rows,) are kept, the others being 0."""
+        per_sample = mask.reshape(self.n_samples, self.rows_per_sample)
+        if (per_sample == per_sample[:, :1]).all():
+            return self.weighted(per_sample[:, 0].astype(np.float64))
+        return DenseRows(self.toarray() * mask[:, None], self.rows_per_sample)
+
     def concatenated(self, others):
         """These rows and those of further samples, in their order."""
         if not others:

@@ -89,7 +89,7 @@ class KroneckerRows(Rows):
     def _batch_bytes(self, m):
         """Bytes of one sample in a product with m vectors: only dense inputs are written out."""
         c, d = self.layer_shape
-        return 8 * (c * m + (0 if sp.issparse(self.activation) else d))
+        return 8 * (c * m + (0 if _is_sparse(self.activation) else d))
 
     @property
     def _is_jacobian(self):
@@ -130,7 +130,7 @@ class KroneckerRows(Rows):
 
     def dotted_by(self, vectors, out=None):
         # Activations times the vectors, (n, c, m), against rows that are written out, (n, c, d).
-        if not sp.issparse(self.activation) and len(vectors) > self.layer_shape[1]:
+        if not _is_sparse(self.activation) and len(vectors) > self.layer_shape[1]:
             return super().dotted_by(vectors, out)
         return into(out, (self @ np.ascontiguousarray(vectors.T)).T)
 
@@ -230,7 +230,7 @@ def outer_moment(activation, inner, cross, outer):
     total = np.zeros((c * d + f, c * d + f))
     blocks = total[: c * d, : c * d].reshape(c, d, c, d)
     for batch in batches(n_samples, 8 * (c + 1) * d):
-        u = activation[batch] if sp.issparse(activation) else _dense(activation[batch])
+        u = activation[batch] if _is_sparse(activation) else _dense(activation[batch])
         for k in range(c):
             for j in range(k, c):
                 blocks[k, :, j, :] += weighted_gram(u, inner[batch, k, j])
@@ -251,6 +251,8 @@ def outer_moment(activation, inner, cross, outer):
 
 def weighted_gram(u, weight):
     """``u' diag(weight) u`` as an array (d, d), for weights of either sign."""
+    if hasattr(u, "weighted_gram"):
+        return u.weighted_gram(weight)
     if sp.issparse(u):
         return np.asarray((u.T @ u.multiply(weight[:, None]).tocsr()).todense())
     if weight.min(initial=0) >= 0:
@@ -272,7 +274,11 @@ def _spread(activation, column):
 def _stacked(activations):
     if sp.issparse(activations[0]):
         return sp.vstack(activations, format="csr")
-    return np.concatenate(activations)
+    return np.concatenate([_dense(activation) for activation in activations])
+
+
+def _is_sparse(activation):
+    return sp.issparse(activation) or getattr(activation, "is_sparse", False)
 
 
 def _dense(activation):
@@ -282,18 +288,20 @@ def _dense(activation):
 
 
 def _dot(activation, matrix):
-    if sp.issparse(activation):
+    if _is_sparse(activation):
         return np.asarray(activation @ matrix)
     return _dense(activation) @ matrix
 
 
 def _dot_left(matrix, activation):
-    if sp.issparse(activation):
-        return np.asarray((activation.T @ matrix.T).T)
+    if _is_sparse(activation):
+        return np.asarray(matrix @ activation)
     return matrix @ _dense(activation)
 
 
 def _gram(left, right):
+    if hasattr(left, "gram") and hasattr(right, "gram"):
+        return left.gram(right)
     product = left @ right.T if sp.issparse(left) or sp.issparse(right) else None
     if product is None:
         return _dense(left) @ _dense(right).T
@@ -301,6 +309,8 @@ def _gram(left, right):
 
 
 def _squared_norms(activation):
+    if hasattr(activation, "squared_norms"):
+        return activation.squared_norms()
     if sp.issparse(activation):
         return np.asarray(activation.multiply(activation).sum(axis=1)).ravel()
     norms = np.empty(len(activation))

@@ -40,7 +40,7 @@ class HeldOutScores:
 
     def add(self, train, influence, X, y):
         """Add what held-out rows say of the rows ``train``, on which ``influence`` was fitted."""
-        linearisation = influence.linearisation_
+        linearisation = influence.linearisation_.in_model_coordinates()
         query = bounded_loss_row(linearisation, X, y)
         memorized, values, bounds, thresholds = sign_bounds(linearisation, query)
         self.counts[train] += 1

@@ -249,6 +249,8 @@ class LayerSpace(Space):
         Penalty of the mean objective.
     """
 
+    is_identity = False
+
     def __init__(self, sketches, penalty):
         self.sketches = sketches
         lengths = [sketch.lengths[0] for sketch in sketches]

@@ -49,6 +49,10 @@ class Projection(Space):
         return self.sketch.factors[1]
 
     @property
+    def is_identity(self):
+        return self.sketch.is_identity
+
+    @property
     def is_full(self):
         """Whether projected rows have all columns."""
         return self.has_complement or self.sketch.is_identity
