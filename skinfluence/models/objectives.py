@@ -181,8 +181,7 @@ class Objective(ABC):
 
     def curvature_product(self, curvature):
         """Function that multiplies vectors (m, n_coordinates) with the curvature F."""
-        rows = self.factor_rows(curvature)
-        return _GramProduct(rows)
+        return self.factor_rows(curvature).gram_product
 
     def hessian(self, curvature):
         """The curvature F of the mean loss as independent blocks.
@@ -255,16 +254,6 @@ class Objective(ABC):
             outputs = self.pullback(self.features, self.training_outputs[:, None, :])
             size += ROUNDING * (self.weight @ np.sqrt(outputs.squared_norms()))
         return float(np.linalg.norm(gradient) / max(size, np.finfo(float).tiny))
-
-
-class _GramProduct:
-    """``V -> V C'C`` for factor rows C."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __call__(self, vectors):
-        return self.rows.dotted_by(vectors) @ self.rows
 
 
 def select(rows, active):

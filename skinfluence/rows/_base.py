@@ -110,6 +110,10 @@ class Rows(ABC):
             np.matmul(vectors, self[batch].toarray().T, out=out[:, self._row_slice(batch)])
         return out
 
+    def gram_product(self, vectors):
+        """``vectors @ C'C`` for these rows C and an array (m, n_columns)."""
+        return self.dotted_by(vectors) @ self
+
     def moment(self, weight):
         """``sum_i weight_i sum_j row_ij row_ij'`` for weights (n_samples,) >= 0."""
         total = np.zeros((self.n_columns, self.n_columns))

@@ -4,6 +4,7 @@ import numpy as np
 
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature import Curvature
+from skinfluence.curvature._base import leverages_by_whitening
 from skinfluence.curvature._eigenbasis import Eigenbasis
 from skinfluence.curvature.kronecker._bases import DenseBasis, KroneckerBasis
 from skinfluence.curvature.kronecker._factors import block_batches, blocks_of
@@ -156,12 +157,7 @@ class KroneckerCurvature(Curvature):
         return out
 
     def leverages(self, rows, damping):
-        s = rows.rows_per_sample
-        out = np.empty((rows.n_samples, s, s))
-        for batch in rows.batches():
-            white = self.whiten(rows[batch], damping).reshape(-1, s, rows.n_columns)
-            out[batch] = white @ white.transpose(0, 2, 1)
-        return out
+        return leverages_by_whitening(self, rows, damping)
 
     def effective_dimension(self, damping):
         pairs = zip(self.bases, self._inverses(damping), strict=True)

@@ -16,6 +16,7 @@ from skinfluence.curvature.kronecker._factors import (
     rows_of,
 )
 from skinfluence.rows import BlockRows, DenseRows
+from skinfluence.sketching import effective_dimension
 
 # How many times the effective dimension of a factor sketch_size="auto" keeps.
 AUTO_FACTOR = 2.0
@@ -38,7 +39,7 @@ def describe(name, layer, ridge):
     Bunch
     """
     if not isinstance(layer, Moments):
-        dimension = _dimension(np.linalg.eigvalsh(layer), ridge)
+        dimension = effective_dimension(np.linalg.eigvalsh(layer), ridge)
         return Bunch(
             name=name,
             shape=(len(layer),),
@@ -50,8 +51,8 @@ def describe(name, layer, ridge):
             effective_dimension=dimension,
         )
     alpha, gamma = np.linalg.eigvalsh(layer.inputs), np.linalg.eigvalsh(layer.outputs)
-    of_inputs = _dimension(alpha * gamma[-1], ridge)
-    of_outputs = _dimension(gamma * alpha[-1], ridge)
+    of_inputs = effective_dimension(alpha * gamma[-1], ridge)
+    of_outputs = effective_dimension(gamma * alpha[-1], ridge)
     largest = max(alpha[-1] * gamma[-1], np.finfo(np.float64).tiny)
     return Bunch(
         name=name,
@@ -62,13 +63,8 @@ def describe(name, layer, ridge):
         product=of_inputs * of_outputs,
         # f(xy / M) <= (1 + ridge / M) f(x) f(y) for f(x) = x / (x + ridge), x, y <= M.
         bound=of_inputs * of_outputs * (1 + ridge / largest),
-        effective_dimension=_dimension(np.outer(alpha, gamma).ravel(), ridge),
+        effective_dimension=effective_dimension(np.outer(alpha, gamma).ravel(), ridge),
     )
-
-
-def _dimension(values, ridge):
-    values = values[values > 1e-12 * values.max(initial=0)]
-    return float((values / (values + ridge)).sum())
 
 
 def sketch_sizes(sketch_size, layers, reports, ridge):

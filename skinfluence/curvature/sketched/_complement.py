@@ -104,8 +104,7 @@ def curvature_outside(factor_rows, sketch, layer_shape, seed, *, n_signs=8):
 
     (c, d), rng = layer_shape, np.random.default_rng([seed, 2])
     vectors = outside(rng.choice([-1.0, 1.0], (n_signs, factor_rows.n_columns)))
-    image = factor_rows @ np.ascontiguousarray(vectors.T)
-    image = outside(np.ascontiguousarray(image.T) @ factor_rows)
+    image = outside(factor_rows.gram_product(vectors))
     moments = [
         product[:, : c * d].reshape(n_signs, c, d).sum(axis=(0, 2))
         for product in (image * image, image * vectors)
@@ -271,10 +270,7 @@ class ComplementCurvature(Curvature):
         return found
 
     def _exact_product(self, vectors, damping):
-        image = self.factor_rows @ np.ascontiguousarray(vectors.T)
-        return np.ascontiguousarray(image.T) @ self.factor_rows + vectors * (
-            self.penalty + damping
-        )
+        return self.factor_rows.gram_product(vectors) + vectors * (self.penalty + damping)
 
     def _product(self, vectors, damping):
         full, reduced = self._outside(damping)

@@ -9,7 +9,7 @@ from skinfluence._utils.warnings import warn_user
 from skinfluence.rows import DenseRows, KroneckerRows
 
 # Beyond this size of both sides of the rows, iteration takes over from eigenvectors.
-MAX_DENSE = 4096
+MAX_EIGENBASIS = 4096
 
 # Iterations for each row, and the reason that SciPy gives when they were too few.
 MAX_ITER = 500
@@ -107,7 +107,7 @@ class _Span:
     def __init__(self, rows):
         self.rows = rows
         n_rows, n_columns = rows.shape
-        if min(n_rows, n_columns) > MAX_DENSE:
+        if min(n_rows, n_columns) > MAX_EIGENBASIS:
             self.project = self._by_iteration
         elif n_columns <= n_rows:
             self._basis, _ = _range(rows.moment(np.ones(rows.n_samples)))

@@ -9,7 +9,7 @@ from torch import nn
 from skinfluence.models.heads import Head, check_name, head, linear_head
 from skinfluence.models.registry import objective
 from skinfluence.models.torch._model import TorchModel
-from skinfluence.models.torch._network import N_PROBES, Network, _array, _chunks
+from skinfluence.models.torch._network import PROBE_SAMPLES, Network, _array, _chunks
 
 # Samples on which the outputs of the layer and of the network are compared.
 N_CHECKED = 32
@@ -41,7 +41,7 @@ def find_layer(network, X, name, model):
         module.register_forward_hook(lambda *_, path=path: called.append(path))
         for path, module in linear.items()
     ]
-    network.outputs(X[:N_PROBES])
+    network.outputs(X[:PROBE_SAMPLES])
     for handle in handles:
         handle.remove()
     if name == "auto" and called:

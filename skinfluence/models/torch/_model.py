@@ -14,7 +14,7 @@ from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_contex
 from skinfluence.models import losses
 from skinfluence.models.registry import objective
 from skinfluence.models.torch._losses import CallableLoss
-from skinfluence.models.torch._network import N_PROBES, Network
+from skinfluence.models.torch._network import PROBE_SAMPLES, Network
 from skinfluence.models.torch._objective import TorchObjective
 from skinfluence.models.weighting import Weighting
 
@@ -134,7 +134,7 @@ class TorchModel(BaseEstimator):
             trained = self.train(module, X, y, **more)
             self.module_ = module if trained is None else trained
         network = Network(self.module_, X, self.parameters)
-        n_outputs = network.outputs(X[:N_PROBES]).shape[1]
+        n_outputs = network.outputs(X[:PROBE_SAMPLES]).shape[1]
         if self._is_classification:
             self.classes_ = _check_labels(y, self.loss, n_outputs)
         self._network = network
@@ -207,7 +207,7 @@ class TorchModel(BaseEstimator):
 
 @objective.register(TorchModel)
 def _(model, X, y, sample_weight):
-    loss = _make_loss(model.loss, y, model._network.outputs(X[:N_PROBES]).shape[1])
+    loss = _make_loss(model.loss, y, model._network.outputs(X[:PROBE_SAMPLES]).shape[1])
     classes = getattr(model, "classes_", None)
     return TorchObjective(
         network=model._network,

@@ -23,7 +23,7 @@ LOCK = threading.RLock()
 CHUNK = 256
 
 # Samples on which rows are compared with a loop of autograd before they are used.
-N_PROBES = 3
+PROBE_SAMPLES = 3
 
 
 class Network:
@@ -243,7 +243,7 @@ class Network:
         ValueError
             If outputs are not finite, or those of a sample depend on others in its batch.
         """
-        x = self.inputs(features[:N_PROBES])
+        x = self.inputs(features[:PROBE_SAMPLES])
         self._check_outputs(x)
         generator = np.random.default_rng(0)
         k = self(x[:1]).shape[1]
