@@ -154,7 +154,7 @@ class Objective(ABC):
         """Gradients of the raw outputs, k rows for each sample."""
         n_outputs = self.training_outputs.shape[1]
         identity = np.broadcast_to(np.eye(n_outputs), (features.shape[0], n_outputs, n_outputs))
-        return self.pullback(features, identity)
+        return self.pullback(features, identity).as_jacobian()
 
     def factor_rows(self, curvature):
         """Rows ``C`` with ``C'C = F``, the curvature of the mean loss.
