@@ -88,6 +88,11 @@ class Rows(ABC):
         """Slice of the rows of a slice of samples."""
         return slice(samples.start * self.rows_per_sample, samples.stop * self.rows_per_sample)
 
+    def row_index(self, samples):
+        """Positions of the rows of chosen samples (slice or index array)."""
+        index = np.arange(self.shape[0]).reshape(self.n_samples, self.rows_per_sample)
+        return index[samples].ravel()
+
     def __matmul__(self, matrix):
         """Product with a matrix (n_columns, m)."""
         if not isinstance(matrix, np.ndarray):

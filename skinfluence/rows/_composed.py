@@ -192,8 +192,8 @@ class CombinedRows(WrappedRows):
         self.others = others
 
     def __getitem__(self, samples):
-        index = np.arange(self.shape[0]).reshape(self.n_samples, -1)[samples].ravel()
-        return CombinedRows(self.rows[samples], self.coefficients[index], self.others)
+        coefficients = self.coefficients[self.row_index(samples)]
+        return CombinedRows(self.rows[samples], coefficients, self.others)
 
     def toarray(self):
         return self.rows.toarray() + self.coefficients @ self.others

@@ -41,7 +41,7 @@ class RotatedRows(Rows):
         return sum(basis.values.size for basis in self.bases)
 
     def __getitem__(self, samples):
-        index = np.arange(self.shape[0]).reshape(self.n_samples, -1)[samples].ravel()
+        index = self.row_index(samples)
         parts = [part[index] for part in self.parts]
         return RotatedRows(self.bases, parts, self.rows_per_sample)
 
