@@ -14,7 +14,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skinfluence import ExactInfluence, KFACInfluence
 from skinfluence.curvature.kronecker._curvature import KroneckerCurvature
-from skinfluence.curvature.kronecker._factors import blocks_of, columns_of, matrix_of, moments
+from skinfluence.curvature.kronecker._factors import columns_of, matrix_of, moments
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.rows import BlockRows, DenseRows, KroneckerRows
 from skinfluence.rows._shared import SharedRows
@@ -176,7 +176,7 @@ def test_other_blocks_are_dense():
 
 def shared_rows(rng, t=4):
     residual = rng.standard_normal((10, 2, t, 3))
-    return SharedRows(residual, rng.standard_normal((10 * t, 5)), bias=True)
+    return SharedRows(residual, rng.standard_normal((10 * t, 5)), has_bias=True)
 
 
 @pytest.mark.parametrize("shared", ["expand", "reduce"])
@@ -377,5 +377,5 @@ def test_columns_and_matrices_are_inverse(global_random_seed):
 
 def test_blocks_are_named_by_their_layers():
     rows = DenseRows(np.ones((2, 3)))
-    assert blocks_of(rows) == [rows]
-    assert blocks_of(BlockRows([rows, rows])) == [rows, rows]
+    assert rows.blocks == [rows]
+    assert BlockRows([rows, rows]).blocks == [rows, rows]

@@ -592,7 +592,7 @@ def test_leakage_is_the_share_outside_of_the_range(model, intercept):
 
 @pytest.mark.parametrize("limit", [0, 20, 4096])
 def test_range_is_found_by_eigenvectors_and_by_iteration(limit, monkeypatch):
-    monkeypatch.setattr(_range, "MAX_DENSE", limit)
+    monkeypatch.setattr(_range, "MAX_EIGENBASIS", limit)
     X, y, Xq = thin()
     for n in (20, 120):
         rows = DenseRows(X[:n])
@@ -602,7 +602,7 @@ def test_range_is_found_by_eigenvectors_and_by_iteration(limit, monkeypatch):
 
 
 def test_a_range_that_is_not_found_gives_upper_bounds(monkeypatch):
-    monkeypatch.setattr(_range, "MAX_DENSE", 0)
+    monkeypatch.setattr(_range, "MAX_EIGENBASIS", 0)
     monkeypatch.setattr(_range, "MAX_ITER", 3)
     X, y, Xq = thin()
     projector = _range.RangeProjector(DenseRows(X))

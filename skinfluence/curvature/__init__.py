@@ -13,6 +13,7 @@ from skinfluence.curvature._choice import (
     exact_curvature,
     make_curvature,
 )
+from skinfluence.curvature._conjugate_gradients import conjugate_gradients
 from skinfluence.curvature._dense import DenseCurvature, SpectralCurvature
 from skinfluence.curvature._gram import GramCurvature
 from skinfluence.curvature._matrix_free import MatrixFreeCurvature
@@ -28,6 +29,7 @@ __all__ = [
     "SpectralCurvature",
     "choose_curvature",
     "choose_solver",
+    "conjugate_gradients",
     "exact_curvature",
     "make_curvature",
 ]

@@ -82,6 +82,7 @@ class Curvature(ABC):
 
 
 def leverages_by_whitening(curvature, rows, damping):
+    """``v_ij' H^{-1} v_ik`` within every sample i, for a curvature that has a square root."""
     s = rows.rows_per_sample
     out = np.empty((rows.n_samples, s, s))
     for batch in rows.batches():

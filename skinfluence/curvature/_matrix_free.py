@@ -1,5 +1,7 @@
 """F by its products with vectors alone."""
 
+from functools import partial
+
 import numpy as np
 from scipy.linalg import eigh
 from sklearn.exceptions import ConvergenceWarning
@@ -7,7 +9,11 @@ from sklearn.utils import check_random_state
 
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature._base import Curvature
+from skinfluence.curvature._conjugate_gradients import conjugate_gradients
 from skinfluence.rows import DenseRows
+
+# Vectors of random signs that estimate a trace.
+N_SIGNS = 30
 
 
 class MatrixFreeCurvature(Curvature):
@@ -86,33 +92,22 @@ class MatrixFreeCurvature(Curvature):
         return DenseRows(solution, rows.rows_per_sample)
 
     def _cg(self, right, damping):
-        solution = np.zeros_like(right)
-        residual = right.copy()
-        scale = np.maximum(np.linalg.norm(right, axis=1), np.finfo(float).tiny)
-        direction = preconditioned = self.precondition(residual, damping)
-        energy = np.einsum("mp,mp->m", residual, preconditioned)
-        for _ in range(self.max_iter):
-            size = np.linalg.norm(residual, axis=1) / scale
-            running = size > self.tol
-            if not running.any():
-                break
-            image = self._apply(direction, damping)
-            bend = np.einsum("mp,mp->m", direction, image)
-            step = np.where(running, energy / np.where(bend > 0, bend, np.inf), 0.0)[:, None]
-            solution = solution + step * direction
-            residual = residual - step * image
-            preconditioned = self.precondition(residual, damping)
-            before, energy = energy, np.einsum("mp,mp->m", residual, preconditioned)
-            ratio = energy / np.where(before > 0, before, np.inf)
-            direction = preconditioned + ratio[:, None] * direction
-        return solution, np.linalg.norm(residual, axis=1) / scale
+        scale = _scale(right)
+        solution, norms = conjugate_gradients(
+            partial(self._apply, damping=damping),
+            right,
+            partial(self.precondition, damping=damping),
+            self.tol * scale,
+            max_iter=self.max_iter,
+        )
+        return solution, norms / scale
 
     def _neumann(self, right, damping):
         # v <- v + s P^{-1}(b - H v) sums the Neumann series of the preconditioned Hessian.
         step = 1.0 / self._largest(damping)
         solution = np.zeros_like(right)
         residual = right
-        scale = np.maximum(np.linalg.norm(right, axis=1), np.finfo(float).tiny)
+        scale = _scale(right)
         for _ in range(self.max_iter):
             solution = solution + step * self.precondition(residual, damping)
             residual = right - self._apply(solution, damping)
@@ -129,7 +124,29 @@ class MatrixFreeCurvature(Curvature):
         return 1.1 * float(np.linalg.norm(vector))
 
     def effective_dimension(self, damping):
-        """``tr(F H^{-1})`` by Hutchinson's estimator with 30 random signs."""
-        signs = np.sign(check_random_state(0).standard_normal((30, len(self.penalty))))
+        return self.estimated_effective_dimension(damping)[0]
+
+    def estimated_effective_dimension(self, damping, seed=0):
+        """``tr(F H^{-1})`` by random signs, and its standard error (Hutchinson).
+
+        Parameters
+        ----------
+        damping : float
+            What is added to the eigenvalues.
+        seed : int, default=0
+            Draws the signs.
+
+        Returns
+        -------
+        value, error : float
+            Mean of ``z' F H^{-1} z`` over signs ``z``, and the standard error of that mean.
+        """
+        signs = np.sign(check_random_state(seed).standard_normal((N_SIGNS, len(self.penalty))))
         solved = self.solve(DenseRows(signs), damping).array
-        return float(np.einsum("mp,mp->", self.product(signs), solved) / len(signs))
+        draws = np.einsum("mp,mp->m", self.product(signs), solved)
+        return float(draws.mean()), float(draws.std(ddof=1) / np.sqrt(N_SIGNS))
+
+
+def _scale(right):
+    """Norms of right-hand sides, in which their residuals are measured."""
+    return np.maximum(np.linalg.norm(right, axis=1), np.finfo(float).tiny)

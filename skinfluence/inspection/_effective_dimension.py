@@ -4,6 +4,7 @@ import numpy as np
 
 from skinfluence._utils.arrays import require_positive, vector
 from skinfluence.inspection._axes import HARMFUL, HELPFUL, NEUTRAL, make_axes
+from skinfluence.sketching import effective_dimension
 
 
 class EffectiveDimensionDisplay:
@@ -110,21 +111,16 @@ class EffectiveDimensionDisplay:
             label = "eigenvalues above the damping"
             above = _count_above(self.eigenvalues, self.dampings)
             self.ax_.step(self.dampings, above, color=NEUTRAL, label=label)
-        dimensions = _effective_dimension(self.eigenvalues, self.dampings)
+        dimensions = effective_dimension(self.eigenvalues, self.dampings)
         self.effective_dimensions_ = dimensions
         self.ax_.loglog(self.dampings, dimensions, color=HELPFUL, label="effective dimension")
         if self.damping:
-            marked = _effective_dimension(self.eigenvalues, self.damping)
+            marked = effective_dimension(self.eigenvalues, self.damping)
             label = f"{marked:.3g} at damping {self.damping:.3g}"
             self.ax_.plot(self.damping, marked, "o", color=HARMFUL, label=label)
         self.ax_.set(xlabel=r"Damping $\lambda$", ylabel=r"Effective dimension $d_\lambda$")
         self.ax_.legend()
         return self
-
-
-def _effective_dimension(eigenvalues, damping):
-    """Effective dimension at a damping, or at each of several."""
-    return np.sum(eigenvalues / (eigenvalues + np.expand_dims(damping, -1)), axis=-1)
 
 
 def _count_above(eigenvalues, dampings):

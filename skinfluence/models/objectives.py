@@ -184,7 +184,7 @@ class Objective(ABC):
         """Gradients of the raw outputs, k rows for each sample."""
         n_outputs = self.training_outputs.shape[1]
         identity = np.broadcast_to(np.eye(n_outputs), (features.shape[0], n_outputs, n_outputs))
-        return self.pullback(features, identity)
+        return self.pullback(features, identity).as_jacobian()
 
     def factor_rows(self, curvature):
         """Rows ``C`` with ``C'C = F``, the curvature of the mean loss.
@@ -211,8 +211,7 @@ class Objective(ABC):
 
     def curvature_product(self, curvature):
         """Function that multiplies vectors (m, n_coordinates) with the curvature F."""
-        rows = self.factor_rows(curvature)
-        return _GramProduct(rows)
+        return self.factor_rows(curvature).gram_product
 
     def hessian(self, curvature):
         """The curvature F of the mean loss as independent blocks.
@@ -289,16 +288,6 @@ class Objective(ABC):
             outputs = self.pullback(self.features, self.training_outputs[:, None, :])
             size += ROUNDING * (self.weight @ np.sqrt(outputs.squared_norms()))
         return float(np.linalg.norm(gradient) / max(size, np.finfo(float).tiny))
-
-
-class _GramProduct:
-    """``V -> V C'C`` for factor rows C."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __call__(self, vectors):
-        return self.rows.dotted_by(vectors) @ self.rows
 
 
 def select(rows, active):

@@ -14,7 +14,13 @@ the refitted model itself.
 
 import numpy as np
 
+from skinfluence.curvature import conjugate_gradients
+
 CG_STEPS = 200
+
+# Below this share of the energy only directions are left that the preconditioner leaves out.
+EXHAUSTED = 1e-24
+
 HALVINGS = 12
 
 
@@ -197,27 +203,14 @@ class _ReweightedFits:
         # the last: the gradient that remains is about the residual that is left here.
         forcing = np.maximum(np.minimum(0.1, np.sqrt(norms)), 0.2 * tol / norms)
         target = np.minimum(forcing, 0.5) * np.linalg.norm(gradient, axis=1)
-        step = np.zeros_like(gradient)
-        residual = -gradient
-        direction = preconditioned = precondition(residual)
-        energy = (residual * preconditioned).sum(axis=1)
-        # Below this only directions are left that the preconditioner leaves out.
-        exhausted = 1e-24 * energy
-        for _ in range(CG_STEPS):
-            running = np.linalg.norm(residual, axis=1) > target
-            running &= energy > exhausted
-            if not running.any():
-                break
+
+        def multiply(direction):
             image = self.pull(self.weight[:, :, None] * product(self.push(direction)))
-            image += self.ridge * direction
-            curved = (direction * image).sum(axis=1)
-            length = np.where(running & (curved > 0), energy / np.where(curved > 0, curved, 1), 0)
-            step += length[:, None] * direction
-            residual -= length[:, None] * image
-            preconditioned = precondition(residual)
-            before, energy = energy, (residual * preconditioned).sum(axis=1)
-            ratio = np.where(running, energy / np.where(before > 0, before, 1), 0)
-            direction = preconditioned + ratio[:, None] * direction
+            return image + self.ridge * direction
+
+        step, _ = conjugate_gradients(
+            multiply, -gradient, precondition, target, max_iter=CG_STEPS, exhausted=EXHAUSTED
+        )
         return step
 
     def search(self, delta, outputs, step):

@@ -8,7 +8,7 @@ Conventions
 - Rows of one sample follow one another: row ``i * s + j`` is the ``j``-th row of sample ``i``.
 """
 
-from skinfluence.rows._base import DenseRows, Rows
+from skinfluence.rows._base import DenseRows, Rows, WrappedRows
 from skinfluence.rows._composed import BlockRows, CombinedRows, SelectedRows
 from skinfluence.rows._features import CentredFeatures, Centring
 from skinfluence.rows._kronecker import KroneckerRows, outer_moment, weighted_gram
@@ -26,6 +26,7 @@ __all__ = [
     "SelectedRows",
     "SharedRows",
     "StreamedRows",
+    "WrappedRows",
     "outer_moment",
     "weighted_gram",
 ]

@@ -14,10 +14,15 @@ MIN_ROWS = 256
 class Rows(ABC):
     """A matrix with ``n_samples * rows_per_sample`` rows, used through its products.
 
-    Need to be defined: ``n_samples``, ``rows_per_sample``, ``n_columns``, ``__getitem__``,
-    ``toarray``. Should be overridden for efficiency: the products, all of which have a
-    default that writes out one batch of rows at a time.
+    Need to be defined: ``n_samples``, ``n_columns``, ``__getitem__``, ``toarray``; where a
+    sample has several rows, ``rows_per_sample``. Should be overridden for efficiency: the
+    products, all of which have a default that writes out one batch of rows at a time.
     """
+
+    # Number of samples, of columns, and of the rows that each sample has.
+    n_samples: int
+    n_columns: int
+    rows_per_sample = 1
 
     # Where `pieces` are written out as tensors; None where they are arrays.
     device = None
@@ -28,24 +33,15 @@ class Rows(ABC):
     # Whether rows are products of residuals and activations.
     is_factored = False
 
+    # Whether rows are those of a linear layer with one bias for each output, or with none.
+    is_layer = False
+
+    # Whether the matrix itself is stored, as ``array``.
+    is_written_out = False
+
     # NumPy would otherwise read an object with a length and items as an array and
     # compute the product itself.
     __array_ufunc__ = None
-
-    @property
-    @abstractmethod
-    def n_samples(self):
-        """Number of samples."""
-
-    @property
-    @abstractmethod
-    def n_columns(self):
-        """Number of columns."""
-
-    @property
-    def rows_per_sample(self):
-        """Number of rows that each sample has."""
-        return 1
 
     @abstractmethod
     def __getitem__(self, samples):
@@ -63,6 +59,18 @@ class Rows(ABC):
     def __len__(self):
         return self.n_samples
 
+    @property
+    def blocks(self):
+        """Blocks of columns side by side, as far as rows are divided."""
+        return [self]
+
+    def split(self, widths):
+        """Blocks of columns of given widths, None where the rows are not so divided.
+
+        Rows that are so divided have `joined` too, which puts blocks side by side again.
+        """
+        return None
+
     def batches(self, batch_size=None, *, cached=False):
         """Slices of samples that fit into the working memory once written out.
 
@@ -76,8 +84,14 @@ class Rows(ABC):
             batch_size = min(near, fitting[0].stop) if fitting else None
         return batches(self.n_samples, row_bytes, batch_size)
 
-    def _row_slice(self, samples):
+    def row_slice(self, samples):
+        """Slice of the rows of a slice of samples."""
         return slice(samples.start * self.rows_per_sample, samples.stop * self.rows_per_sample)
+
+    def row_index(self, samples):
+        """Positions of the rows of chosen samples (slice or index array)."""
+        index = np.arange(self.shape[0]).reshape(self.n_samples, self.rows_per_sample)
+        return index[samples].ravel()
 
     def __matmul__(self, matrix):
         """Product with a matrix (n_columns, m)."""
@@ -85,7 +99,7 @@ class Rows(ABC):
             return NotImplemented
         out = np.empty((self.shape[0], matrix.shape[1]))
         for batch in self.batches():
-            np.matmul(self[batch].toarray(), matrix, out=out[self._row_slice(batch)])
+            np.matmul(self[batch].toarray(), matrix, out=out[self.row_slice(batch)])
         return out
 
     def __rmatmul__(self, matrix):
@@ -94,21 +108,32 @@ class Rows(ABC):
             return NotImplemented
         out = np.zeros((matrix.shape[0], self.n_columns))
         for batch in self.batches():
-            out += matrix[:, self._row_slice(batch)] @ self[batch].toarray()
+            out += matrix[:, self.row_slice(batch)] @ self[batch].toarray()
         return out
 
     def inner(self, other, out=None):
         """Inner products of every row of these with every row of ``other``."""
-        if isinstance(other, DenseRows):
+        if other.is_written_out:
             return into(out, self @ np.ascontiguousarray(other.array.T))
         return into(out, other.inner(self).T)
+
+    def inner_by_parts(self, other, out=None):
+        """The same where these rows are written out, one batch at a time."""
+        out = np.empty((self.shape[0], other.shape[0])) if out is None else out
+        for batch in self.batches():
+            other.dotted_by(self[batch].toarray(), out=out[self.row_slice(batch)])
+        return out
 
     def dotted_by(self, vectors, out=None):
         """``vectors @ self'`` for an array (m, n_columns), shape (m, n_rows)."""
         out = np.empty((len(vectors), self.shape[0])) if out is None else out
         for batch in self.batches(cached=True):
-            np.matmul(vectors, self[batch].toarray().T, out=out[:, self._row_slice(batch)])
+            np.matmul(vectors, self[batch].toarray().T, out=out[:, self.row_slice(batch)])
         return out
+
+    def gram_product(self, vectors):
+        """``vectors @ C'C`` for these rows C and an array (m, n_columns)."""
+        return self.dotted_by(vectors) @ self
 
     def moment(self, weight):
         """``sum_i weight_i sum_j row_ij row_ij'`` for weights (n_samples,) >= 0."""
@@ -161,6 +186,17 @@ class Rows(ABC):
         arrays = [rows.toarray() for rows in (self, *others)]
         return DenseRows(np.concatenate(arrays), self.rows_per_sample)
 
+    def as_jacobian(self):
+        """The same rows where they are gradients of raw outputs, one row for each output.
+
+        Rows may find that their residuals are an identity, which products then leave out.
+        """
+        return self
+
+    def condensed(self):
+        """The same matrix in the form with the cheapest products: CSR, or the rows."""
+        return self
+
     def pieces(self):
         """Consecutive rows, written out as sketches read them.
 
@@ -196,26 +232,24 @@ class DenseRows(Rows):
         Rows of each sample.
     """
 
+    is_written_out = True
+
     def __init__(self, array, rows_per_sample=1):
         self.array = array
-        self._rows_per_sample = rows_per_sample
+        self.rows_per_sample = rows_per_sample
 
     @property
     def n_samples(self):
-        return len(self.array) // self._rows_per_sample
+        return len(self.array) // self.rows_per_sample
 
     @property
     def n_columns(self):
         return self.array.shape[1]
 
-    @property
-    def rows_per_sample(self):
-        return self._rows_per_sample
-
     def __getitem__(self, samples):
-        cube = self.array.reshape(self.n_samples, self._rows_per_sample, -1)[samples]
-        rows = cube.reshape(len(cube) * self._rows_per_sample, self.n_columns)
-        return DenseRows(rows, self._rows_per_sample)
+        cube = self.array.reshape(self.n_samples, self.rows_per_sample, -1)[samples]
+        rows = cube.reshape(len(cube) * self.rows_per_sample, self.n_columns)
+        return DenseRows(rows, self.rows_per_sample)
 
     def toarray(self):
         return np.array(self.array, dtype=np.float64)
@@ -238,3 +272,31 @@ class DenseRows(Rows):
 
     def dotted_by(self, vectors, out=None):
         return np.matmul(vectors, self.array.T, out=out)
+
+
+class WrappedRows(Rows):
+    """Rows that are other rows but for what a subclass changes.
+
+    Parameters
+    ----------
+    rows : Rows
+        The other rows.
+    """
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    @property
+    def n_samples(self):
+        return self.rows.n_samples
+
+    @property
+    def n_columns(self):
+        return self.rows.n_columns
+
+    @property
+    def rows_per_sample(self):
+        return self.rows.rows_per_sample
+
+    def toarray(self):
+        return self.rows.toarray()

@@ -5,7 +5,15 @@ from functools import cached_property
 import numpy as np
 
 from skinfluence._utils.batching import batches
-from skinfluence.rows._base import Rows, into
+from skinfluence.rows._base import DenseRows, Rows, WrappedRows, into
+
+
+def side_by_side(blocks):
+    """Rows made of blocks of columns, written out where all of the blocks are."""
+    if all(block.is_written_out for block in blocks):
+        whole = np.concatenate([block.array for block in blocks], axis=1)
+        return DenseRows(whole, blocks[0].rows_per_sample)
+    return BlockRows(blocks)
 
 
 class BlockRows(Rows):
@@ -20,7 +28,11 @@ class BlockRows(Rows):
     has_layers = True
 
     def __init__(self, blocks):
-        self.blocks = list(blocks)
+        self._blocks = list(blocks)
+
+    @property
+    def blocks(self):
+        return self._blocks
 
     @cached_property
     def _edges(self):
@@ -38,7 +50,18 @@ class BlockRows(Rows):
     def n_columns(self):
         return int(self._edges[-1])
 
-    def _split(self, array, axis):
+    @property
+    def _widths(self):
+        return np.diff(self._edges).tolist()
+
+    def split(self, widths):
+        return self.blocks if self._widths == widths else None
+
+    def joined(self, blocks):
+        """Blocks that stand for those of these rows, side by side."""
+        return side_by_side(blocks)
+
+    def _split_array(self, array, axis):
         return np.split(array, self._edges[1:-1], axis=axis)
 
     def __getitem__(self, samples):
@@ -50,7 +73,7 @@ class BlockRows(Rows):
     def __matmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
-        parts = self._split(matrix, 0)
+        parts = self._split_array(matrix, 0)
         return sum(block @ part for block, part in zip(self.blocks, parts, strict=True))
 
     def __rmatmul__(self, matrix):
@@ -59,21 +82,22 @@ class BlockRows(Rows):
         return np.concatenate([matrix @ block for block in self.blocks], axis=1)
 
     def inner(self, other, out=None):
-        if not isinstance(other, BlockRows):
+        others = other.split(self._widths)
+        if others is None:
             return super().inner(other, out)
         out = np.empty((self.shape[0], other.shape[0])) if out is None else out
         # The terms of one batch are held beside the sum, never those of all rows.
         for batch in batches(self.n_samples, 8 * 4 * self.rows_per_sample * other.shape[0]):
-            pairs = zip(self[batch].blocks, other.blocks, strict=True)
+            pairs = zip(self[batch].blocks, others, strict=True)
             terms = (mine.inner(theirs) for mine, theirs in pairs)
-            part = out[self._row_slice(batch)]
+            part = out[self.row_slice(batch)]
             part[...] = next(terms)
             for term in terms:
                 part += term
         return out
 
     def dotted_by(self, vectors, out=None):
-        parts = self._split(vectors, 1)
+        parts = self._split_array(vectors, 1)
         pairs = zip(self.blocks, parts, strict=True)
         return into(out, sum(block.dotted_by(part) for block, part in pairs))
 
@@ -84,14 +108,14 @@ class BlockRows(Rows):
         return BlockRows(block.picked(index) for block in self.blocks)
 
     def rescaled(self, scale):
-        parts = self._split(scale, 0)
+        parts = self._split_array(scale, 0)
         return BlockRows(b.rescaled(part) for b, part in zip(self.blocks, parts, strict=True))
 
     def weighted(self, weight):
         return BlockRows(block.weighted(weight) for block in self.blocks)
 
 
-class SelectedRows(Rows):
+class SelectedRows(WrappedRows):
     """Some of the columns of other rows, such as the active set of an L1 penalty.
 
     Parameters
@@ -103,16 +127,8 @@ class SelectedRows(Rows):
     """
 
     def __init__(self, rows, selected):
-        self.rows = rows
+        super().__init__(rows)
         self.selected = selected
-
-    @property
-    def n_samples(self):
-        return self.rows.n_samples
-
-    @property
-    def rows_per_sample(self):
-        return self.rows.rows_per_sample
 
     @property
     def n_columns(self):
@@ -131,12 +147,25 @@ class SelectedRows(Rows):
     def picked(self, index):
         return SelectedRows(self.rows.picked(index), self.selected)
 
+    def as_jacobian(self):
+        return SelectedRows(self.rows.as_jacobian(), self.selected)
+
+    def inner(self, other, out=None):
+        return self.inner_by_parts(other, out)
+
+    def _padded(self, vectors):
+        """Vectors (m, n_columns) with zeros for the columns that are left out."""
+        padded = np.zeros((len(vectors), self.rows.n_columns))
+        padded[:, self.selected] = vectors
+        return padded
+
+    def dotted_by(self, vectors, out=None):
+        return self.rows.dotted_by(self._padded(vectors), out)
+
     def __matmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
-        padded = np.zeros((self.rows.n_columns, matrix.shape[1]))
-        padded[self.selected] = matrix
-        return self.rows @ padded
+        return self.rows @ self._padded(matrix.T).T
 
     def __rmatmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
@@ -144,12 +173,12 @@ class SelectedRows(Rows):
         return (matrix @ self.rows)[:, self.selected]
 
 
-class CombinedRows(Rows):
-    """Rows ``base + coefficients @ others``: solutions that stay factored.
+class CombinedRows(WrappedRows):
+    """Rows ``rows + coefficients @ others``: solutions that stay factored.
 
     Parameters
     ----------
-    base : Rows
+    rows : Rows
         Rows to which the combination is added.
     coefficients : ndarray of shape (n_rows, n_other_rows)
         Coefficients of the combination.
@@ -157,31 +186,19 @@ class CombinedRows(Rows):
         Rows that are combined.
     """
 
-    def __init__(self, base, coefficients, others):
-        self.base = base
+    def __init__(self, rows, coefficients, others):
+        super().__init__(rows)
         self.coefficients = coefficients
         self.others = others
 
-    @property
-    def n_samples(self):
-        return self.base.n_samples
-
-    @property
-    def rows_per_sample(self):
-        return self.base.rows_per_sample
-
-    @property
-    def n_columns(self):
-        return self.base.n_columns
-
     def __getitem__(self, samples):
-        index = np.arange(self.shape[0]).reshape(self.n_samples, -1)[samples].ravel()
-        return CombinedRows(self.base[samples], self.coefficients[index], self.others)
+        coefficients = self.coefficients[self.row_index(samples)]
+        return CombinedRows(self.rows[samples], coefficients, self.others)
 
     def toarray(self):
-        return self.base.toarray() + self.coefficients @ self.others
+        return self.rows.toarray() + self.coefficients @ self.others
 
     def inner(self, other, out=None):
-        result = self.base.inner(other, out)
+        result = self.rows.inner(other, out)
         result += self.coefficients @ self.others.inner(other)
         return result

@@ -4,7 +4,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
-from skinfluence.rows._base import Rows, into
+from skinfluence.rows._base import DenseRows, Rows, into
+from skinfluence.rows._composed import side_by_side
 
 
 class KroneckerRows(Rows):
@@ -18,11 +19,14 @@ class KroneckerRows(Rows):
         The layer's inputs, used as they are, never copied as a whole.
     intercept_columns : ndarray of shape (n_samples, rows_per_sample, f), default=None
         Further columns: for a layer with intercepts, the residual itself.
+    is_jacobian : bool, default=False
+        Whether the residuals of every sample are the identity.
     """
 
     is_factored = True
 
-    def __init__(self, residual, activation, intercept_columns=None):
+    def __init__(self, residual, activation, intercept_columns=None, *, is_jacobian=False):
+        self.is_jacobian = is_jacobian
         self.residual = residual
         self.activation = activation
         self.intercept_columns = (
@@ -43,13 +47,60 @@ class KroneckerRows(Rows):
         return self.residual.shape[2], self.activation.shape[1]
 
     @property
+    def n_intercepts(self):
+        """Number of the intercept columns, f."""
+        return self.intercept_columns.shape[2]
+
+    @property
     def n_columns(self):
         c, d = self.layer_shape
-        return c * d + self.intercept_columns.shape[2]
+        return c * d + self.n_intercepts
+
+    @property
+    def has_bias(self):
+        """Whether there are intercept columns."""
+        return self.n_intercepts > 0
+
+    @property
+    def is_layer(self):
+        return not self.has_bias or np.array_equal(self.intercept_columns, self.residual)
+
+    @property
+    def position_residuals(self):
+        """Residuals by position, of which there is one, (n_samples, rows_per_sample, 1, c)."""
+        return self.residual[:, :, None]
+
+    def as_jacobian(self):
+        _, s, c = self.residual.shape
+        is_identity = s == c and bool((self.residual == np.eye(c)).all())
+        return KroneckerRows(
+            self.residual, self.activation, self.intercept_columns, is_jacobian=is_identity
+        )
+
+    def split(self, widths):
+        c, d = self.layer_shape
+        if widths != [c * d, self.n_intercepts]:
+            return None
+        intercept_columns = DenseRows(_flat(self.intercept_columns), self.rows_per_sample)
+        return [KroneckerRows(self.residual, self.activation), intercept_columns]
+
+    def joined(self, blocks):
+        """Blocks that stand for the weights and the intercepts, side by side."""
+        weights, intercepts = blocks
+        if not weights.is_factored:
+            return side_by_side(blocks)
+        cube = intercepts.toarray().reshape(*weights.residual.shape[:2], -1)
+        return KroneckerRows(weights.residual, weights.activation, cube)
+
+    def condensed(self):
+        return next(self.pieces()) if sp.issparse(self.activation) else self
 
     def __getitem__(self, samples):
         return KroneckerRows(
-            self.residual[samples], self.activation[samples], self.intercept_columns[samples]
+            self.residual[samples],
+            self.activation[samples],
+            self.intercept_columns[samples],
+            is_jacobian=self.is_jacobian,
         )
 
     def pieces(self):
@@ -84,19 +135,12 @@ class KroneckerRows(Rows):
 
     def _mix(self, cube, batch):
         """``residual_i @ cube_i`` for every sample i of the batch."""
-        return cube if self._is_jacobian else np.matmul(self.residual[batch], cube)
+        return cube if self.is_jacobian else np.matmul(self.residual[batch], cube)
 
     def _batch_bytes(self, m):
         """Bytes of one sample in a product with m vectors: only dense inputs are written out."""
         c, d = self.layer_shape
         return 8 * (c * m + (0 if _is_sparse(self.activation) else d))
-
-    @property
-    def _is_jacobian(self):
-        """Whether the residuals are one identity, repeated: the rows are a Jacobian."""
-        _, s, c = self.residual.shape
-        repeated = s == c and self.residual.strides[0] == 0 and len(self.residual) > 1
-        return repeated and np.array_equal(self.residual[0], np.eye(c))
 
     def __rmatmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
@@ -106,7 +150,7 @@ class KroneckerRows(Rows):
         out = np.zeros((m, self.n_columns))
         for batch in batches(self.n_samples, self._batch_bytes(m)):
             part = cube[:, batch]
-            if not self._is_jacobian:
+            if not self.is_jacobian:
                 part = np.matmul(part.transpose(1, 0, 2), self.residual[batch]).transpose(1, 0, 2)
             mixed = part.transpose(0, 2, 1).reshape(m * c, -1)
             out[:, : c * d] += _dot_left(mixed, self.activation[batch]).reshape(m, c * d)
@@ -114,7 +158,7 @@ class KroneckerRows(Rows):
         return out
 
     def inner(self, other, out=None):
-        if not isinstance(other, KroneckerRows):
+        if not other.is_factored:
             return super().inner(other, out)
         # In double precision, whatever that of the factors, so that Gram matrices are definite.
         left, right = (_flat(r.residual).astype(np.float64, copy=False) for r in (self, other))

@@ -24,16 +24,16 @@ class SharedRows(Rows):
         Derivatives with respect to the layer's outputs at each position.
     activation : {ndarray, CSR matrix} of shape (n_samples * t, d)
         The layer's inputs, position after position.
-    bias : bool
+    has_bias : bool
         Whether the layer has a bias.
     scale : ndarray of shape (n_columns,), default=None
         What the columns are multiplied by.
     """
 
-    def __init__(self, residual, activation, bias, scale=None):
+    def __init__(self, residual, activation, has_bias, scale=None):
         self.residual = residual
         self.activation = activation
-        self.bias = bias
+        self.has_bias = has_bias
         self.scale = scale
 
     @property
@@ -55,26 +55,35 @@ class SharedRows(Rows):
         return self.residual.shape[3], self.activation.shape[1]
 
     @property
+    def is_layer(self):
+        return self.scale is None
+
+    @property
+    def position_residuals(self):
+        """Residuals by position, (n_samples, rows_per_sample, t, c)."""
+        return self.residual
+
+    @property
     def n_columns(self):
         c, d = self.layer_shape
-        return c * (d + self.bias)
+        return c * (d + self.has_bias)
 
     def __getitem__(self, samples):
         positions = np.arange(self.activation.shape[0]).reshape(self.n_samples, -1)[samples]
         return SharedRows(
-            self.residual[samples], self.activation[positions.ravel()], self.bias, self.scale
+            self.residual[samples], self.activation[positions.ravel()], self.has_bias, self.scale
         )
 
     def picked(self, index):
         samples, place = np.divmod(index, self.rows_per_sample)
         part = self[samples]
         residual = part.residual[np.arange(len(index)), place]
-        return SharedRows(residual[:, None], part.activation, self.bias, self.scale)
+        return SharedRows(residual[:, None], part.activation, self.has_bias, self.scale)
 
     def toarray(self):
         n_rows = self.n_samples * self.rows_per_sample
         sums = self._position_sums().reshape(n_rows, -1)
-        if self.bias:
+        if self.has_bias:
             intercept_columns = self.residual.sum(axis=2, dtype=np.float64).reshape(n_rows, -1)
             sums = np.hstack([sums, intercept_columns])
         return sums if self.scale is None else sums * self.scale
@@ -91,20 +100,17 @@ class SharedRows(Rows):
         return out
 
     def inner(self, other, out=None):
-        out = np.empty((self.shape[0], other.shape[0])) if out is None else out
-        for batch in self.batches():
-            other.dotted_by(self[batch].toarray(), out=out[self._row_slice(batch)])
-        return out
+        return self.inner_by_parts(other, out)
 
     def concatenated(self, others):
         residual = np.concatenate([rows.residual for rows in (self, *others)])
         activation = np.concatenate([rows.activation for rows in (self, *others)])
-        return SharedRows(residual, activation, self.bias, self.scale)
+        return SharedRows(residual, activation, self.has_bias, self.scale)
 
     def rescaled(self, scale):
         scale = scale if self.scale is None else scale * self.scale
-        return SharedRows(self.residual, self.activation, self.bias, scale)
+        return SharedRows(self.residual, self.activation, self.has_bias, scale)
 
     def weighted(self, weight):
         weight = np.asarray(weight)[:, None, None, None]
-        return SharedRows(self.residual * weight, self.activation, self.bias, self.scale)
+        return SharedRows(self.residual * weight, self.activation, self.has_bias, self.scale)

@@ -25,22 +25,10 @@ class StreamedRows(Rows):
 
     def __init__(self, make, n_samples, rows_per_sample, n_columns, sample_bytes):
         self.make = make
-        self._n_samples = n_samples
-        self._rows_per_sample = rows_per_sample
-        self._n_columns = n_columns
+        self.n_samples = n_samples
+        self.rows_per_sample = rows_per_sample
+        self.n_columns = n_columns
         self.sample_bytes = sample_bytes
-
-    @property
-    def n_samples(self):
-        return self._n_samples
-
-    @property
-    def rows_per_sample(self):
-        return self._rows_per_sample
-
-    @property
-    def n_columns(self):
-        return self._n_columns
 
     def __getitem__(self, samples):
         return self.make(np.arange(self.n_samples)[samples])
@@ -67,18 +55,18 @@ class StreamedRows(Rows):
     def __rmatmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
-        return sum(matrix[:, self._row_slice(batch)] @ self[batch] for batch in self.batches())
+        return sum(matrix[:, self.row_slice(batch)] @ self[batch] for batch in self.batches())
 
     def inner(self, other, out=None):
         out = np.empty((self.shape[0], other.shape[0])) if out is None else out
         for batch in self.batches():
-            self[batch].inner(other, out=out[self._row_slice(batch)])
+            self[batch].inner(other, out=out[self.row_slice(batch)])
         return out
 
     def dotted_by(self, vectors, out=None):
         out = np.empty((len(vectors), self.shape[0])) if out is None else out
         for batch in self.batches():
-            out[:, self._row_slice(batch)] = self[batch].dotted_by(vectors)
+            out[:, self.row_slice(batch)] = self[batch].dotted_by(vectors)
         return out
 
     def moment(self, weight):

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 import scipy.sparse as sp
 
-from skinfluence.rows import DenseRows, Rows
+from skinfluence.rows import DenseRows, KroneckerRows, Rows
 
 
 class Sketch(ABC):
@@ -168,6 +168,15 @@ def stream(seed, index):
 def floating(array):
     """Single precision for arrays that have it, else double precision."""
     return np.float32 if array.dtype == np.float32 else np.float64
+
+
+def as_rows(data):
+    """Rows from an array, a CSR matrix or rows."""
+    if isinstance(data, Rows):
+        return data
+    if sp.issparse(data):
+        return KroneckerRows(np.ones((data.shape[0], 1, 1)), data)
+    return DenseRows(data)
 
 
 def _array(product):

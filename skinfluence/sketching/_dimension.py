@@ -16,13 +16,14 @@ def effective_dimension(eigenvalues, damping):
     Parameters
     ----------
     eigenvalues : array-like of shape (n_eigenvalues,)
-        Eigenvalues of the curvature F; those below 0 are rounding and count as 0.
-    damping : float
-        The ridge :math:`\lambda \ge 0`; at 0 the result is the rank.
+        Eigenvalues of the curvature F; those below 0, or 0 up to the rounding of the largest,
+        count as 0.
+    damping : float or array-like of float
+        The ridge :math:`\lambda \ge 0`, or several; at 0 the result is the rank.
 
     Returns
     -------
-    float
+    float or ndarray of the shape of ``damping``
         At most the number of eigenvalues.
 
     Raises
@@ -38,11 +39,13 @@ def effective_dimension(eigenvalues, damping):
     >>> effective_dimension([3.0, 1.0, 0.0], damping=0.0)
     2.0
     """
-    if damping < 0:
+    ridge = np.asarray(damping, dtype=np.float64)
+    if (ridge < 0).any():
         raise ValueError(f"damping must be at least 0. Got {damping!r} instead.")
-    values = np.clip(np.asarray(eigenvalues, dtype=np.float64), 0, None)
-    values = values[values > 0]
-    return float(np.sum(values / (values + damping)))
+    values = np.asarray(eigenvalues, dtype=np.float64)
+    values = values[values > len(values) * np.finfo(np.float64).eps * values.max(initial=0)]
+    dimension = (values / (values + ridge[..., None])).sum(axis=-1)
+    return dimension if dimension.ndim else float(dimension)
 
 
 def influence_min_dim(effective_dimension, *, eps=0.25, delta=0.05):

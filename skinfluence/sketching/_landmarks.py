@@ -1,13 +1,12 @@
 """The sketch whose rows are rows of the data."""
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.linalg import cholesky, solve_triangular
 from scipy.linalg.lapack import dpstrf
 
 from skinfluence._utils.batching import batches
-from skinfluence.rows import DenseRows, KroneckerRows, Rows
-from skinfluence.sketching._base import Sketch, floating, stream
+from skinfluence.rows import DenseRows
+from skinfluence.sketching._base import Sketch, as_rows, floating, stream
 
 # Squared sine of the angle with the others from which on a landmark counts as one of its own.
 INDEPENDENT = 1e-9
@@ -76,7 +75,7 @@ class LandmarkSketch(Sketch):
         -------
         LandmarkSketch
         """
-        rows = _as_rows(data)
+        rows = as_rows(data)
         length = np.sqrt(rows.squared_norms())
         moving = np.flatnonzero(length)
         # The smallest of exponential variables with these rates come first with the
@@ -108,7 +107,7 @@ class LandmarkSketch(Sketch):
         return LandmarkSketch(self.landmarks[:size], self.seed)
 
     def _project(self, array):
-        projected = self._project_rows(_as_rows(array)).array
+        projected = self._project_rows(as_rows(array)).array
         return projected.astype(floating(array), copy=False)
 
     def _project_rows(self, rows):
@@ -126,14 +125,6 @@ class LandmarkSketch(Sketch):
     def _lift(self, array):
         inverse = solve_triangular(self._lower, array.T, lower=True, trans="T").T
         return np.ascontiguousarray(inverse) @ self.landmarks
-
-
-def _as_rows(data):
-    if isinstance(data, Rows):
-        return data
-    if sp.issparse(data):
-        return KroneckerRows(np.ones((data.shape[0], 1, 1)), data)
-    return DenseRows(data)
 
 
 def _independent(gram):

@@ -4,8 +4,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import cholesky, solve_triangular
 
-from skinfluence.rows import KroneckerRows
-from skinfluence.sketching._base import Sketch, floating, stream
+from skinfluence.sketching._base import Sketch, as_rows, floating, stream
 
 
 class NystromSketch(Sketch):
@@ -60,8 +59,7 @@ class NystromSketch(Sketch):
         -------
         NystromSketch
         """
-        if isinstance(data, KroneckerRows) and sp.issparse(data.activation):
-            (data,) = data.pieces()
+        data = as_rows(data).condensed()
         n_rows, n_columns = data.shape
         width = min(size + oversampling, n_columns)
         rng = stream(seed, 0)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skinfluence.rows import BlockRows, DenseRows, KroneckerRows
+from skinfluence.rows import KroneckerRows
 from skinfluence.sketching._base import Sketch, floating
 
 
@@ -55,8 +55,7 @@ class KroneckerSketch(Sketch):
 
     def _project_rows(self, rows):
         layer = (self.outputs.n_columns, self.features.n_columns)
-        factored = isinstance(rows, KroneckerRows) and rows.layer_shape == layer
-        if not factored or rows.intercept_columns.shape[2]:
+        if not rows.is_factored or rows.layer_shape != layer or rows.has_bias:
             return super()._project_rows(rows)
         n_samples, s, c = rows.residual.shape
         residual = rows.residual.reshape(-1, c) @ self.outputs
@@ -120,32 +119,13 @@ class BlockSketch(Sketch):
 
     def _project_rows(self, rows):
         widths = [sketch.n_columns for sketch in self.sketches]
-        parts = _split(rows, widths)
-        if not parts:
+        blocks = rows.split(widths)
+        if blocks is None:
             return super()._project_rows(rows)
-        parts = [part @ s for part, s in zip(parts, self.sketches, strict=True)]
-        if isinstance(rows, KroneckerRows) and isinstance(parts[0], KroneckerRows):
-            intercept_columns = parts[1].toarray().reshape(*rows.residual.shape[:2], -1)
-            return KroneckerRows(parts[0].residual, parts[0].activation, intercept_columns)
-        if all(isinstance(part, DenseRows) for part in parts):
-            whole = np.concatenate([part.array for part in parts], axis=1)
-            return DenseRows(whole, rows.rows_per_sample)
-        return BlockRows(parts)
+        pairs = zip(blocks, self.sketches, strict=True)
+        return rows.joined([block @ sketch for block, sketch in pairs])
 
     def _lift(self, array):
         parts = np.split(array, self._size_edges[1:-1], axis=1)
         pairs = zip(self.sketches, parts, strict=True)
         return np.concatenate([sketch.lift(part) for sketch, part in pairs], axis=1)
-
-
-def _split(rows, widths):
-    """Blocks of columns of the given widths, none where the rows are not so divided."""
-    if isinstance(rows, BlockRows) and [b.n_columns for b in rows.blocks] == widths:
-        return rows.blocks
-    if not isinstance(rows, KroneckerRows) or len(widths) != 2:
-        return []
-    if widths[1] != rows.intercept_columns.shape[2]:
-        return []
-    intercept_columns = rows.intercept_columns.reshape(rows.shape[0], -1)
-    weights = KroneckerRows(rows.residual, rows.activation)
-    return [weights, DenseRows(intercept_columns, rows.rows_per_sample)]

@@ -7,7 +7,6 @@ from skinfluence._utils.batching import batches
 from skinfluence.curvature.kronecker._factors import (
     columns_of,
     factors,
-    is_layer,
     matrix_of,
     rows_of,
 )
@@ -26,7 +25,7 @@ class KroneckerBasis:
 
     def rotated(self, block):
         """Gradients in the basis, (n_rows, c, d), from a block of rows."""
-        if not is_layer(block):
+        if not block.is_layer:
             return self.rotated_columns(block.toarray())
         residual, inputs = self._rotated_factors(block)
         n_samples, s, t, c = residual.shape
@@ -39,7 +38,7 @@ class KroneckerBasis:
 
     def rotated_rows(self, block):
         """The same as rows, (n_rows, c * d), factored where the block is."""
-        if is_layer(block):
+        if block.is_layer:
             return rows_of(*self._rotated_factors(block))
         rotated = self.rotated(block)
         return DenseRows(rotated.reshape(len(rotated), -1), block.rows_per_sample)

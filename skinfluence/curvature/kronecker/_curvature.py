@@ -4,11 +4,12 @@ import numpy as np
 
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature import Curvature
+from skinfluence.curvature._base import leverages_by_whitening
 from skinfluence.curvature._eigenbasis import Eigenbasis
 from skinfluence.curvature.kronecker._bases import DenseBasis, KroneckerBasis
-from skinfluence.curvature.kronecker._factors import block_batches, blocks_of
+from skinfluence.curvature.kronecker._factors import block_batches
 from skinfluence.exceptions import NumericalWarning
-from skinfluence.rows import BlockRows, DenseRows, Rows
+from skinfluence.rows import DenseRows, Rows
 
 
 class RotatedRows(Rows):
@@ -29,40 +30,41 @@ class RotatedRows(Rows):
     def __init__(self, bases, parts, rows_per_sample):
         self.bases = bases
         self.parts = parts
-        self._rows_per_sample = rows_per_sample
+        self.rows_per_sample = rows_per_sample
 
     @property
     def n_samples(self):
-        return len(self.parts[0]) // self._rows_per_sample
-
-    @property
-    def rows_per_sample(self):
-        return self._rows_per_sample
+        return len(self.parts[0]) // self.rows_per_sample
 
     @property
     def n_columns(self):
         return sum(basis.values.size for basis in self.bases)
 
     def __getitem__(self, samples):
-        index = np.arange(self.shape[0]).reshape(self.n_samples, -1)[samples].ravel()
+        index = self.row_index(samples)
         parts = [part[index] for part in self.parts]
-        return RotatedRows(self.bases, parts, self._rows_per_sample)
+        return RotatedRows(self.bases, parts, self.rows_per_sample)
 
     def toarray(self):
         pairs = zip(self.bases, self.parts, strict=True)
         return np.hstack([basis.unrotated_columns(part) for basis, part in pairs])
 
     def inner(self, other, out=None):
-        if not (isinstance(other, BlockRows) or len(self.bases) == 1):
-            return DenseRows(self.toarray(), self._rows_per_sample).inner(other, out)
+        if not _in_blocks(other, self.bases):
+            return DenseRows(self.toarray(), self.rows_per_sample).inner(other, out)
         out = np.empty((self.shape[0], other.shape[0])) if out is None else out
         vectors = [part.reshape(len(part), -1) for part in self.parts]
         for batch, blocks in block_batches(other):
             terms = zip(self.bases, blocks, vectors, strict=True)
-            out[:, other._row_slice(batch)] = sum(
+            out[:, other.row_slice(batch)] = sum(
                 basis.rotated_rows(block).dotted_by(vector) for basis, block, vector in terms
             )
         return out
+
+
+def _in_blocks(rows, bases):
+    """Whether rows are divided into the blocks that the bases belong to."""
+    return len(rows.blocks) == len(bases)
 
 
 class KroneckerCurvature(Curvature):
@@ -75,7 +77,7 @@ class KroneckerCurvature(Curvature):
     ----------
     rows : Rows
         Factor rows of the curvature.
-    layers : list of Moments or ndarray
+    layers : list of LayerMoments or DenseMoment
         What `moments` gives for them.
     penalty : ndarray of shape (n_columns,)
         The model's own penalty, of which the diagonal in the eigenbasis is taken.
@@ -85,7 +87,8 @@ class KroneckerCurvature(Curvature):
 
     def __init__(self, rows, layers, penalty, correction):
         self.bases = [
-            DenseBasis(m) if isinstance(m, np.ndarray) else KroneckerBasis(m) for m in layers
+            KroneckerBasis(layer) if layer.is_layer else DenseBasis(layer.matrix)
+            for layer in layers
         ]
         self._edges = np.cumsum([basis.values.size for basis in self.bases])[:-1]
         if correction:
@@ -132,8 +135,8 @@ class KroneckerCurvature(Curvature):
         ]
 
     def _rotated(self, rows):
-        if isinstance(rows, BlockRows) or len(self.bases) == 1:
-            pairs = zip(self.bases, blocks_of(rows), strict=True)
+        if _in_blocks(rows, self.bases):
+            pairs = zip(self.bases, rows.blocks, strict=True)
             return [basis.rotated(block) for basis, block in pairs]
         pairs = zip(self.bases, self._split(rows.toarray()), strict=True)
         return [basis.rotated_columns(columns) for basis, columns in pairs]
@@ -152,16 +155,11 @@ class KroneckerCurvature(Curvature):
         for batch in rows.batches():
             parts = zip(self._rotated(rows[batch]), factor_rows, strict=True)
             white = [(part * root).reshape(len(part), -1) for part, root in parts]
-            out[rows._row_slice(batch)] = np.hstack(white)
+            out[rows.row_slice(batch)] = np.hstack(white)
         return out
 
     def leverages(self, rows, damping):
-        s = rows.rows_per_sample
-        out = np.empty((rows.n_samples, s, s))
-        for batch in rows.batches():
-            white = self.whiten(rows[batch], damping).reshape(-1, s, rows.n_columns)
-            out[batch] = white @ white.transpose(0, 2, 1)
-        return out
+        return leverages_by_whitening(self, rows, damping)
 
     def effective_dimension(self, damping):
         pairs = zip(self.bases, self._inverses(damping), strict=True)

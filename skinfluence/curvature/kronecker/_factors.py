@@ -1,43 +1,24 @@
 """The factors of layers: their rows taken apart, and their moments."""
 
 from dataclasses import dataclass
+from operator import add
 
 import numpy as np
 import scipy.sparse as sp
 
-from skinfluence.rows import BlockRows, KroneckerRows
-from skinfluence.rows._shared import SharedRows
-
-
-def blocks_of(rows):
-    """Blocks of columns of held rows."""
-    return rows.blocks if isinstance(rows, BlockRows) else [rows]
+from skinfluence.rows import KroneckerRows, SharedRows
 
 
 def block_batches(rows):
     """Slices of samples and the blocks of their rows."""
     for batch in rows.batches():
-        yield batch, blocks_of(rows[batch])
-
-
-def is_layer(block):
-    """Whether a block is a linear layer: with one bias for each output, or with none."""
-    if isinstance(block, SharedRows):
-        return block.scale is None
-    if not isinstance(block, KroneckerRows):
-        return False
-    if block.intercept_columns.shape[2] == 0:
-        return True
-    return block.intercept_columns.shape == block.residual.shape and np.array_equal(
-        block.intercept_columns, block.residual
-    )
+        yield batch, rows[batch].blocks
 
 
 def factors(block):
     """Output gradients (n, s, t, c) and inputs with a 1 for the bias, (n * t, d)."""
-    residual = block.residual if isinstance(block, SharedRows) else block.residual[:, :, None]
-    inputs = block.activation
-    if _has_bias(block):
+    residual, inputs = block.position_residuals, block.activation
+    if block.has_bias:
         one = np.ones((inputs.shape[0], 1))
         stack = sp.hstack if sp.issparse(inputs) else np.hstack
         inputs = stack([inputs, one])
@@ -48,7 +29,7 @@ def rows_of(residual, inputs):
     """Rows of a layer without bias from its factors, as `factors` gives them."""
     if residual.shape[2] == 1:
         return KroneckerRows(residual[:, :, 0], inputs)
-    return SharedRows(residual, inputs, bias=False)
+    return SharedRows(residual, inputs, has_bias=False)
 
 
 def matrix_of(columns, shape, has_bias):
@@ -69,7 +50,7 @@ def columns_of(matrices, has_bias):
 
 
 @dataclass
-class Moments:
+class LayerMoments:
     """Moments of one layer.
 
     Parameters
@@ -86,10 +67,40 @@ class Moments:
     outputs: np.ndarray
     has_bias: bool
 
+    is_layer = True
+
     @property
     def shape(self):
         """Outputs and inputs, the bias counted in, (c, d)."""
         return len(self.outputs), len(self.inputs)
+
+    def __add__(self, other):
+        return LayerMoments(
+            self.inputs + other.inputs, self.outputs + other.outputs, self.has_bias
+        )
+
+
+@dataclass
+class DenseMoment:
+    """Moment of a block of parameters that are no linear layer.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (p, p)
+        The sum of the outer products of the rows.
+    """
+
+    matrix: np.ndarray
+
+    is_layer = False
+
+    @property
+    def shape(self):
+        """Number of parameters, (p,)."""
+        return self.matrix.shape[:1]
+
+    def __add__(self, other):
+        return DenseMoment(self.matrix + other.matrix)
 
 
 def moments(rows, weight, shared="expand"):
@@ -106,18 +117,18 @@ def moments(rows, weight, shared="expand"):
 
     Returns
     -------
-    list of Moments or ndarray
+    list of LayerMoments or DenseMoment
     """
     totals = None
     for batch, blocks in block_batches(rows):
         parts = [_moments_of(block, weight[batch], shared) for block in blocks]
-        totals = parts if totals is None else list(map(_added, totals, parts))
+        totals = parts if totals is None else list(map(add, totals, parts))
     return totals
 
 
 def _moments_of(block, weight, shared):
-    if not is_layer(block):
-        return block.moment(np.ones(block.n_samples))
+    if not block.is_layer:
+        return DenseMoment(block.moment(np.ones(block.n_samples)))
     residual, inputs = factors(block)
     n_samples, s, t, c = residual.shape
     if shared == "reduce":
@@ -130,14 +141,4 @@ def _moments_of(block, weight, shared):
         root = inputs * np.sqrt(scaled)[:, None]
         moment = root.T @ root
     flat = residual.reshape(-1, c).astype(np.float64)
-    return Moments(moment, flat.T @ flat, _has_bias(block))
-
-
-def _has_bias(block):
-    return bool(block.bias if isinstance(block, SharedRows) else block.intercept_columns.shape[2])
-
-
-def _added(left, right):
-    if isinstance(left, np.ndarray):
-        return left + right
-    return Moments(left.inputs + right.inputs, left.outputs + right.outputs, left.has_bias)
+    return LayerMoments(moment, flat.T @ flat, block.has_bias)

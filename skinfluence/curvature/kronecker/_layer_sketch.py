@@ -7,15 +7,14 @@ from sklearn.utils import Bunch
 
 from skinfluence.curvature._space import Space
 from skinfluence.curvature.kronecker._factors import (
-    Moments,
     block_batches,
     columns_of,
     factors,
-    is_layer,
     matrix_of,
     rows_of,
 )
 from skinfluence.rows import BlockRows, DenseRows
+from skinfluence.sketching import effective_dimension
 
 # How many times the effective dimension of a factor sketch_size="auto" keeps.
 AUTO_FACTOR = 2.0
@@ -28,7 +27,7 @@ def describe(name, layer, ridge):
     ----------
     name : str
         Its name.
-    layer : Moments or ndarray
+    layer : LayerMoments or DenseMoment
         Its moments.
     ridge : float
         What is added to the eigenvalues of the curvature.
@@ -37,11 +36,11 @@ def describe(name, layer, ridge):
     -------
     Bunch
     """
-    if not isinstance(layer, Moments):
-        dimension = _dimension(np.linalg.eigvalsh(layer), ridge)
+    if not layer.is_layer:
+        dimension = effective_dimension(np.linalg.eigvalsh(layer.matrix), ridge)
         return Bunch(
             name=name,
-            shape=(len(layer),),
+            shape=layer.shape,
             sketch_shape=None,
             inputs_dimension=None,
             outputs_dimension=dimension,
@@ -50,8 +49,8 @@ def describe(name, layer, ridge):
             effective_dimension=dimension,
         )
     alpha, gamma = np.linalg.eigvalsh(layer.inputs), np.linalg.eigvalsh(layer.outputs)
-    of_inputs = _dimension(alpha * gamma[-1], ridge)
-    of_outputs = _dimension(gamma * alpha[-1], ridge)
+    of_inputs = effective_dimension(alpha * gamma[-1], ridge)
+    of_outputs = effective_dimension(gamma * alpha[-1], ridge)
     largest = max(alpha[-1] * gamma[-1], np.finfo(np.float64).tiny)
     return Bunch(
         name=name,
@@ -62,13 +61,8 @@ def describe(name, layer, ridge):
         product=of_inputs * of_outputs,
         # f(xy / M) <= (1 + ridge / M) f(x) f(y) for f(x) = x / (x + ridge), x, y <= M.
         bound=of_inputs * of_outputs * (1 + ridge / largest),
-        effective_dimension=_dimension(np.outer(alpha, gamma).ravel(), ridge),
+        effective_dimension=effective_dimension(np.outer(alpha, gamma).ravel(), ridge),
     )
-
-
-def _dimension(values, ridge):
-    values = values[values > 1e-12 * values.max(initial=0)]
-    return float((values / (values + ridge)).sum())
 
 
 def sketch_sizes(sketch_size, layers, reports, ridge):
@@ -78,7 +72,7 @@ def sketch_sizes(sketch_size, layers, reports, ridge):
     ----------
     sketch_size : {"auto"}, float, int or (int, int)
         As `KFACInfluence` takes it.
-    layers : list of Moments or ndarray
+    layers : list of LayerMoments or DenseMoment
         Moments of the blocks.
     reports : list of Bunch
         What `describe` says of them.
@@ -93,7 +87,7 @@ def sketch_sizes(sketch_size, layers, reports, ridge):
         wanted = _by_share(sketch_size, layers, ridge)
     else:
         wanted = [
-            _of_layer(sketch_size, layer, report) if isinstance(layer, Moments) else None
+            _of_layer(sketch_size, layer, report) if layer.is_layer else None
             for layer, report in zip(layers, reports, strict=True)
         ]
     return [
@@ -108,7 +102,7 @@ def _by_share(share, layers, ridge):
     With ``f_ij`` that of input direction i and output direction j, leaving out directions
     loses at most the sums of their ``f`` over the other factor. The largest sums are kept.
     """
-    sums = [_sums(layer, ridge) if isinstance(layer, Moments) else None for layer in layers]
+    sums = [_sums(layer, ridge) if layer.is_layer else None for layer in layers]
     every = np.sort(np.concatenate([side for pair in sums if pair for side in pair]))[::-1]
     smallest = every[max(1, round(share * len(every))) - 1]
     return [pair and [np.count_nonzero(side >= smallest) for side in pair] for pair in sums]
@@ -148,7 +142,7 @@ def draw_layer_sketch(layer, sizes, kind, random_state):
 
     Parameters
     ----------
-    layer : Moments or ndarray
+    layer : LayerMoments or DenseMoment
         Moments of the block.
     sizes : (int, int) or None
         ``(m_A, m_E)``, None for a dense block.
@@ -158,7 +152,7 @@ def draw_layer_sketch(layer, sizes, kind, random_state):
         Draws random matrices.
     """
     if sizes is None:
-        return UnsketchedBlock(len(layer))
+        return UnsketchedBlock(*layer.shape)
     pair = []
     for moment, size in zip((layer.inputs, layer.outputs), sizes, strict=True):
         if kind == "nystrom":
@@ -211,7 +205,7 @@ class LayerSketch:
 
     def project(self, block):
         """Rows with the factors ``P_E r`` and ``P_A u``."""
-        if not is_layer(block):
+        if not block.is_layer:
             matrices = matrix_of(block.toarray(), self._shape, self.has_bias)
             sketched = self.outputs @ matrices @ self.inputs.T
             return DenseRows(sketched.reshape(len(sketched), -1), block.rows_per_sample)

@@ -14,6 +14,8 @@ References
 import numpy as np
 from scipy.optimize import brentq
 
+from skinfluence.sketching import effective_dimension
+
 
 def added_ridge(eigenvalues, ridge, share=0.0):
     """The exact ridge that ``ridge`` in the sketch stands for, ``mu``.
@@ -65,5 +67,4 @@ def exact_effective_dimension(eigenvalues, ridge, share=0.0):
     own = debiased_ridge(eigenvalues, ridge, share)
     if own == 0.0:
         return np.inf
-    values = np.clip(eigenvalues, 0, None)
-    return float(np.sum(values / (values + own)))
+    return effective_dimension(eigenvalues, own)

@@ -16,66 +16,51 @@ from scipy.linalg import eigh
 
 from skinfluence.curvature import Curvature
 from skinfluence.curvature._eigenbasis import Eigenbasis, OutsideBasis
-from skinfluence.rows import CombinedRows, DenseRows, Rows
+from skinfluence.rows import CombinedRows, DenseRows, Rows, WrappedRows
 
 
-class ComplementRows(Rows):
+class ComplementRows(WrappedRows):
     """Rows that come with their sketch, and else are themselves.
 
     Parameters
     ----------
-    full : Rows
+    rows : Rows
         The rows.
     sketch : Sketch
         Sketch with orthonormal rows.
     reduced : Rows, default=None
-        ``full @ sketch``, where it is known.
+        ``rows @ sketch``, where it is known.
     """
 
-    def __init__(self, full, sketch, reduced=None):
-        self.full = full
+    def __init__(self, rows, sketch, reduced=None):
+        super().__init__(rows)
         self.sketch = sketch
-        self.reduced = full @ sketch if reduced is None else reduced
-
-    @property
-    def n_samples(self):
-        return self.full.n_samples
-
-    @property
-    def rows_per_sample(self):
-        return self.full.rows_per_sample
-
-    @property
-    def n_columns(self):
-        return self.full.n_columns
+        self.reduced = rows @ sketch if reduced is None else reduced
 
     def __getitem__(self, samples):
-        return ComplementRows(self.full[samples], self.sketch, self.reduced[samples])
-
-    def toarray(self):
-        return self.full.toarray()
+        return ComplementRows(self.rows[samples], self.sketch, self.reduced[samples])
 
     def __matmul__(self, matrix):
-        return self.full.__matmul__(matrix)
+        return self.reduced if matrix is self.sketch else self.rows.__matmul__(matrix)
 
     def __rmatmul__(self, matrix):
-        return self.full.__rmatmul__(matrix)
+        return self.rows.__rmatmul__(matrix)
 
     def inner(self, other, out=None):
-        return self.full.inner(_full(other), out)
+        return self.rows.inner(other, out)
 
     def dotted_by(self, vectors, out=None):
-        return self.full.dotted_by(vectors, out)
+        return self.rows.dotted_by(vectors, out)
 
     def squared_norms(self):
-        return self.full.squared_norms()
+        return self.rows.squared_norms()
 
     def rescaled(self, scale):
-        return self.full.rescaled(scale)
+        return self.rows.rescaled(scale)
 
     def weighted(self, weight):
         reduced = self.reduced.weighted(weight)
-        return ComplementRows(self.full.weighted(weight), self.sketch, reduced)
+        return ComplementRows(self.rows.weighted(weight), self.sketch, reduced)
 
 
 def curvature_outside(factor_rows, sketch, layer_shape, seed, *, n_signs=8):
@@ -104,18 +89,13 @@ def curvature_outside(factor_rows, sketch, layer_shape, seed, *, n_signs=8):
 
     (c, d), rng = layer_shape, np.random.default_rng([seed, 2])
     vectors = outside(rng.choice([-1.0, 1.0], (n_signs, factor_rows.n_columns)))
-    image = factor_rows @ np.ascontiguousarray(vectors.T)
-    image = outside(np.ascontiguousarray(image.T) @ factor_rows)
+    image = outside(factor_rows.gram_product(vectors))
     moments = [
         product[:, : c * d].reshape(n_signs, c, d).sum(axis=(0, 2))
         for product in (image * image, image * vectors)
     ]
     positive = moments[1] > 0
     return np.divide(*moments, out=np.zeros(c), where=positive)
-
-
-def _full(rows):
-    return rows.full if isinstance(rows, ComplementRows) else rows
 
 
 class _Basis(Rows):
@@ -137,11 +117,7 @@ class _Basis(Rows):
         return self.sketch.lift(matrix)
 
     def inner(self, other, out=None):
-        return _reduced(other, self.sketch).toarray().T
-
-
-def _reduced(rows, sketch):
-    return rows.reduced if isinstance(rows, ComplementRows) else rows @ sketch
+        return (other @ self.sketch).toarray().T
 
 
 class ComplementCurvature(Curvature):
@@ -206,22 +182,22 @@ class ComplementCurvature(Curvature):
         return inverses
 
     def exact_part(self, rows):
-        return self.inside, _reduced(rows, self.sketch)
+        return self.inside, rows @ self.sketch
 
     def solve(self, rows, damping):
         full, reduced = self._inverses(self._outside(damping))
-        inside = _reduced(rows, self.sketch)
+        inside = rows @ self.sketch
         solved = self.inside.solve(inside, damping).array
         # (I - QQ') / r + Q H_Q^{-1} Q' = 1 / r + Q (H_Q^{-1} - 1 / r) Q'.
         solved -= inside.toarray() * reduced
-        return CombinedRows(_full(rows).rescaled(full), solved, _Basis(self.sketch))
+        return CombinedRows(rows.rescaled(full), solved, _Basis(self.sketch))
 
     def whiten(self, rows, damping):
         full, reduced = map(np.sqrt, self._inverses(self._outside(damping)))
-        inside = _reduced(rows, self.sketch)
+        inside = rows @ self.sketch
         # The symmetric root, so that the coordinates are those of Q.
         white = self.inside.symmetric_root(inside, damping) - inside.toarray() * reduced
-        return _full(rows).toarray() * full + self.sketch.lift(white)
+        return rows.toarray() * full + self.sketch.lift(white)
 
     def eigenbasis(self, damping, query=None):
         inside = self.inside.eigenbasis(damping)
@@ -229,10 +205,10 @@ class ComplementCurvature(Curvature):
         ridge[len(ridge) - self.n_unsketched :] = 0
 
         def part_inside(rows):
-            return self.sketch.lift(_reduced(rows, self.sketch).toarray())
+            return self.sketch.lift((rows @ self.sketch).toarray())
 
         def write(rows):
-            reduced = _reduced(rows, self.sketch)
+            reduced = rows @ self.sketch
             return np.hstack([inside.coordinates(reduced), outside.coordinates(rows)])
 
         outside = OutsideBasis(ridge, part_inside, query)
@@ -271,10 +247,7 @@ class ComplementCurvature(Curvature):
         return found
 
     def _exact_product(self, vectors, damping):
-        image = self.factor_rows @ np.ascontiguousarray(vectors.T)
-        return np.ascontiguousarray(image.T) @ self.factor_rows + vectors * (
-            self.penalty + damping
-        )
+        return self.factor_rows.gram_product(vectors) + vectors * (self.penalty + damping)
 
     def _product(self, vectors, damping):
         full, reduced = self._outside(damping)

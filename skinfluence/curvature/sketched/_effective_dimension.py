@@ -5,13 +5,10 @@ import numpy as np
 from skinfluence.curvature import MatrixFreeCurvature
 from skinfluence.curvature.sketched._added_ridge import exact_effective_dimension
 from skinfluence.curvature.sketched._size import feature_eigenvalues, feature_ridge
-from skinfluence.rows import DenseRows
 from skinfluence.sketching import effective_dimension
 
 # Up to this size of both sides of the rows a spectrum is exact.
 MAX_EXACT = 2048
-
-N_SIGNS = 30
 
 
 def of_curvature(projection, exact_curvature):
@@ -40,22 +37,10 @@ def of_curvature(projection, exact_curvature):
         # outside of it, and at least that of the first.
         inside, outside = projection.curvature.effective_dimension_parts(plan.damping)
         return inside + outside / 2, outside / 2
-    return _by_signs(plan)
-
-
-def _by_signs(plan):
-    """Mean of ``z' F H^{-1} z`` over random signs z, and its standard error (Hutchinson)."""
-
-    def product(vectors):
-        image = plan.factor_rows @ np.ascontiguousarray(vectors.T)
-        return np.ascontiguousarray(image.T) @ plan.factor_rows
-
-    rng = np.random.default_rng(plan.seed)
-    signs = rng.choice([-1.0, 1.0], (N_SIGNS, plan.factor_rows.n_columns))
-    solver = MatrixFreeCurvature(product, plan.penalty, "cg", tol=1e-6, random_state=plan.seed)
-    solved = solver.solve(DenseRows(signs), plan.damping).array
-    draws = np.einsum("mp,mp->m", product(signs), solved)
-    return float(draws.mean()), float(draws.std(ddof=1) / np.sqrt(N_SIGNS))
+    curvature = MatrixFreeCurvature(
+        plan.factor_rows.gram_product, plan.penalty, "cg", tol=1e-6, random_state=plan.seed
+    )
+    return curvature.estimated_effective_dimension(plan.damping, plan.seed)
 
 
 def of_factors(projection):

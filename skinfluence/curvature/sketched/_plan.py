@@ -112,7 +112,7 @@ class SketchPlan:
     def n_unsketched(self):
         """f, the last columns."""
         if self.factor_rows.is_factored:
-            return self.factor_rows.intercept_columns.shape[2]
+            return self.factor_rows.n_intercepts
         if self.factor_rows.has_layers:
             # Every layer has its biases: damping makes one ridge of theirs and of the others.
             return 0

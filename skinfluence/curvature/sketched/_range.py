@@ -9,7 +9,7 @@ from skinfluence._utils.warnings import warn_user
 from skinfluence.rows import DenseRows, KroneckerRows
 
 # Beyond this size of both sides of the rows, iteration takes over from eigenvectors.
-MAX_DENSE = 4096
+MAX_EIGENBASIS = 4096
 
 # Iterations for each row, and the reason that SciPy gives when they were too few.
 MAX_ITER = 500
@@ -33,18 +33,14 @@ class RangeProjector:
 
     def project(self, rows):
         """Rows in the range of F."""
-        if not self.is_factored or not isinstance(rows, KroneckerRows):
+        if not self.is_factored or not rows.is_factored:
             return DenseRows(self._projected(rows), rows.rows_per_sample)
         # r (x) u is projected as r (x) Pu, with the intercept one more input that is 1.
-        n_samples, n_intercepts = rows.n_samples, rows.intercept_columns.shape[2]
-        one = np.ones((n_samples, 1, 1))
-        inputs = self._span.project(
-            KroneckerRows(one, rows.activation, one[:, :, : n_intercepts > 0])
-        )
+        inputs = self._span.project(_with_one(rows.activation, rows.has_bias))
         activation = inputs[:, : rows.activation.shape[1]]
         intercept_columns = (
             rows.intercept_columns * inputs[:, None, -1:]
-            if n_intercepts
+            if rows.has_bias
             else rows.intercept_columns
         )
         return KroneckerRows(rows.residual, activation, intercept_columns)
@@ -54,7 +50,7 @@ class RangeProjector:
             return self._span.project(rows)
         c = self.factor_rows.layer_shape[0]
         array = rows.toarray()
-        n_intercepts = self.factor_rows.intercept_columns.shape[2]
+        n_intercepts = self.factor_rows.n_intercepts
         split = array.shape[1] - n_intercepts
         cube = array[:, :split].reshape(len(array), c, -1)
         if n_intercepts:
@@ -84,21 +80,23 @@ def _inputs(factor_rows):
 
     It is where every sample that counts curves in all of its outputs.
     """
-    if not isinstance(factor_rows, KroneckerRows):
+    if not (factor_rows.is_factored and factor_rows.is_layer):
         return None
-    n_samples, s, c = factor_rows.residual.shape
-    n_intercepts = factor_rows.intercept_columns.shape[2]
-    if s != c or (
-        n_intercepts and not np.array_equal(factor_rows.intercept_columns, factor_rows.residual)
-    ):
+    _, s, c = factor_rows.residual.shape
+    if s != c:
         return None
     smallest = np.linalg.svd(factor_rows.residual, compute_uv=False).min(axis=1)
     counts = factor_rows.residual.any(axis=(1, 2))
     if not (smallest[counts] > 0).all():
         return None
-    one = np.ones((int(counts.sum()), 1, 1))
     activation = factor_rows.activation if counts.all() else factor_rows.activation[counts]
-    return KroneckerRows(one, activation, one[:, :, : n_intercepts > 0])
+    return _with_one(activation, factor_rows.has_bias)
+
+
+def _with_one(activation, has_bias):
+    """Rows that are the inputs of a layer, with a 1 for its bias."""
+    one = np.ones((activation.shape[0], 1, 1))
+    return KroneckerRows(one, activation, one[:, :, : int(has_bias)])
 
 
 class _Span:
@@ -107,7 +105,7 @@ class _Span:
     def __init__(self, rows):
         self.rows = rows
         n_rows, n_columns = rows.shape
-        if min(n_rows, n_columns) > MAX_DENSE:
+        if min(n_rows, n_columns) > MAX_EIGENBASIS:
             self.project = self._by_iteration
         elif n_columns <= n_rows:
             self._basis, _ = _range(rows.moment(np.ones(rows.n_samples)))

@@ -9,7 +9,7 @@ from torch import nn
 from skinfluence.models.heads import Head, check_name, head, linear_head
 from skinfluence.models.registry import objective
 from skinfluence.models.torch._model import TorchModel
-from skinfluence.models.torch._network import N_PROBES, Network, _array, _chunks
+from skinfluence.models.torch._network import PROBE_SAMPLES, Network, in_chunks, to_array
 
 # Samples on which the outputs of the layer and of the network are compared.
 N_CHECKED = 32
@@ -17,9 +17,9 @@ N_CHECKED = 32
 
 @head.register(TorchModel)
 def _(model, X, y, sample_weight, name="auto"):
-    layer = find_layer(model._network, X, name, type(model.module_).__name__)
+    layer = find_layer(model.network_, X, name, type(model.module_).__name__)
     part = copy(model)
-    part._network = Network(model.module_, X, layer.parameters)
+    part.network_ = Network(model.module_, X, layer.parameters)
     return layer.head(objective(part, X, y, sample_weight), X)
 
 
@@ -41,7 +41,7 @@ def find_layer(network, X, name, model):
         module.register_forward_hook(lambda *_, path=path: called.append(path))
         for path, module in linear.items()
     ]
-    network.outputs(X[:N_PROBES])
+    network.outputs(X[:PROBE_SAMPLES])
     for handle in handles:
         handle.remove()
     if name == "auto" and called:
@@ -85,11 +85,11 @@ class LastLayer:
         """What goes into the layer, (n, d) in float64."""
         inputs = []
         handle = self.module.register_forward_pre_hook(
-            lambda _, args: inputs.append(_array(args[0]).astype(np.float64))
+            lambda _, args: inputs.append(to_array(args[0]).astype(np.float64))
         )
         try:
             with torch.no_grad():
-                for part in _chunks(features):
+                for part in in_chunks(features):
                     self.network(self.network.inputs(part))
         finally:
             handle.remove()
@@ -104,10 +104,10 @@ class LastLayer:
 
     def head(self, part, X):
         """Head from the objective ``part`` of the layer's own parameters."""
-        weight = _array(self.module.weight).astype(np.float64)
+        weight = to_array(self.module.weight).astype(np.float64)
         bias = np.empty(0)
         if self.module.bias is not None:
-            bias = _array(self.module.bias).astype(np.float64)
+            bias = to_array(self.module.bias).astype(np.float64)
         features = self.featurize(X[:N_CHECKED])
         self._check_is_last(part, features @ weight.T + (bias if len(bias) else 0))
         return Head(linear_head(part, self.featurize, weight, bias, part.penalty), self.name)

@@ -121,7 +121,7 @@ class Layer:
         """
         n_samples, t = inputs.shape[:2]
         if isinstance(self.module, nn.Embedding):
-            return SharedRows(residual, self._one_hot(inputs.ravel()), bias=False)
+            return SharedRows(residual, self._one_hot(inputs.ravel()), has_bias=False)
         if t > 1:
             return SharedRows(residual, inputs.reshape(n_samples * t, -1), bool(self.bias))
         residual = residual[:, :, 0]

@@ -14,7 +14,7 @@ from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_contex
 from skinfluence.models import losses
 from skinfluence.models.registry import objective
 from skinfluence.models.torch._losses import CallableLoss
-from skinfluence.models.torch._network import N_PROBES, Network
+from skinfluence.models.torch._network import Network
 from skinfluence.models.torch._objective import TorchObjective
 from skinfluence.models.weighting import Weighting
 
@@ -56,6 +56,8 @@ class TorchModel(BaseEstimator):
         The trained module.
     classes_ : ndarray of shape (n_classes,)
         Labels, for a classification loss.
+    network_ : Network
+        The module in eval mode, as a function of the parameters that are explained.
     n_features_in_ : int
         Size of the first axis of a sample.
 
@@ -134,10 +136,10 @@ class TorchModel(BaseEstimator):
             trained = self.train(module, X, y, **more)
             self.module_ = module if trained is None else trained
         network = Network(self.module_, X, self.parameters)
-        n_outputs = network.outputs(X[:N_PROBES]).shape[1]
+        n_outputs = network.n_outputs(X)
         if self._is_classification:
             self.classes_ = _check_labels(y, self.loss, n_outputs)
-        self._network = network
+        self.network_ = network
         return self
 
     @property
@@ -158,7 +160,7 @@ class TorchModel(BaseEstimator):
             Logits, or predictions of a regression.
         """
         check_is_fitted(self)
-        return self._network.outputs(_check_X(X))
+        return self.network_.outputs(_check_X(X))
 
     def predict(self, X):
         """Labels of a classification loss, else the outputs.
@@ -207,11 +209,11 @@ class TorchModel(BaseEstimator):
 
 @objective.register(TorchModel)
 def _(model, X, y, sample_weight):
-    loss = _make_loss(model.loss, y, model._network.outputs(X[:N_PROBES]).shape[1])
+    loss = _make_loss(model.loss, y, model.network_.n_outputs(X))
     classes = getattr(model, "classes_", None)
     return TorchObjective(
-        network=model._network,
-        l2=np.full(len(model._network.theta), float(model.l2)),
+        network=model.network_,
+        l2=np.full(len(model.network_.theta), float(model.l2)),
         loss=loss,
         features=X,
         targets=loss.encode(y, classes),

@@ -23,7 +23,7 @@ LOCK = threading.RLock()
 CHUNK = 256
 
 # Samples on which rows are compared with a loop of autograd before they are used.
-N_PROBES = 3
+PROBE_SAMPLES = 3
 
 
 class Network:
@@ -103,16 +103,20 @@ class Network:
     def outputs(self, features):
         """Raw outputs (n, k) in float64."""
         with LOCK, torch.no_grad():
-            chunks = [_array(self(self.inputs(part))) for part in _chunks(features)]
-        return np.concatenate(chunks).astype(np.float64)
+            found = [to_array(self(self.inputs(part))) for part in in_chunks(features)]
+        return np.concatenate(found).astype(np.float64)
+
+    def n_outputs(self, features):
+        """Number of raw outputs, by those of a few samples."""
+        return self.outputs(features[:PROBE_SAMPLES]).shape[1]
 
     # Rows.
 
     def rows(self, features, vectors):
         """Blocks of rows ``J_i' v_ij`` for vectors (n, s, k), in the order of `names`."""
         chunks = [
-            [tuple(map(_array, factors)) for factors in self._chunk_factors(*chunk)]
-            for chunk in zip(_chunks(features), _chunks(vectors), strict=True)
+            [tuple(map(to_array, factors)) for factors in self._chunk_factors(*chunk)]
+            for chunk in zip(in_chunks(features), in_chunks(vectors), strict=True)
         ]
         blocks = []
         for i, parts in enumerate(zip(*chunks, strict=True)):
@@ -129,7 +133,7 @@ class Network:
 
     def gradients(self, features, vectors):
         """The same rows as one tensor (n * s, n_columns) on the device."""
-        chunks = zip(_chunks(features), _chunks(vectors), strict=True)
+        chunks = zip(in_chunks(features), in_chunks(vectors), strict=True)
         return torch.cat([self._chunk_gradients(*chunk) for chunk in chunks])
 
     def _chunk_gradients(self, features, vectors):
@@ -216,7 +220,7 @@ class Network:
     @property
     def theta(self):
         """Selected parameters in the module's own order, in float64."""
-        flat = [_array(value).ravel() for value in self.selected.values()]
+        flat = [to_array(value).ravel() for value in self.selected.values()]
         return np.concatenate(flat).astype(np.float64)
 
     def in_double(self):
@@ -243,7 +247,7 @@ class Network:
         ValueError
             If outputs are not finite, or those of a sample depend on others in its batch.
         """
-        x = self.inputs(features[:N_PROBES])
+        x = self.inputs(features[:PROBE_SAMPLES])
         self._check_outputs(x)
         generator = np.random.default_rng(0)
         k = self(x[:1]).shape[1]
@@ -352,9 +356,9 @@ def chunks_of(n_samples):
     return list(gen_batches(n_samples, CHUNK)) if n_samples else []
 
 
-def _chunks(array):
+def in_chunks(array):
     return [array[chunk] for chunk in chunks_of(array.shape[0])]
 
 
-def _array(tensor):
+def to_array(tensor):
     return tensor.detach().cpu().numpy()

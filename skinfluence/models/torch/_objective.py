@@ -5,7 +5,7 @@ import torch
 
 from skinfluence.models.network_objective import NetworkObjective
 from skinfluence.models.torch._layers import pulled_back
-from skinfluence.models.torch._network import _array, chunks_of
+from skinfluence.models.torch._network import chunks_of, to_array
 from skinfluence.models.torch._rows import ModuleRows
 
 
@@ -60,7 +60,7 @@ class TorchObjective(NetworkObjective):
     def _chunk_product(self, network, samples, vectors):
         targets, weight = self.targets[samples], self.weight[samples]
         z = network(network.inputs(self.features[samples]))
-        at = _array(z).astype(np.float64)
+        at = to_array(z).astype(np.float64)
         residual = self.loss.residual(at, targets) * weight[:, None]
         second = self.loss.hessian(at, targets)
         if self.loss.separable:
@@ -81,4 +81,4 @@ class TorchObjective(NetworkObjective):
 
 
 def _backward(flat, chosen, vector):
-    return np.concatenate([_array(p).ravel() for p in pulled_back(flat, chosen, vector)])
+    return np.concatenate([to_array(p).ravel() for p in pulled_back(flat, chosen, vector)])

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from skinfluence.models.torch._network import _array
+from skinfluence.models.torch._network import to_array
 from skinfluence.rows import BlockRows
 
 
@@ -68,7 +68,7 @@ class ModuleRows(BlockRows):
                 vectors = vectors * self.weight[batch, None, None]
             rows = self.network.gradients(self.features[batch], vectors)
             rows = rows if scale is None else rows * scale
-            yield _array(rows) if self.device is None else rows
+            yield to_array(rows) if self.device is None else rows
 
     def _changed(self, change, **attributes):
         """Rows with other attributes, whose factors are not made anew if they are known."""

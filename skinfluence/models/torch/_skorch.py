@@ -15,7 +15,7 @@ from skinfluence.models.heads import head
 from skinfluence.models.registry import objective
 from skinfluence.models.torch._head import find_layer
 from skinfluence.models.torch._losses import CallableLoss
-from skinfluence.models.torch._network import N_PROBES, Network
+from skinfluence.models.torch._network import Network
 from skinfluence.models.torch._objective import TorchObjective
 from skinfluence.models.weighting import Weighting
 
@@ -36,7 +36,7 @@ def _objective(net, X, y, sample_weight, parameters=None):
     """Objective of the parameters with these names, of all by default."""
     _warn_of_rows_held_out(net)
     network = Network(net.module_, X, parameters, _transform(net))
-    n_outputs = network.outputs(X[:N_PROBES]).shape[1]
+    n_outputs = network.n_outputs(X)
     loss, classes, class_weight = _loss(net, y, n_outputs)
     codes = None if class_weight is None else encode_labels(y, classes)
     return TorchObjective(

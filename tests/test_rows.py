@@ -1,0 +1,212 @@
+"""Every kind of rows is its matrix, alone and with every other kind."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from numpy.testing import assert_allclose
+from sklearn.datasets import load_iris, load_wine
+from sklearn.linear_model import Lasso, LogisticRegression
+from sklearn.neural_network import MLPClassifier
+
+from skinfluence.curvature.sketched._complement import ComplementRows
+from skinfluence.models import objective
+from skinfluence.rows import (
+    BlockRows,
+    CombinedRows,
+    DenseRows,
+    KroneckerRows,
+    SelectedRows,
+    SharedRows,
+    StreamedRows,
+)
+from skinfluence.sketching import BlockSketch, IdentitySketch, KroneckerSketch, NystromSketch
+
+# Samples, rows of each, positions; outputs and inputs of a layer with a bias; columns.
+N, S, T, C, D = 7, 2, 3, 3, 4
+P = C * (D + 1)
+
+
+def layer(rng, sparse=False):
+    residual, activation = rng.standard_normal((N, S, C)), rng.standard_normal((N, D))
+    return KroneckerRows(residual, sp.csr_matrix(activation) if sparse else activation, residual)
+
+
+def shared(rng):
+    residual, inputs = rng.standard_normal((N, S, T, C)), rng.standard_normal((N * T, D))
+    return SharedRows(residual, inputs, has_bias=True)
+
+
+def dense(rng, n_columns=P):
+    return DenseRows(rng.standard_normal((N * S, n_columns)), S)
+
+
+def blocks(rng):
+    weights = KroneckerRows(rng.standard_normal((N, S, C)), rng.standard_normal((N, D)))
+    return BlockRows([weights, dense(rng, C)])
+
+
+def streamed(rng):
+    return StreamedRows(partial(_taken, layer(rng)), N, S, P, 8 * S * P)
+
+
+def _taken(rows, samples):
+    return rows[samples]
+
+
+def combined(rng):
+    return CombinedRows(
+        layer(rng), rng.standard_normal((N * S, 5)), dense(rng)[:2].picked([0] * 5)
+    )
+
+
+def complement(rng):
+    rows = layer(rng)
+    return ComplementRows(rows, NystromSketch.draw(rows, 6))
+
+
+KINDS = {
+    "layer": layer,
+    "sparse layer": partial(layer, sparse=True),
+    "shared": shared,
+    "dense": dense,
+    "blocks": blocks,
+    "streamed": streamed,
+    "selected": lambda rng: SelectedRows(dense(rng, P + 2), np.arange(2, P + 2)),
+    "combined": combined,
+    "complement": complement,
+}
+
+# Solutions, which are never the second factor of a product.
+SECOND = sorted(set(KINDS) - {"combined"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_are_those_of_the_matrix(kind, global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    rows = KINDS[kind](rng)
+    matrix = rows.toarray()
+    assert matrix.shape == rows.shape == (N * S, P)
+    assert (len(rows), rows.n_samples, rows.rows_per_sample) == (N, N, S)
+    right, left = rng.standard_normal((P, 2)), rng.standard_normal((2, N * S))
+    assert_allclose(rows @ right, matrix @ right, atol=1e-12)
+    assert_allclose(left @ rows, left @ matrix, atol=1e-12)
+    assert_allclose(rows.dotted_by(right.T), right.T @ matrix.T, atol=1e-12)
+    assert_allclose(rows.gram_product(right.T), right.T @ matrix.T @ matrix, atol=1e-11)
+    assert_allclose(rows.squared_norms(), (matrix**2).sum(axis=1), rtol=1e-12)
+    assert_allclose(rows.columns([1, 3]), matrix[:, [1, 3]], atol=1e-12)
+    weight, scale = rng.uniform(1, 2, N), rng.uniform(1, 2, P)
+    assert_allclose(rows.moment(weight), (matrix.T * np.repeat(weight, S)) @ matrix, atol=1e-11)
+    assert_allclose(rows.weighted(weight).toarray(), matrix * np.repeat(weight, S)[:, None])
+    assert_allclose(rows.rescaled(scale).toarray(), matrix * scale)
+    chosen = np.array([4, 0])
+    assert_allclose(rows[chosen].toarray(), matrix.reshape(N, S, P)[chosen].reshape(-1, P))
+    assert_allclose(rows.picked(chosen).toarray(), matrix[chosen])
+
+
+@pytest.mark.parametrize("other", SECOND)
+@pytest.mark.parametrize("kind", KINDS)
+def test_inner_products_are_those_of_the_matrices(kind, other, global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    left, right = KINDS[kind](rng), KINDS[other](rng)
+    expected = left.toarray() @ right.toarray().T
+    assert_allclose(left.inner(right), expected, atol=1e-12)
+    out = np.full((N * S, N * S), np.nan)
+    left.inner(right, out=out)
+    assert_allclose(out, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["layer", "sparse layer", "blocks"])
+def test_blocks_side_by_side_are_the_rows_again(kind, global_random_seed):
+    rows = KINDS[kind](np.random.default_rng(global_random_seed))
+    parts = rows.split([C * D, C])
+    assert [part.shape for part in parts] == [(N * S, C * D), (N * S, C)]
+    assert_allclose(rows.joined(parts).toarray(), rows.toarray())
+    written = [DenseRows(part.toarray(), S) for part in parts]
+    assert rows.joined(written).is_written_out
+    assert_allclose(rows.joined(written).toarray(), rows.toarray())
+    assert rows.split([C, C * D]) is None
+
+
+def test_rows_without_blocks_are_one_block(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    for kind in ("layer", "shared", "dense", "streamed", "selected", "complement"):
+        rows = KINDS[kind](rng)
+        assert rows.blocks == [rows]
+        assert rows.split([P]) is None
+
+
+def test_a_sketched_layer_stays_a_layer_with_its_intercepts(global_random_seed):
+    rows = layer(np.random.default_rng(global_random_seed))
+    features = NystromSketch.draw(rows.activation, 2)
+    pair = [KroneckerSketch(IdentitySketch(C), features), IdentitySketch(C)]
+    projected = rows @ BlockSketch(pair)
+    assert projected.is_factored
+    assert projected.layer_shape == (C, 2)
+    assert_allclose(projected.intercept_columns, rows.intercept_columns)
+
+
+def test_rows_that_come_with_their_sketch_do_not_make_it_again(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    rows = complement(rng)
+    assert rows @ rows.sketch is rows.reduced
+    other = NystromSketch.draw(dense(rng), 3)
+    assert_allclose((rows @ other).toarray(), rows.toarray() @ other.toarray().T, atol=1e-12)
+
+
+def test_only_layers_have_one_bias_for_each_output(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    rows = layer(rng)
+    assert rows.is_layer and rows.has_bias
+    bare = KroneckerRows(rows.residual, rows.activation)
+    assert bare.is_layer and not bare.has_bias
+    assert not KroneckerRows(rows.residual, rows.activation, 2 * rows.residual).is_layer
+    assert not KroneckerRows(rows.residual, rows.activation, rows.residual[:, :, :1]).is_layer
+    assert shared(rng).is_layer and not shared(rng).rescaled(np.ones(P)).is_layer
+    assert not dense(rng).is_layer
+
+
+def test_sparse_rows_condense_to_a_sparse_matrix(global_random_seed):
+    rows = KINDS["sparse layer"](np.random.default_rng(global_random_seed))
+    assert sp.issparse(rows.condensed())
+    assert_allclose(rows.condensed().toarray(), rows.toarray())
+    bare = layer(np.random.default_rng(0))
+    assert bare.condensed() is bare
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+def test_a_jacobian_leaves_its_identity_out_of_products(intercept, global_random_seed):
+    X, y = load_wine(return_X_y=True)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    model = LogisticRegression(fit_intercept=intercept).fit(X, y)
+    rows = objective(model, X, y, np.ones(len(y))).jacobian_rows(X)
+    assert rows.is_jacobian and rows[3:9].is_jacobian
+    assert not rows.weighted(np.full(len(X), 2.0)).is_jacobian
+    rng = np.random.default_rng(global_random_seed)
+    right, left = rng.standard_normal((rows.n_columns, 2)), rng.standard_normal((2, len(X) * 2))
+    assert_allclose(rows @ right, rows.toarray() @ right, atol=1e-11)
+    assert_allclose(left @ rows, left @ rows.toarray(), atol=1e-10)
+
+
+def test_other_rows_are_no_jacobian():
+    X, y = load_iris(return_X_y=True)
+    weight = np.ones(len(y))
+    with pytest.warns(UserWarning, match="active set"):
+        lasso = objective(Lasso(0.1).fit(X, y), X, y, weight).jacobian_rows(X)
+    assert lasso.rows.is_jacobian
+    model = LogisticRegression(max_iter=1000).fit(X, y)
+    assert not objective(model, X, y, weight).gradient_rows(X, y[:, None]).is_jacobian
+    net = MLPClassifier((3,), max_iter=1000, solver="lbfgs", alpha=1, random_state=0).fit(X, y)
+    rows = objective(net, X, y, weight).jacobian_rows(X)
+    assert not any(block.is_jacobian for block in rows.blocks)
+
+
+def test_residuals_that_are_an_identity_once_are_no_jacobian(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    residual = np.tile(np.eye(C), (N, 1, 1))
+    residual[-1] = rng.standard_normal((C, C))
+    rows = KroneckerRows(residual, rng.standard_normal((N, D))).as_jacobian()
+    assert not rows.is_jacobian
+    right = rng.standard_normal((C * D, 2))
+    assert_allclose(rows @ right, rows.toarray() @ right, atol=1e-12)
