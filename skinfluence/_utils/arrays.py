@@ -69,3 +69,13 @@ def correlation(left, right):
     """Pearson correlation of each row of `left` with the same row of `right`."""
     left, right = standardized(left)[0], standardized(right)[0]
     return np.clip(np.einsum("qn,qn->q", left, right), -1, 1)
+
+
+def with_fixed_signs(vectors):
+    """Columns turned so that the entry of largest size is positive.
+
+    An eigenvector is known up to its sign, which a library may choose anew for each fit.
+    """
+    largest = np.abs(vectors).argmax(axis=0)
+    signs = np.sign(vectors[largest, np.arange(vectors.shape[1])])
+    return vectors * np.where(signs == 0, 1.0, signs)

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, eigh, solve_triangular
 from scipy.linalg.lapack import dpocon
 
+from skinfluence._utils.arrays import with_fixed_signs
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature._base import Curvature, leverages_by_whitening
 from skinfluence.curvature._eigenbasis import Eigenbasis
@@ -106,19 +107,24 @@ class DenseCurvature(Curvature):
             return np.concatenate([array[:, index] @ v for index, (_, v) in pairs], axis=1)
 
         floor = check_definite(values, damping)
-        dropped = int((values <= floor).sum())
-        if dropped > sum(len(i) - f.rank for i, f in zip(*self._ranks(damping), strict=True)):
-            warn_user(
-                f"In the model's own units the curvature spans eigenvalues from "
-                f"{values.min():.3g} to {values.max():.3g}, and {dropped} of its eigenvectors "
-                "are lost in rounding. Scale the features, for example by StandardScaler in a "
-                "Pipeline.",
-                NumericalWarning,
-            )
+        self._warn_of_lost_eigenvectors(values, floor, ridge)
         return Eigenbasis(values, floor, write)
 
-    def _ranks(self, damping):
-        return self.index, self._factorised(damping)
+    def _warn_of_lost_eigenvectors(self, values, floor, ridge):
+        """Warn of eigenvalues that are 0 in these units, but not with a unit diagonal."""
+        lost = int((values <= floor).sum())
+        if lost:
+            for index, block in zip(self.index, self.blocks, strict=True):
+                scaled, _ = _unit_diagonal(block + np.diag(ridge[index]))
+                own = eigh(scaled, eigvals_only=True)
+                lost -= int((own <= _rounding(len(own)) * own[-1]).sum())
+        if lost > 0:
+            warn_user(
+                f"In the model's own units the curvature has eigenvalues from {values.min():.3g} "
+                f"to {values.max():.3g}, and {lost} of its eigenvectors are lost in rounding. "
+                "Scale the features, for example by StandardScaler in a Pipeline.",
+                NumericalWarning,
+            )
 
 
 class _CholeskyFactor:
@@ -175,12 +181,8 @@ def factor_of(block, ridge, describe=numbered):
         Names coordinates in messages.
     """
     matrix = block + np.diag(ridge)
-    diagonal = np.diag(matrix)
-    curved = diagonal > 0
-    scale = np.divide(1.0, np.sqrt(np.abs(diagonal)), out=np.zeros_like(diagonal), where=curved)
-    scaled = scale[:, None] * matrix * scale
-    # A coordinate without curvature gets one that its scale of 0 hides.
-    scaled[~curved, ~curved] = 1.0
+    scaled, scale = _unit_diagonal(matrix)
+    curved = scale > 0
     if matrix[~curved].any():
         # The matrix is indefinite, which its eigenvalues say.
         check_definite(eigh(matrix, eigvals_only=True), 0.0)
@@ -202,6 +204,17 @@ def factor_of(block, ridge, describe=numbered):
     return _CholeskyFactor(lower, scale)
 
 
+def _unit_diagonal(matrix):
+    """The matrix scaled to a unit diagonal, and the scale of its rows and columns."""
+    diagonal = np.diag(matrix)
+    curved = diagonal > 0
+    scale = np.divide(1.0, np.sqrt(np.abs(diagonal)), out=np.zeros_like(diagonal), where=curved)
+    scaled = scale[:, None] * matrix * scale
+    # A coordinate without curvature gets one that its scale of 0 hides.
+    scaled[~curved, ~curved] = 1.0
+    return scaled, scale
+
+
 def _rounding(size):
     """Relative size of eigenvalues that rounding alone may leave of 0."""
     return 16 * max(size, 32) * np.finfo(np.float64).eps
@@ -221,6 +234,7 @@ def _spectral_factor(matrix, scaled, scale, describe):
     )
     # Vectors of coordinates without curvature are units along them, which the scale takes out.
     kept = ~null & (np.abs(vectors[~flat]).sum(axis=0) > 0)
+    vectors = with_fixed_signs(vectors)
     return _SpectralFactor(values[kept], vectors[:, kept], vectors[:, null], scale)
 
 
@@ -280,7 +294,8 @@ class SpectralCurvature(Curvature):
     def __init__(self, moment, penalty):
         ridge = np.diag(penalty) if penalty.ndim == 1 else penalty
         # The driver whose eigenvectors are orthogonal to machine precision.
-        self.values, self.vectors = eigh(moment + ridge, driver="evd")
+        self.values, vectors = eigh(moment + ridge, driver="evd")
+        self.vectors = with_fixed_signs(vectors)
         # What F, not the penalty, has in each direction.
         bent = np.einsum("ij,ij->j", self.vectors, ridge @ self.vectors)
         self._of_data = np.clip(self.values - bent, 0, None)

@@ -200,6 +200,9 @@ class LinearObjective(Objective):
         n_weights = self.weights.size
         weights = coordinates[:, :n_weights].reshape(-1, *self.weights.shape)
         intercepts = coordinates[:, n_weights:] - self._shift_of(weights, self.centring.centre)
+        if self.loss.ignores_shifts:
+            # The pseudo-inverse in the model's own coordinates moves no constant.
+            intercepts -= intercepts.mean(axis=1, keepdims=True)
         return np.hstack([coordinates[:, :n_weights], intercepts])
 
     def to_parameters(self, coordinates):

@@ -121,7 +121,9 @@ class Centring:
         self.constant = (spread > 0) & (spread <= noise)
         self._full = np.zeros(len(self.centre), dtype=bool)
         if sp.issparse(features):
-            self._full = np.bincount(features.indices, minlength=features.shape[1]) == features.shape[0]
+            self._full = (
+                np.bincount(features.indices, minlength=features.shape[1]) == features.shape[0]
+            )
             self.constant &= self._full
 
     def __call__(self, features):

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.linalg import eigh
 
+from skinfluence._utils.arrays import with_fixed_signs
 from skinfluence._utils.batching import batches
 from skinfluence.curvature.kronecker._factors import (
     columns_of,
@@ -19,8 +20,8 @@ class KroneckerBasis:
     def __init__(self, moments):
         self.has_bias = moments.has_bias
         self.shape = moments.shape
-        alpha, self.inputs = eigh(moments.inputs)
-        gamma, self.outputs = eigh(moments.outputs)
+        alpha, self.inputs = signed_eigh(moments.inputs)
+        gamma, self.outputs = signed_eigh(moments.outputs)
         self.values = np.clip(gamma, 0, None)[:, None] * np.clip(alpha, 0, None)
 
     def rotated(self, block):
@@ -75,7 +76,7 @@ class DenseBasis:
     """Eigenbasis of a block of parameters that are no linear layer."""
 
     def __init__(self, moment):
-        values, self.vectors = eigh(moment)
+        values, self.vectors = signed_eigh(moment)
         self.values = np.clip(values, 0, None)
 
     def rotated(self, block):
@@ -101,3 +102,9 @@ class DenseBasis:
     def ridge(self, penalty):
         """Diagonal of the penalty in the basis, (p,)."""
         return (self.vectors**2).T @ penalty
+
+
+def signed_eigh(moment):
+    """Eigenvalues, and eigenvectors whose signs do not change between fits."""
+    values, vectors = eigh(moment)
+    return values, with_fixed_signs(vectors)

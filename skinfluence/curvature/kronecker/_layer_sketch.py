@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from skinfluence.curvature._space import Space
+from skinfluence.curvature.kronecker._bases import signed_eigh
 from skinfluence.curvature.kronecker._factors import (
     block_batches,
     columns_of,
@@ -156,7 +157,7 @@ def draw_layer_sketch(layer, sizes, kind, random_state):
     pair = []
     for moment, size in zip((layer.inputs, layer.outputs), sizes, strict=True):
         if kind == "nystrom":
-            pair.append(np.linalg.eigh(moment)[1][:, ::-1][:, :size].T)
+            pair.append(signed_eigh(moment)[1][:, ::-1][:, :size].T)
         else:
             pair.append(random_state.standard_normal((size, len(moment))) / np.sqrt(size))
     return LayerSketch(*pair, layer.has_bias)
