@@ -17,7 +17,6 @@ from skinfluence._utils.batching import Schedule
 from skinfluence._utils.sklearn_private import _fit_context
 from skinfluence._utils.validation import check_training_data, check_weights, reads_raw_data
 from skinfluence._utils.warnings import warn_user
-from skinfluence.curvature import choose_curvature
 from skinfluence.estimators._fitted import FittedInfluence
 from skinfluence.estimators._linearisation import Linearisation
 from skinfluence.models import FittedModel, fit_arguments
@@ -55,23 +54,18 @@ class BaseInfluence(FittedInfluence, ABC):
     """An influence estimator that is made of one curvature.
 
     Need to be defined: ``_make_curvature``. May be overridden: ``_make_objective``, by estimators
-    of some of the parameters; ``_choose_curvature``, by estimators that cannot do with any
-    curvature.
+    of some of the parameters.
     """
 
     # Need to be defined, or may be overridden, by the members of the family.
 
     @abstractmethod
-    def _make_curvature(self, objective, kind, damping):
-        """Curvature of an objective, and the `Space` in which it is solved."""
+    def _make_curvature(self, objective, damping):
+        """Kind of the curvature, the curvature, and the `Space` in which it is solved."""
 
     def _make_objective(self, fitted_model):
         """Build the objective over the parameters under study."""
         return fitted_model.objective
-
-    def _choose_curvature(self, objective, damping):
-        """The curvature to take, which is another where the one asked for cannot be."""
-        return choose_curvature(objective, self.curvature, damping)
 
     # Fitting.
 
@@ -119,8 +113,7 @@ class BaseInfluence(FittedInfluence, ABC):
         _check_stationarity(objective, fitted_model.model)
         damping = self._choose_damping(objective)
         objective = objective.conditioned(damping)
-        kind = self._choose_curvature(objective, damping)
-        curvature, space = self._make_curvature(objective, kind, damping)
+        kind, curvature, space = self._make_curvature(objective, damping)
         rows = space.project(objective.training_gradient_rows())
         schedule = Schedule(self.batch_size, self.n_jobs, self.verbose)
         return self.learn(

@@ -1,7 +1,7 @@
 """Influence by the full curvature, solved exactly or to a tolerance."""
 
 from skinfluence._utils.sklearn_private import StrOptions
-from skinfluence.curvature import SOLVERS, Space, choose_solver, make_curvature
+from skinfluence.curvature import SOLVERS, Space, choose_curvature, choose_solver, make_curvature
 from skinfluence.estimators._base import BaseInfluence
 
 
@@ -117,7 +117,8 @@ class ExactInfluence(BaseInfluence):
         self.scoring = scoring
         self.verbose = verbose
 
-    def _make_curvature(self, objective, kind, damping):
+    def _make_curvature(self, objective, damping):
+        kind = choose_curvature(objective, self.curvature, damping)
         self.solver_ = choose_solver(objective, kind, self.solver, damping)
         curvature = make_curvature(objective, kind, self.solver_, self.random_state)
-        return curvature, Space(objective.l2_penalty)
+        return kind, curvature, Space(objective.l2_penalty)

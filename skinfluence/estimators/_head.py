@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence._utils.validation import check_queries, reads_raw_data
-from skinfluence.curvature import SOLVERS, Space, choose_solver, make_curvature
+from skinfluence.curvature import SOLVERS, Space, choose_curvature, choose_solver, make_curvature
 from skinfluence.curvature.sketched import SketchPlan, choose_projection
 from skinfluence.estimators._base import BaseInfluence
 from skinfluence.estimators._head_fidelity import FullModel
@@ -171,15 +171,16 @@ class ClassifierHeadInfluence(BaseInfluence):
         self.head_ = self._found_head.layer
         return self._found_head.objective
 
-    def _make_curvature(self, objective, kind, damping):
+    def _make_curvature(self, objective, damping):
+        kind = choose_curvature(objective, self.curvature, damping)
         if self.sketch_size is not None:
             projection = self._draw(objective, kind, damping)
             if not projection.sketch.is_identity:
                 self.solver_ = "sketch"
-                return projection.curvature, projection
+                return kind, projection.curvature, projection
         self.solver_ = choose_solver(objective, kind, self.solver, damping)
         curvature = make_curvature(objective, kind, self.solver_, self.random_state)
-        return curvature, Space(objective.l2_penalty)
+        return kind, curvature, Space(objective.l2_penalty)
 
     def _draw(self, objective, kind, damping):
         """Projection of the rows by a sketch."""

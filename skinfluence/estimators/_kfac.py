@@ -180,7 +180,7 @@ class KFACInfluence(BaseInfluence):
         """Which curvature is factored: the GGN, or the empirical Fisher."""
         return "empirical_fisher" if self.fisher == "empirical" else "ggn"
 
-    def _make_curvature(self, objective, kind, damping):
+    def _make_curvature(self, objective, damping):
         random_state = check_random_state(self.random_state)
         weight = objective.weight / objective.total_weight
         rows = self._factor_rows(objective, weight, random_state)
@@ -201,7 +201,8 @@ class KFACInfluence(BaseInfluence):
             space = LayerSpace(sketches, objective.l2_penalty)
             rows = space.project(rows)
             layers = moments(rows, weight, self.shared)
-        return KroneckerCurvature(rows, layers, space.penalty, self.eigenvalue_correction), space
+        curvature = KroneckerCurvature(rows, layers, space.penalty, self.eigenvalue_correction)
+        return self.curvature, curvature, space
 
     def _factor_rows(self, objective, weight, random_state):
         if self.fisher != "sampled":

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
 from skinfluence._utils.sklearn_private import Interval, StrOptions
-from skinfluence.curvature import SOLVERS, Space
+from skinfluence.curvature import SOLVERS, Space, choose_curvature
 from skinfluence.estimators._base import BaseInfluence
 from skinfluence.estimators._loss_preservation import RELATIVE_DELTAS, LepComparison
 from skinfluence.estimators._weighted_subsets import SizeSearch, WeightedSubsets
@@ -163,9 +163,9 @@ class RelativeHessianInfluence(BaseInfluence):
         self.scoring = scoring
         self.verbose = verbose
 
-    def _make_curvature(self, objective, kind, damping):
+    def _make_curvature(self, objective, damping):
         random_state = check_random_state(self.random_state)
-        subsets = self._subsets(objective, kind, damping)
+        subsets = self._subsets(objective, self.curvature, damping)
         order = subsets.order(random_state)
         self.tried_sizes_, self.tried_dispersions_ = np.array([], dtype=int), np.array([])
         if self.subset_size == "auto":
@@ -176,13 +176,18 @@ class RelativeHessianInfluence(BaseInfluence):
             weight = order.weights(0, subsets.checked_size(self.subset_size, order))
             curvature = subsets.curvature(weight)
         subsets.check_classes(weight)
+        # The Hessian of a subset may be indefinite where that of all rows is not.
+        kind = choose_curvature(objective.restricted(weight), self.curvature, damping)
+        if kind != self.curvature:
+            subsets = self._subsets(objective, kind, damping)
+            curvature = subsets.curvature(weight)
         curvature.row_weight = weight
         self.subset_indices_ = np.flatnonzero(weight)
         self.subset_weights_ = weight[self.subset_indices_]
         self.subset_size_ = len(self.subset_indices_)
         self.solver_ = subsets.solver(weight)
         self._reference_seed = random_state.randint(np.iinfo(np.int32).max)
-        return curvature, Space(objective.l2_penalty)
+        return kind, curvature, Space(objective.l2_penalty)
 
     def _subsets(self, objective, kind, damping):
         return WeightedSubsets(

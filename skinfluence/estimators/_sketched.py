@@ -219,7 +219,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
 
     # What the family asks for.
 
-    def _choose_curvature(self, objective, damping):
+    def _choose_curvature(self, objective):
         if objective.has_factor_rows(self.curvature):
             return self.curvature
         warn_user(
@@ -229,7 +229,8 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         )
         return "ggn"
 
-    def _make_curvature(self, objective, kind, damping):
+    def _make_curvature(self, objective, damping):
+        kind = self._choose_curvature(objective)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         plan = SketchPlan.of(
             objective,
@@ -257,8 +258,8 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
                 f"{type(projection.feature_sketch).__name__}"
             )
         if projection.sketch.is_identity:
-            return exact_curvature(objective, kind, damping, seed), projection
-        return projection.curvature, projection
+            return kind, exact_curvature(objective, kind, damping, seed), projection
+        return kind, projection.curvature, projection
 
     @staticmethod
     def _warn_if_saturated(projection):

@@ -200,7 +200,7 @@ class SketchedInfluenceCV(SketchedScores):
         found = run(delayed(self._search)(X, y, given, *split, grid) for split in splits)
         self.n_splits_ = len(splits)
         self.cv_results_ = _results(grid, found)
-        self.best_index_ = int(np.argmax(self.cv_results_["mean_test_score"]))
+        self.best_index_ = _best(self.cv_results_["mean_test_score"])
         self.best_score_ = float(self.cv_results_["mean_test_score"][self.best_index_])
         self.best_params_ = self.cv_results_["params"][self.best_index_]
         self.best_estimator_ = self._candidate(fitted_model, **self.best_params_)
@@ -354,6 +354,21 @@ class _Score:
         return -(self.queries @ np.ascontiguousarray(solved.T))
 
 
+def _ranks(scores):
+    """Ranks from 1, the highest score first and NaN last."""
+    worst = np.where(np.isnan(scores), -np.inf, scores)
+    return rankdata(-worst, method="min").astype(np.int32)
+
+
+def _best(scores):
+    """Position of the highest score, which NaN never is."""
+    if np.isnan(scores).all():
+        raise ValueError(
+            "All candidates have the score NaN. Expected a number from scoring for at least one."
+        )
+    return int(np.nanargmax(scores))
+
+
 def _results(grid, found):
     """Results of all candidates, from the scores and dimensions of each split."""
     scores, dimensions = zip(*found, strict=True)
@@ -369,7 +384,7 @@ def _results(grid, found):
         results[f"split{k}_test_score"] = values
     results["mean_test_score"] = mean
     results["std_test_score"] = of_splits.std(axis=0)
-    results["rank_test_score"] = rankdata(-mean, method="min").astype(np.int32)
+    results["rank_test_score"] = _ranks(mean)
     results["low_test_score"], results["high_test_score"] = mean - margin, mean + margin
     results["effective_dimension"] = dimension
     results["relative_size"] = results["param_sketch_size"] / dimension
