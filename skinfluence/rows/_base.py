@@ -145,6 +145,14 @@ class Rows(ABC):
             total += rows.T @ rows
         return total
 
+    def column_squares(self):
+        """Sum of the squares of every column, (n_columns,)."""
+        total = np.zeros(self.n_columns)
+        for part in self._parts():
+            rows = part.toarray()
+            total += np.einsum("ip,ip->p", rows, rows)
+        return total
+
     def squared_norms(self):
         """Squared Euclidean norm of every row."""
         return np.concatenate(

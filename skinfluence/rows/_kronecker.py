@@ -201,6 +201,14 @@ class KroneckerRows(Rows):
             intercept_columns.transpose(0, 2, 1) @ intercept_columns,
         )
 
+    def column_squares(self):
+        (c, d), total = self.layer_shape, np.zeros(self.n_columns)
+        squares = np.einsum("nsc,nsc->nc", self.residual, self.residual)
+        for batch in batches(self.n_samples, 8 * d):
+            total[: c * d] += (squares[batch].T @ _dense(self.activation[batch]) ** 2).ravel()
+        total[c * d :] = np.einsum("nsf,nsf->f", self.intercept_columns, self.intercept_columns)
+        return total
+
     def squared_norms(self):
         norms = np.einsum("nsc,nsc->ns", self.residual, self.residual)
         norms *= _squared_norms(self.activation)[:, None]

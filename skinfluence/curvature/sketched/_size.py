@@ -18,6 +18,9 @@ MAX_BASIS = 2**30
 
 START = 16
 
+# How far above the rounding of the largest column the others have to be.
+LOST = 1e4
+
 
 def choose_projection(plan, sketch_size, *, eps, delta, relative_error=None):
     """Projection of the size that the user asks for.
@@ -37,6 +40,15 @@ def choose_projection(plan, sketch_size, *, eps, delta, relative_error=None):
     -------
     Projection
     """
+    if _loses_columns(plan):
+        c, d = plan.layer_shape
+        warn_user(
+            "The features differ so much in scale that a sketch in double precision would lose "
+            "the small ones. The exact solution is used. Scale the features, for example by "
+            "StandardScaler in a Pipeline, to sketch them.",
+            NumericalWarning,
+        )
+        return Projection(plan, plan.sketch(d, c))
     if sketch_size == "auto":
         return by_theorem(plan, eps, delta)
     if sketch_size == "certified":
@@ -52,6 +64,16 @@ def choose_projection(plan, sketch_size, *, eps, delta, relative_error=None):
         )
     m_A = d if sketch_size >= plan.factor_rows.n_columns else max(1, sketch_size // c)
     return Projection(plan, plan.sketch(m_A, c))
+
+
+def _loses_columns(plan):
+    """Whether the rounding of the largest columns is above the smallest ones and the ridge."""
+    if plan.factor_rows.has_layers:
+        return False
+    squares = plan.factor_rows.column_squares()
+    rounding = LOST * np.finfo(np.float64).eps * squares.max(initial=0.0)
+    smallest = squares[squares > 0].min(initial=np.inf)
+    return bool(max(smallest, plan.ridge.min()) < rounding)
 
 
 def _checked_pair(plan, sizes):
