@@ -14,6 +14,7 @@ from skinfluence.curvature._choice import (
     make_curvature,
 )
 from skinfluence.curvature._dense import DenseCurvature, SpectralCurvature
+from skinfluence.curvature._eigenbasis import eigenspaces
 from skinfluence.curvature._gram import GramCurvature
 from skinfluence.curvature._matrix_free import MatrixFreeCurvature
 from skinfluence.curvature._space import Space
@@ -28,6 +29,7 @@ __all__ = [
     "SpectralCurvature",
     "choose_curvature",
     "choose_solver",
+    "eigenspaces",
     "exact_curvature",
     "make_curvature",
 ]
