@@ -152,7 +152,7 @@ def test_leaving_out_equals_influence_to_first_order(rng):
 
 
 def damped_refit(X, y, kept, start, penalty, damping):
-    """Minimum of the logistic loss of some rows, the penalty and ``damping |theta - start|^2 / 2``.
+    """Minimum of the logistic loss of some rows, the penalty, and a damping towards ``start``.
 
     Both terms are those of the sum objective, and labels are -1 and 1.
     """
