@@ -112,10 +112,9 @@ def exact_influence(influence, Xq, yq):
 @pytest.mark.parametrize("factorized", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["binary", "no intercept", "multinomial"])
-def test_scores_are_those_of_the_sketched_rows(name, kind, factorized):
-    influence, Xq, yq = fit(
-        name, sketch=kind, sketch_size=24, factorized=factorized, tail=False, damping=0.01
-    )
+def test_scores_are_those_of_the_sketched_rows(name, kind, factorized, global_random_seed):
+    settings = {"sketch": kind, "factorized": factorized, "random_state": global_random_seed}
+    influence, Xq, yq = fit(name, sketch_size=24, tail=False, damping=0.01, **settings)
     rows, queries, F, ridge = written_out(influence, Xq, yq)
     P = influence.sketch_.toarray()
     # The ridge is one number on what is sketched, and P is the identity on the rest.
@@ -134,8 +133,9 @@ def test_scores_are_those_of_the_sketched_rows(name, kind, factorized):
 
 @pytest.mark.parametrize("factorized", [True, False])
 @pytest.mark.parametrize("name", ["binary", "multinomial"])
-def test_tail_is_one_number_outside_of_the_basis(name, factorized):
-    influence, Xq, yq = fit(name, sketch="nystrom", sketch_size=18, factorized=factorized)
+def test_tail_is_one_number_outside_of_the_basis(name, factorized, global_random_seed):
+    settings = {"factorized": factorized, "random_state": global_random_seed}
+    influence, Xq, yq = fit(name, sketch="nystrom", sketch_size=18, **settings)
     rows, queries, F, ridge = written_out(influence, Xq, yq)
     Q = influence.sketch_.toarray().T
     assert_allclose(Q.T @ Q, np.eye(Q.shape[1]), atol=1e-12)
@@ -209,9 +209,11 @@ def test_dense_and_sparse_features_give_the_same(name):
 
 
 @pytest.mark.parametrize("settings", [{"sketch": "gaussian"}, {"tail": False}, {}])
-def test_every_output_keeps_its_own_ridge(settings):
+def test_every_output_keeps_its_own_ridge(settings, global_random_seed):
     # The two targets are two problems of their own, solved with one sketch of the features.
-    influence, Xq, yq = fit("two ridges", sketch_size=20, **settings)
+    influence, Xq, yq = fit(
+        "two ridges", sketch_size=20, random_state=global_random_seed, **settings
+    )
     X, y, *_ = problem("two ridges")
     P = influence.sketch_.sketches[0].features.toarray()
     rows, queries, F, ridge = written_out(influence, Xq, yq)
@@ -232,8 +234,9 @@ def test_every_output_keeps_its_own_ridge(settings):
 
 
 @pytest.mark.parametrize("settings", [{"factorized": False}, {"sketch_size": (10, 1)}])
-def test_ridges_that_are_mixed_are_made_one_first(settings):
-    influence, Xq, yq = fit("two ridges", **{"sketch": "gaussian", "sketch_size": 20, **settings})
+def test_ridges_that_are_mixed_are_made_one_first(settings, global_random_seed):
+    settings = {"sketch": "gaussian", "sketch_size": 20, **settings}
+    influence, Xq, yq = fit("two ridges", random_state=global_random_seed, **settings)
     rows, queries, F, ridge = written_out(influence, Xq, yq)
     scale = np.append(np.sqrt(ridge[:60].mean() / ridge[:60]), [1.0, 1.0])
     P = influence.sketch_.toarray()
@@ -245,8 +248,9 @@ def test_ridges_that_are_mixed_are_made_one_first(settings):
     assert_allclose(influence.parameter_influence([0, 1]), lifted, atol=1e-9)
 
 
-def test_sketches_of_features_and_outputs():
-    influence, Xq, yq = fit("multinomial", sketch_size=(12, 2), sketch="gaussian")
+def test_sketches_of_features_and_outputs(global_random_seed):
+    settings = {"sketch": "gaussian", "random_state": global_random_seed}
+    influence, Xq, yq = fit("multinomial", sketch_size=(12, 2), **settings)
     assert influence.sketch_size_ == 24
     inner = influence.sketch_.sketches[0]
     assert (inner.features.size, inner.outputs.size) == (12, 2)
@@ -357,18 +361,17 @@ def low_rank():
 
 
 @pytest.mark.parametrize("kind", RANDOM)
-def test_without_a_ridge_a_sketch_of_the_rank_is_exact(kind):
+def test_without_a_ridge_a_sketch_of_the_rank_is_exact(kind, global_random_seed):
     X, y, Xq = low_rank()
     model = lm.LinearRegression(fit_intercept=False)
     with pytest.warns(NumericalWarning, match="singular"):
         exact = ExactInfluence(model, damping=0.0).fit(X, y)
         expected = exact.influence(Xq, np.zeros(5))
-    influence = SketchedInfluence(
-        model, damping=0.0, sketch=kind, sketch_size=9, random_state=0
-    ).fit(X, y)
+    settings = {"damping": 0.0, "sketch": kind, "random_state": global_random_seed}
+    influence = SketchedInfluence(model, sketch_size=9, **settings).fit(X, y)
     assert influence.sketch_is_injective_
     assert_allclose(influence.influence(Xq, np.zeros(5)), expected, rtol=1e-6)
-    found = SketchedInfluence(model, damping=0.0, sketch=kind, random_state=0).fit(X, y)
+    found = SketchedInfluence(model, **settings).fit(X, y)
     assert found.sketch_size_ == 9
     # One number less and nothing more can be said, though the answer is still exact.
     with pytest.warns(NumericalWarning, match="full rank 8"):
@@ -752,8 +755,7 @@ def test_a_second_fit_forgets_the_first():
 # ---------------------------------------------------------------------------
 
 
-def test_one_decomposition_serves_every_damping():
-    rng = np.random.default_rng(0)
+def test_one_decomposition_serves_every_damping(rng):
     factor_rows = rng.standard_normal((50, 12))
     moment, penalty = factor_rows.T @ factor_rows, rng.random(12)
     spectral = SpectralCurvature(moment, penalty)
