@@ -1,4 +1,7 @@
-"""ClassifierHeadInfluence: the head of a model, and Theorem 1."""
+"""ClassifierHeadInfluence: the head of a model, and Theorem 1.
+
+One test lowers the module constant ``MAX_PARAMS``, to make a model too large to decompose.
+"""
 
 import pickle
 
@@ -6,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_matrix
-from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -18,9 +21,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import ClassifierHeadInfluence, ExactInfluence
-from skinfluence.estimators._classification_terms import classification_terms, dominant_partition
+from skinfluence.estimators import classification_terms, dominant_partition
 from skinfluence.metrics import InfluenceScorer, influence_ratio
+from skinfluence.models import head as head_of
 from skinfluence.models import objective
+from tests.helpers import assert_close, cancer, frozen, iris, perceptron, spd
 
 
 @parametrize_with_checks([ClassifierHeadInfluence(LogisticRegression())])
@@ -28,24 +33,9 @@ def test_estimator_follows_the_rules_of_scikit_learn(estimator, check):
     check(estimator)
 
 
-def iris():
-    X, y = load_iris(return_X_y=True)
-    return StandardScaler().fit_transform(X), y
-
-
 def fitted_mlp(kind=MLPClassifier, hidden=(6,), binary=False, alpha=0.5):
-    X, target = iris()
-    target = target[:, None] == 0 if binary else target
-    model = kind(
-        hidden_layer_sizes=hidden,
-        activation="tanh",
-        solver="lbfgs",
-        alpha=alpha,
-        random_state=0,
-        max_iter=3000,
-        tol=1e-8,
-    )
-    return FrozenEstimator(model.fit(X, np.ravel(target).astype(int)))
+    X, y = iris()
+    return frozen(perceptron(hidden, kind, alpha=alpha), X, y == 0 if binary else y)
 
 
 # ---------------------------------------------------------------------------
@@ -104,6 +94,13 @@ def test_a_linear_model_is_its_own_head(model):
 # ---------------------------------------------------------------------------
 
 
+def own_coordinates(influence, full):
+    """Coordinates of the head in the objective of the full model."""
+    fit = influence.linearisation_.fitted_model
+    found = head_of(fit.model, fit.features, fit.y, fit.sample_weight, influence.head)
+    return found.coordinates(full)
+
+
 def expanded(influence):
     """Matrix that turns the coordinates of the head into those of the model."""
     return influence.linearisation_.objective.to_parameters(np.eye(influence.n_components_)).T
@@ -125,7 +122,7 @@ def test_hessian_of_the_head_is_the_block_of_the_whole(model, curvature):
     y = (y == 0).astype(int) if len(getattr(model, "classes_", "123")) == 2 else y
     influence = ClassifierHeadInfluence(model).fit(X, y)
     full = objective(model.estimator, X, y, np.ones(len(X)))
-    own = influence._found_head.coordinates(full)
+    own = own_coordinates(influence, full)
     index, blocks = full.hessian(curvature)
     block = blocks[0][np.ix_(own, own)] + np.diag(full.l2_penalty[own])
     E = expanded(influence)
@@ -140,8 +137,7 @@ def test_hessian_of_the_head_is_the_block_of_the_whole(model, curvature):
 
 def test_head_equals_a_linear_model_on_the_hidden_layer():
     # A perceptron whose head alone is at its minimum is a featurizer and a logistic regression.
-    X, y = load_breast_cancer(return_X_y=True)
-    X = StandardScaler().fit_transform(X)
+    X, y = cancer()
     model = MLPClassifier((5,), activation="tanh", solver="lbfgs", alpha=2.0, random_state=0)
     model.max_iter = 5
     with pytest.warns(UserWarning, match="lbfgs"):
@@ -165,23 +161,33 @@ def test_head_equals_a_linear_model_on_the_hidden_layer():
 
 
 @pytest.mark.parametrize("solver", ["direct", "gram", "cg", "lissa"])
-def test_solvers_agree(solver):
+def test_solvers_agree(solver, global_random_seed):
     X, y = iris()
     direct = ClassifierHeadInfluence(fitted_mlp(), solver="direct").fit(X, y)
-    other = ClassifierHeadInfluence(fitted_mlp(), solver=solver).fit(X, y)
+    other = ClassifierHeadInfluence(
+        fitted_mlp(), solver=solver, random_state=global_random_seed
+    ).fit(X, y)
     assert other.solver_ == solver
     wanted = direct.influence(X[:3], y[:3])
     assert_allclose(other.influence(X[:3], y[:3]), wanted, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("sketch", ["nystrom", "gaussian", "sjlt"])
-def test_a_sketch_of_the_whole_rank_is_exact(sketch):
+def test_a_sketch_of_the_whole_rank_is_exact(sketch, global_random_seed):
     X, y = iris()
-    settings = {"damping": 1e-6 if sketch == "nystrom" else 0.0, "random_state": 0}
+    damping = 1e-6 if sketch == "nystrom" else 0.0
+    settings = {"damping": damping, "random_state": global_random_seed}
     exact = ClassifierHeadInfluence(fitted_mlp(), **settings).fit(X, y)
     full = ClassifierHeadInfluence(fitted_mlp(), sketch=sketch, sketch_size=21, **settings)
     assert_allclose(full.fit(X, y).influence(X[:3], y[:3]), exact.influence(X[:3], y[:3]))
     assert full.solver_ == "direct"
+
+
+def head_gradients(influence, X, y):
+    """Gradients of queries over the head, in the layout of its parameters."""
+    fit = influence.linearisation_
+    rows = fit.gradient_rows(fit.read(X), y).toarray()
+    return fit.objective.to_parameters(rows)
 
 
 def test_a_small_sketch_is_close():
@@ -192,7 +198,9 @@ def test_a_small_sketch_is_close():
     assert some.solver_ == "sketch"
     match = influence_ratio(some.influence(X[::5], y[::5]), exact.influence(X[::5], y[::5]))
     assert match.spearman.mean() > 0.9
-    assert some.parameter_influence([0, 1]).shape == (2, 21)
+    # What is lifted back to the parameters gives the same influence.
+    lifted = some.parameter_influence([0, 1]) @ head_gradients(some, X[::5], y[::5]).T
+    assert_close(lifted.T, some.influence(X[::5], y[::5])[:, :2], 1e-9)
     fidelity = some.head_fidelity(X[::5], y[::5])
     assert_allclose(fidelity.classification, some.influence(X[::5], y[::5]), rtol=1e-6)
     auto = ClassifierHeadInfluence(fitted_mlp(), damping=0.01, sketch_size="auto").fit(X, y)
@@ -244,15 +252,10 @@ def test_sparse_features():
 # ---------------------------------------------------------------------------
 
 
-def spd(rng, p):
-    root = rng.standard_normal((p, 2 * p))
-    return root @ root.T / p
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_ratio_of_both_influences_is_that_of_the_terms(seed):
-    rng = np.random.RandomState(seed)
-    p, n_head = 12, rng.randint(1, 12)
+@pytest.mark.parametrize("draw", range(10))
+def test_ratio_of_both_influences_is_that_of_the_terms(draw, global_random_seed):
+    rng = np.random.default_rng([global_random_seed, draw])
+    p, n_head = 12, rng.integers(1, 12)
     H, g_t, g_p = spd(rng, p), rng.standard_normal((4, p)), rng.standard_normal((6, p))
     partition = np.zeros(p, dtype=bool)
     partition[rng.permutation(p)[:n_head]] = True
@@ -266,8 +269,7 @@ def test_ratio_of_both_influences_is_that_of_the_terms(seed):
     assert_array_equal(classification_terms(H, n_head, g_t, g_p, partition).partition, partition)
 
 
-def test_terms_are_those_of_the_partition():
-    rng = np.random.RandomState(0)
+def test_terms_are_those_of_the_partition(rng):
     H, g_t, g_p = spd(rng, 6), rng.standard_normal((2, 6)), rng.standard_normal((3, 6))
     partition = np.array([True, False, True, False, False, False])
     terms = classification_terms(H, 2, g_t, g_p, partition)
@@ -279,14 +281,31 @@ def test_terms_are_those_of_the_partition():
     assert_allclose(terms.inverse_share, (1 / own).sum() / (1 / values).sum())
 
 
-def test_nothing_is_left_over_when_the_head_is_on_its_own():
-    rng = np.random.RandomState(0)
+def test_nothing_is_left_over_when_the_head_is_on_its_own(rng):
     H = np.zeros((7, 7))
     H[:3, :3], H[3:, 3:] = spd(rng, 3), spd(rng, 4)
     terms = classification_terms(H, 3, np.eye(7)[:3], np.eye(7)[:3])
     assert_allclose(terms.t1, 0, atol=1e-12)
     assert_allclose(terms.t2, 0, atol=1e-12)
     assert_allclose(terms.coordinate_share, 1)
+
+
+@pytest.mark.parametrize("rank", [5, 8, 11])
+def test_terms_of_a_singular_hessian_are_those_on_its_range(rank, rng):
+    p, n_head = 12, 4
+    root = rng.standard_normal((p, rank))
+    H, inverse = root @ root.T, np.linalg.pinv(root @ root.T, hermitian=True)
+    g_t, g_p = rng.standard_normal((3, rank)) @ root.T, rng.standard_normal((5, rank)) @ root.T
+    terms = classification_terms(H, n_head, g_t, g_p)
+    assert_close(terms.head_part + terms.t2, g_t @ inverse @ g_p.T, 1e-9)
+    block = np.linalg.pinv(H[:n_head, :n_head], hermitian=True)
+    assert_close(terms.classification, g_t[:, :n_head] @ block @ g_p[:, :n_head].T, 1e-9)
+    assert terms.partition.sum() == n_head
+    # Directions without curvature weigh nothing in the inverse, so they are nobody's first choice.
+    assert not terms.partition[: min(p - rank, p - n_head)].any()
+    values = np.linalg.eigvalsh(H)[p - rank :]
+    own = 1 / values[terms.partition[p - rank :]]
+    assert_allclose(terms.inverse_share, own.sum() / (1 / values).sum())
 
 
 def test_dominant_eigenpairs_weigh_most_in_the_inverse_of_the_head():
@@ -313,7 +332,23 @@ def test_fidelity_compares_with_the_influence_of_the_whole(curvature):
     assert fidelity.damping == 0.01
     assert fidelity.partition.sum() == 21
     assert 0 < fidelity.coordinate_share <= 1 and 0 < fidelity.inverse_share < 1
-    assert fidelity.t2.shape == fidelity.full.shape
+    # Both sides of the ratio (39).
+    fit = influence.linearisation_
+    full = fit.fitted_model.objective
+    own = own_coordinates(influence, full)
+    order = np.concatenate([own, np.setdiff1d(np.arange(len(full.theta)), own)])
+    H = full.hessian(curvature)[1][0] + np.diag(full.l2_penalty + 0.01)
+    queries = full.gradient_rows(X[::10], full.encode(y[::10])).toarray()
+    terms = classification_terms(
+        H[np.ix_(order, order)],
+        len(own),
+        queries[:, order],
+        full.training_gradient_rows().toarray()[:, order],
+        fidelity.partition,
+    )
+    assert_close(fidelity.t1, terms.t1, 1e-8)
+    assert_close(fidelity.t2, terms.t2, 1e-8)
+    assert_close(fidelity.full, -(terms.head_part + terms.t2), 1e-8)
 
 
 def test_large_models_are_compared_on_some_queries(monkeypatch):
@@ -382,13 +417,18 @@ def test_head_of_a_module_is_its_block(torch, head):
     model = torch_model(make_module(torch), l2=0.01)
     influence = ignoring_convergence(ClassifierHeadInfluence(model, head=head), X, y)
     full = objective(influence.estimator_, X, y, np.ones(len(X)))
-    own = influence._found_head.coordinates(full)
+    own = own_coordinates(influence, full)
     E = expanded(influence)
     block = full.hessian("hessian")[1][0][np.ix_(own, own)] + np.diag(full.l2_penalty[own])
     assert influence.head_ == "2" and influence.n_params_ == 18
     assert_allclose(influence.linearisation_.curvature.matrix(0.0), E.T @ block @ E, atol=1e-9)
     fidelity = influence.head_fidelity(X[:4], y[:4])
-    assert fidelity.t1.shape == (18, 18)
+    H = full.hessian("ggn")[1][0] + np.diag(full.l2_penalty + fidelity.damping)
+    rest = np.setdiff1d(np.arange(len(H)), own)
+    order = np.concatenate([own, rest])
+    values, vectors = np.linalg.eigh(H[np.ix_(order, order)])
+    beta = vectors.T[~fidelity.partition][:, :18]
+    assert_close(fidelity.t1, beta.T @ np.diag(values[~fidelity.partition]) @ beta, 1e-6)
 
 
 def test_only_the_head_of_a_module_is_held(torch):
@@ -396,7 +436,8 @@ def test_only_the_head_of_a_module_is_held(torch):
     influence = ClassifierHeadInfluence(torch_model(make_module(torch), l2=0.01))
     ignoring_convergence(influence, X, y)
     assert len(influence.linearisation_.objective.theta) == 12
-    assert "_full_objective" not in vars(influence)
+    # The objective of the full model is made once it is asked for.
+    assert "objective" not in vars(influence.linearisation_.fitted_model)
     influence.head_fidelity(X[:4], y[:4])
     assert len(influence.linearisation_.fitted_model.objective.theta) == 43
 

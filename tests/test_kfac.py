@@ -7,24 +7,22 @@ from numpy.testing import assert_allclose
 from scipy.linalg import block_diag
 from scipy.stats import spearmanr
 from sklearn import config_context
-from sklearn.datasets import load_digits, load_iris
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import HuberRegressor, LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skinfluence import ExactInfluence, KFACInfluence
-from skinfluence.curvature.kronecker._curvature import KroneckerCurvature
-from skinfluence.curvature.kronecker._factors import columns_of, matrix_of, moments
+from skinfluence.curvature.kronecker import KroneckerCurvature, moments
 from skinfluence.exceptions import NumericalWarning
-from skinfluence.rows import BlockRows, DenseRows, KroneckerRows
-from skinfluence.rows._shared import SharedRows
+from skinfluence.rows import DenseRows, KroneckerRows, SharedRows
+from tests.helpers import assert_close, dense_inverse, digits, iris
 
 # The models are fitted for the tests' time, not to the last digit.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
-def perceptron(task, activation="tanh", **params):
-    rng = np.random.default_rng(0)
+def perceptron(task, activation="tanh", seed=0, **params):
+    rng = np.random.default_rng(seed)
     X = rng.standard_normal((60, 5))
     settings = {"solver": "lbfgs", "alpha": 0.0, "random_state": 0, "max_iter": 50} | params
     if task == "real":
@@ -40,10 +38,26 @@ def fitted(model, X, y, **params):
     return KFACInfluence(FrozenEstimator(model), **params).fit(X, y)
 
 
-def dense(influence, damping):
-    """H of a curvature, from its solutions for the unit vectors."""
-    identity = DenseRows(np.eye(len(influence.linearisation_.objective.penalty)))
-    return np.linalg.inv(influence.linearisation_.curvature.solve(identity, damping).toarray())
+def column_order(c, d):
+    """Positions in the matrix ``[W, b]`` (c, d) of the columns ``[W.ravel(), b]``."""
+    index = np.arange(c * d).reshape(c, d)
+    return np.concatenate([index[:, :-1].ravel(), index[:, -1]])
+
+
+def in_its_basis(vectors, values, penalty):
+    """H with the values and the diagonal of the penalty in a basis of eigenvectors."""
+    return vectors * (values + vectors.T**2 @ penalty) @ vectors.T
+
+
+def change_of_losses(influence, X, y, i):
+    """Change of losses by the step for row i, at outputs moved to first order."""
+    objective = influence.linearisation_.objective
+    step = -influence.parameter_influence([i])[0] / influence.n_samples_
+    coordinates = np.empty_like(step)
+    coordinates[objective.order] = step
+    outputs, targets = objective.outputs(X), objective.encode(y)
+    moves = (objective.jacobian_rows(X) @ coordinates[:, None]).reshape(outputs.shape)
+    return objective.loss.value(outputs + moves, targets) - objective.loss.value(outputs, targets)
 
 
 def block_diagonal(influence, curvature="ggn"):
@@ -55,11 +69,14 @@ def block_diagonal(influence, curvature="ggn"):
 
 @pytest.mark.parametrize("correction", [False, True])
 @pytest.mark.parametrize("fisher", ["true", "sampled"])
-def test_a_deep_linear_network_with_squared_loss_has_its_ggn(correction, fisher):
-    model, X, y = perceptron("real", "identity")
-    influence = fitted(model, X, y, eigenvalue_correction=correction, fisher=fisher)
+def test_a_deep_linear_network_with_squared_loss_has_its_ggn(
+    correction, fisher, global_random_seed
+):
+    model, X, y = perceptron("real", "identity", seed=global_random_seed)
+    settings = {"fisher": fisher, "damping": 0.3, "random_state": global_random_seed}
+    influence = fitted(model, X, y, eigenvalue_correction=correction, **settings)
     expected = block_diagonal(influence) + 0.3 * np.eye(influence.n_params_)
-    assert_allclose(dense(influence, 0.3), expected, atol=1e-9)
+    assert_close(np.linalg.inv(dense_inverse(influence)), expected, 1e-9)
 
 
 @pytest.mark.parametrize("correction", [False, True])
@@ -88,26 +105,29 @@ def test_trace_of_a_softmax_factor_is_exact_where_classes_are_even():
 
 
 @pytest.mark.parametrize("solver", ["lbfgs", "adam"])
-def test_a_layer_with_bias_is_its_dense_reference(solver):
-    model, X, y = perceptron("classes", solver=solver, alpha=0.2)
-    influence = fitted(model, X, y, eigenvalue_correction=False)
+@pytest.mark.parametrize("alpha", [0.0, 0.2])
+def test_a_layer_with_bias_is_its_dense_reference(solver, alpha, global_random_seed):
+    model, X, y = perceptron("classes", solver=solver, seed=global_random_seed, alpha=alpha)
+    influence = fitted(model, X, y, eigenvalue_correction=False, damping=0.2)
     objective = influence.linearisation_.objective
     factor_rows = objective.factor_rows("ggn")
-    blocks = []
+    curvature, damped, start = [], [], 0
     for block in factor_rows.blocks:
         inputs = np.hstack([block.activation, np.ones((60, 1))])
         flat = block.residual.reshape(-1, block.residual.shape[2])
-        kron = np.kron(flat.T @ flat, inputs.T @ inputs / 60)
-        shape = flat.shape[1], inputs.shape[1]
-        as_columns = columns_of(np.eye(len(kron)).reshape(-1, *shape), True)
-        blocks.append(as_columns.T @ kron @ as_columns)
-    expected = block_diag(*blocks)
-    influence.linearisation_.curvature._ridges = [0.0, 0.0, 0.0]
-    damped = expected + 0.2 * np.eye(len(expected))
-    assert_allclose(dense(influence, 0.2), damped, atol=1e-9)
+        (gamma, Q_E), (a, Q_A) = map(np.linalg.eigh, (flat.T @ flat, inputs.T @ inputs / 60))
+        values, vectors = np.outer(gamma, a).ravel(), np.kron(Q_E, Q_A)
+        vectors = vectors[column_order(len(gamma), len(a))]
+        penalty = objective.l2_penalty[start : start + len(values)]
+        start += len(values)
+        curvature.append(vectors * values @ vectors.T)
+        # Weights have a penalty and biases none: its diagonal in the basis is taken.
+        damped.append(in_its_basis(vectors, values, penalty + 0.2))
+    curvature, damped = block_diag(*curvature), block_diag(*damped)
+    assert_close(np.linalg.inv(dense_inverse(influence)), damped, 1e-9)
     assert_allclose(
-        influence.linearisation_.curvature.effective_dimension(0.2),
-        np.trace(expected @ np.linalg.inv(damped)),
+        influence.linearisation_.effective_dimension(),
+        np.trace(curvature @ np.linalg.inv(damped)),
     )
 
 
@@ -117,7 +137,7 @@ def test_eigenvalue_correction_is_the_best_diagonal():
     errors = []
     for correction in (False, True):
         influence = fitted(model, X, y, eigenvalue_correction=correction, damping=0.1)
-        matrix = dense(influence, 0.1) - 0.1 * np.eye(len(exact))
+        matrix = np.linalg.inv(dense_inverse(influence)) - 0.1 * np.eye(len(exact))
         errors.append(np.linalg.norm(matrix - exact))
         if correction:
             assert_allclose(np.trace(matrix), np.trace(exact))
@@ -125,8 +145,7 @@ def test_eigenvalue_correction_is_the_best_diagonal():
 
 
 def test_a_linear_model_is_one_layer():
-    X, y = load_digits(return_X_y=True)
-    X, y = X[:300] / 16, y[:300]
+    X, y = (array[:300] for array in digits())
     for model in (LogisticRegression(C=0.1), LogisticRegression(fit_intercept=False, C=0.1)):
         model.fit(X, y)
         kfac = fitted(model, X, y, damping=1e-3).influence(X[:20], y[:20])
@@ -135,8 +154,7 @@ def test_a_linear_model_is_one_layer():
         assert rank.statistic > 0.7
 
 
-def test_squared_loss_of_a_linear_model_is_exact():
-    rng = np.random.default_rng(0)
+def test_squared_loss_of_a_linear_model_is_exact(rng):
     X = rng.standard_normal((30, 4))
     y = X @ rng.standard_normal((4, 2)) + rng.standard_normal((30, 2))
     # The penalty leaves the intercept out, so its diagonal is exact without an intercept.
@@ -146,32 +164,28 @@ def test_squared_loss_of_a_linear_model_is_exact():
 
 
 def test_leaving_out_is_a_step_that_no_leverage_turns_around():
-    X, y = load_digits(return_X_y=True)
-    X, y = X[:200] / 16, y[:200]
+    X, y = (array[:200] for array in digits())
     model = MLPClassifier((10,), solver="lbfgs", alpha=0.1, random_state=0, max_iter=500)
     influence = fitted(model.fit(X, y), X, y, damping=1e-4)
     found = influence.leave_one_out_effect(X, y)
     assert (np.diag(found) > 0).all()
-    objective = influence.linearisation_.objective
     for i in (0, 17):
-        step = -influence.parameter_influence([i])[0] / 200
-        coordinates = np.empty_like(step)
-        coordinates[objective.order] = step
-        moves = objective.jacobian_rows(X) @ coordinates[:, None]
-        outputs = objective.outputs(X)
-        moved = objective.loss.value(outputs + moves.reshape(outputs.shape), objective.targets)
-        expected = moved - objective.loss.value(outputs, objective.targets)
-        assert_allclose(found[:, i], expected, atol=1e-9)
+        assert_close(found[:, i], change_of_losses(influence, X, y, i), 1e-9)
 
 
-def test_other_blocks_are_dense():
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_other_blocks_are_dense(alpha, rng):
     X = rng.standard_normal((30, 3))
     y = X[:, 0] + rng.standard_normal(30)
-    model = HuberRegressor(alpha=0.0).fit(X, y)
-    kfac = fitted(model, X, y, damping=0.1).influence(X, y)
-    exact = ExactInfluence(FrozenEstimator(model), damping=0.1).fit(X, y).influence(X, y)
-    assert_allclose(kfac, exact)
+    influence = fitted(HuberRegressor(alpha=alpha).fit(X, y), X, y, damping=0.1)
+    objective = influence.linearisation_.objective
+    F = objective.hessian("hessian")[1][0]
+    values, vectors = np.linalg.eigh(F)
+    # Intercept and scale have no penalty.
+    assert np.ptp(objective.l2_penalty) > 0 or alpha == 0
+    H = in_its_basis(vectors, values, objective.l2_penalty + 0.1)
+    rows = objective.training_gradient_rows().toarray()
+    assert_close(influence.influence(X, y), -rows @ np.linalg.solve(H, rows.T), 1e-9)
 
 
 def shared_rows(rng, t=4):
@@ -230,19 +244,17 @@ def test_one_fit_serves_every_damping():
     assert_allclose(influence.influence(X, y), other.influence(X, y))
 
 
-def test_embedding_and_leverages_are_those_of_the_scores():
-    model, X, y = perceptron("classes", alpha=0.1)
+def test_embedding_and_leverages_are_those_of_the_scores(global_random_seed):
+    model, X, y = perceptron("classes", seed=global_random_seed, alpha=0.1)
     influence = fitted(model, X, y)
     scores = influence.influence(X, y)
     embedding = influence.transform(X, y)
-    assert_allclose(embedding @ embedding.T, -scores, atol=1e-9 * np.abs(scores).max())
+    assert_close(embedding @ embedding.T, -scores, 1e-9)
     assert_allclose(influence.self_influence(), -np.diag(scores))
-    assert influence.parameter_influence([3, 4]).shape == (2, influence.n_params_)
-    own = influence.parameter_influence([3])[0]
-    gradient = influence.linearisation_.objective.to_parameters(
-        influence.linearisation_.training_rows[[5]].toarray()
-    )[0]
-    assert_allclose(own @ gradient, scores[5, 3])
+    gradients = influence.linearisation_.objective.to_parameters(
+        influence.linearisation_.training_rows.toarray()
+    )
+    assert_close(gradients @ influence.parameter_influence([3, 4]).T, scores[:, [3, 4]], 1e-9)
 
 
 def test_results_do_not_depend_on_batches():
@@ -251,9 +263,11 @@ def test_results_do_not_depend_on_batches():
         expected = fitted(model, X, y, sketch_size=size).influence(X, y)
         with config_context(working_memory=5e-3):
             got = fitted(model, X, y, sketch_size=size, batch_size=7).influence(X, y)
-        assert_allclose(got, expected, atol=1e-9 * np.abs(expected).max())
+        assert_close(got, expected, 1e-9)
 
 
+# Softmax heads have a null direction, relus dead units: both are on purpose without damping.
+@pytest.mark.filterwarnings("ignore::skinfluence.exceptions.NumericalWarning")
 @pytest.mark.parametrize("sketch", ["nystrom", "gaussian"])
 def test_a_full_sketch_loses_nothing(sketch):
     model, X, y = perceptron("classes")
@@ -277,12 +291,6 @@ def test_a_full_sketch_loses_nothing(sketch):
         assert_allclose(own, expected, rtol=1e-4, atol=1e-8)
 
 
-# Softmax heads have a null direction, relus dead units: both are on purpose without damping.
-test_a_full_sketch_loses_nothing = pytest.mark.filterwarnings(
-    "ignore::skinfluence.exceptions.NumericalWarning"
-)(test_a_full_sketch_loses_nothing)
-
-
 def test_sketches_are_factored_and_reported():
     model, X, y = perceptron("classes", alpha=0.1)
     influence = fitted(model, X, y, sketch_size=(3, 2), damping=0.05)
@@ -293,9 +301,12 @@ def test_sketches_are_factored_and_reported():
     assert influence.n_components_ == 3 * 6
     for layer in influence.layers_:
         assert layer.effective_dimension <= layer.bound * (1 + 1e-9)
-    assert influence.transform(X, y).shape == (60, 18)
-    influence.damping_ = 1.0
-    assert influence.leave_one_out_effect(X[:3], y[:3]).shape == (3, 60)
+    embedding = influence.transform(X, y)
+    assert embedding.shape == (60, 18)
+    assert_close(embedding @ embedding.T, -influence.influence(X, y), 1e-9)
+    effect = influence.leave_one_out_effect(X, y)
+    for i in (0, 17):
+        assert_close(effect[:, i], change_of_losses(influence, X, y, i), 1e-9)
     auto = fitted(model, X, y, sketch_size="auto", damping=0.05)
     assert auto.n_components_ <= influence.n_params_
     by_number = fitted(model, X, y, sketch_size=6, damping=0.05)
@@ -303,8 +314,7 @@ def test_sketches_are_factored_and_reported():
 
 
 def test_the_data_aware_sketch_beats_the_random_one():
-    X, y = load_digits(return_X_y=True)
-    X, y = X[:400] / 16, y[:400]
+    X, y = (array[:400] for array in digits())
     model = MLPClassifier((20,), solver="lbfgs", alpha=1.0, random_state=0, max_iter=200)
     model.fit(X, y)
     exact = fitted(model, X, y).influence(X[:30], y[:30])
@@ -317,7 +327,7 @@ def test_the_data_aware_sketch_beats_the_random_one():
 
 
 def test_ek_fac_follows_the_exact_ggn():
-    X, y = load_iris(return_X_y=True)
+    X, y = iris()
     model = MLPClassifier((10,), solver="lbfgs", alpha=0.5, random_state=0, max_iter=500)
     model.fit(X, y)
     exact = ExactInfluence(FrozenEstimator(model), curvature="ggn", damping=0.01).fit(X, y)
@@ -366,16 +376,3 @@ def test_sketch_sizes_are_checked(size):
     model, X, y = perceptron("classes")
     with pytest.raises(ValueError, match="sketch_size"):
         fitted(model, X, y, sketch_size=size)
-
-
-def test_columns_and_matrices_are_inverse(global_random_seed):
-    columns = np.random.default_rng(global_random_seed).standard_normal((3, 12))
-    for has_bias in (False, True):
-        matrices = matrix_of(columns, (3, 4), has_bias)
-        assert_allclose(columns_of(matrices, has_bias), columns)
-
-
-def test_blocks_are_named_by_their_layers():
-    rows = DenseRows(np.ones((2, 3)))
-    assert rows.blocks == [rows]
-    assert BlockRows([rows, rows]).blocks == [rows, rows]

@@ -1,62 +1,45 @@
-"""Leaving rows out against really refitting the estimator, on real data."""
+"""Leaving rows out against really refitting the estimator, on real data.
+
+One test lowers the module constant ``REFINING``, to reach what happens where work is short.
+"""
 
 import numpy as np
 import pytest
+import sklearn
 import statsmodels.api as sm
-from numpy.testing import assert_allclose
 from sklearn import linear_model as lm
 from sklearn import svm
-from sklearn.base import clone, is_classifier
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
-from sklearn.preprocessing import StandardScaler
+from sklearn.base import is_classifier
+from sklearn.preprocessing import scale
 
 from skinfluence import ExactInfluence, KFACInfluence, RelativeHessianInfluence, SketchedInfluence
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.refitting.removal import first_steps, removal_of_each
-
-NC = {"solver": "newton-cholesky", "tol": 1e-12, "max_iter": 100}
-
-
-def scaled(X):
-    return StandardScaler().fit_transform(X)
-
-
-def breast_cancer():
-    X, y = load_breast_cancer(return_X_y=True)
-    return scaled(X), y
-
-
-def wine():
-    X, y = load_wine(return_X_y=True)
-    return scaled(X), y
-
-
-def diabetes():
-    X, y = load_diabetes(return_X_y=True)
-    return scaled(X), y
-
-
-def digits():
-    X, y = load_digits(return_X_y=True)
-    return X / 16, y
+from tests.helpers import (
+    NEWTON,
+    assert_close,
+    cancer,
+    diabetes,
+    digits,
+    left_out,
+    log_loss_of,
+    refitted,
+    split,
+    wine,
+)
 
 
 def fair():
     frame = sm.datasets.fair.load_pandas().data
-    return scaled(frame.drop(columns="affairs").to_numpy()), (frame.affairs > 0).to_numpy() * 1
+    return scale(frame.drop(columns="affairs").to_numpy()), (frame.affairs > 0).to_numpy() * 1
 
 
 def randhie():
     frame = sm.datasets.randhie.load_pandas().data
-    return scaled(frame.drop(columns="mdvis").to_numpy()), frame.mdvis.to_numpy()
+    return scale(frame.drop(columns="mdvis").to_numpy()), frame.mdvis.to_numpy()
 
 
 # Losses of a fitted model, as OBJECTIVES of scikit-learn write them, from its predictions.
-
-
-def log_loss(model, X, y):
-    p = model.predict_proba(X)
-    return -np.log(p[np.arange(len(y)), np.searchsorted(model.classes_, y)])
 
 
 def squared_error(model, X, y):
@@ -92,159 +75,184 @@ def label_squares(model, X, y):
     return ((1 - m) ** 2).sum(axis=1)
 
 
-def split(X, y, n_queries=100, n_train=None):
-    order = np.random.default_rng(0).permutation(len(y))
-    queries, train = order[:n_queries], order[n_queries:][:n_train]
-    return X[train], y[train], X[queries], y[queries]
-
-
-def refitted(model, loss, train, queries, rows, weight=None):
-    """Change of the queries' losses when each row is left out and the model fitted again."""
-    X, y = train
-    weight = np.ones(len(y)) if weight is None else weight
-
-    def losses(kept):
-        fitted = clone(model).fit(X[kept], y[kept], sample_weight=weight[kept])
-        return loss(fitted, *queries)
-
-    everything = np.arange(len(y))
-    before = losses(everything)
-    return np.column_stack([losses(everything != row) - before for row in rows])
-
-
-def agreement(predicted, actual):
-    slope = np.polyfit(predicted.ravel(), actual.ravel(), 1)[0]
-    return np.corrcoef(predicted.ravel(), actual.ravel())[0, 1], slope
-
-
 LR = lm.LogisticRegression
 CASES = {
-    "breast cancer": (breast_cancer, LR(**NC), log_loss, None),
-    "breast cancer C=100": (breast_cancer, LR(C=100, **NC), log_loss, None),
-    "wine": (wine, LR(**NC), log_loss, None),
-    "wine balanced": (wine, LR(class_weight="balanced", **NC), log_loss, None),
+    "breast cancer": (cancer, LR(**NEWTON), log_loss_of, None),
+    "breast cancer C=100": (cancer, LR(C=100, **NEWTON), log_loss_of, None),
+    "wine": (wine, LR(**NEWTON), log_loss_of, None),
+    "wine balanced": (wine, LR(class_weight="balanced", **NEWTON), log_loss_of, None),
     "diabetes ridge": (diabetes, lm.Ridge(), squared_error, None),
     "diabetes huber": (
         diabetes, lm.HuberRegressor(alpha=1.0, tol=1e-12, max_iter=10_000), huber, None,
     ),
-    "fair balanced": (fair, LR(class_weight="balanced", **NC), log_loss, 800),
-    "randhie": (randhie, lm.PoissonRegressor(alpha=1.0, **NC), half_poisson, 800),
-    "diabetes gamma": (diabetes, lm.GammaRegressor(alpha=1.0, **NC), half_gamma, None),
+    "fair balanced": (fair, LR(class_weight="balanced", **NEWTON), log_loss_of, 800),
+    "randhie": (randhie, lm.PoissonRegressor(alpha=1.0, **NEWTON), half_poisson, 800),
+    "diabetes gamma": (diabetes, lm.GammaRegressor(alpha=1.0, **NEWTON), half_gamma, None),
     "wine ridge classifier": (
         wine, lm.RidgeClassifier(class_weight="balanced"), label_squares, None,
     ),
     "breast cancer svc": (
-        breast_cancer, svm.LinearSVC(tol=1e-10, max_iter=100_000), squared_hinge, None,
+        cancer, svm.LinearSVC(tol=1e-10, max_iter=100_000), squared_hinge, None,
     ),
 }  # fmt: skip
 
 
+# Relative errors are at most 3e-8 over seeds 1 to 3; a minimum of least squares is exact, and the
+# solvers of these two models stop early whatever their tolerance.
+TOLERANCES = {"diabetes ridge": 1e-11, "diabetes huber": 0.02, "breast cancer svc": 5e-5}
+
+
+# A row with a leverage of almost 1 is warned of; its effect is exact all the same.
+@pytest.mark.filterwarnings("ignore:.*leverage above:skinfluence.exceptions.NumericalWarning")
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 @pytest.mark.parametrize("name", CASES)
-def test_leave_one_out_effect_is_that_of_refitting(name, weighted):
+def test_leave_one_out_effect_is_that_of_refitting(name, weighted, rng):
     load, model, loss, n_train = CASES[name]
     X, y, Xq, yq = split(*load(), n_queries=70, n_train=n_train)
-    rng = np.random.default_rng(1)
     weight = rng.uniform(0.3, 2.0, len(y)) if weighted else np.ones(len(y))
     influence = ExactInfluence(model).fit(X, y, sample_weight=weight)
     predicted = influence.leave_one_out_effect(Xq, yq)
     top = np.argsort(-influence.self_influence())[:30]
-    for rows, least in ((rng.permutation(len(y))[:30], 0.999), (top, 0.99)):
-        actual = refitted(model, loss, (X, y), (Xq, yq), rows, weight)
-        pearson, slope = agreement(predicted[:, rows], actual)
-        assert pearson >= least
-        assert abs(slope - 1) <= 0.02
+    for rows in (rng.permutation(len(y))[:30], top):
+        actual = left_out(model, loss, (X, y), (Xq, yq), rows, weight)
+        assert_close(predicted[:, rows], actual, TOLERANCES.get(name, 2e-7))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "load, model, loss",
+    "load, model, loss, tol",
     [
-        (digits, LR(**NC), log_loss),
-        (fair, LR(class_weight="balanced", **NC), log_loss),
-        (randhie, lm.PoissonRegressor(alpha=1.0, **NC), half_poisson),
+        (digits, LR(**NEWTON), log_loss_of, 1e-2),
+        (fair, LR(class_weight="balanced", **NEWTON), log_loss_of, 1e-4),
+        (randhie, lm.PoissonRegressor(alpha=1.0, **NEWTON), half_poisson, 2e-4),
     ],
     ids=["digits", "fair", "randhie"],
 )
-def test_leave_one_out_effect_on_whole_data_sets(load, model, loss):
+def test_leave_one_out_effect_on_whole_data_sets(load, model, loss, tol):
     X, y, Xq, yq = split(*load())
     influence = ExactInfluence(model).fit(X, y)
     predicted = influence.leave_one_out_effect(Xq, yq)
     random = np.random.default_rng(1).permutation(len(y))[:30]
     top = np.argsort(-influence.self_influence())[:30]
-    for rows, least in ((random, 0.999), (top, 0.99)):
-        pearson, slope = agreement(
-            predicted[:, rows], refitted(model, loss, (X, y), (Xq, yq), rows)
-        )
-        assert pearson >= least
-        assert abs(slope - 1) <= 0.02
+    # The longest steps are refined, the others are one Newton step: measured 4e-3 at most.
+    for rows, most in ((random, tol), (top, 1e-6)):
+        actual = left_out(model, loss, (X, y), (Xq, yq), rows)
+        assert_close(predicted[:, rows], actual, most)
 
 
-def test_leaving_out_equals_influence_to_first_order():
+def test_leaving_out_equals_influence_to_first_order(rng):
     X, y = diabetes()
-    weight = np.random.default_rng(0).uniform(0.5, 2, len(y))
+    weight = rng.uniform(0.5, 2, len(y))
+    # Of rows with almost no weight the first order is all there is.
+    weight[:20] = 1e-6
     influence = ExactInfluence(lm.Ridge()).fit(X, y, sample_weight=weight)
-    scores = influence.influence(X[:5], y[:5])
     effect = influence.leave_one_out_effect(X[:5], y[:5])
-    first_order = -scores * weight / weight.sum()
-    assert agreement(first_order, effect)[0] > 0.999
-    assert np.sign(first_order[np.abs(first_order) > 0.5]).tolist() == (
-        np.sign(effect[np.abs(first_order) > 0.5]).tolist()
-    )
+    first_order = -influence.influence(X[:5], y[:5]) * weight / weight.sum()
+    assert_close(effect[:, :20], first_order[:, :20], 1e-5)
+
+
+def damped_refit(X, y, kept, start, penalty, damping):
+    """Minimum of the logistic loss of some rows, the penalty, and a damping towards ``start``.
+
+    Both terms are those of the sum objective, and labels are -1 and 1.
+    """
+    theta, ridge = start.copy(), penalty + damping
+    for _ in range(30):
+        p = 1 / (1 + np.exp(y[kept] * (X[kept] @ theta)))
+        gradient = -X[kept].T @ (y[kept] * p) + penalty * theta + damping * (theta - start)
+        hessian = (X[kept].T * (p * (1 - p))) @ X[kept] + np.diag(ridge)
+        theta = theta - np.linalg.solve(hessian, gradient)
+    return theta
+
+
+@pytest.mark.parametrize("damping", [0.01, 0.3])
+def test_damping_holds_the_refit_near_the_fitted_parameters(damping):
+    X, y, Xq, yq = split(*cancer(), n_queries=40, n_train=150)
+    influence = ExactInfluence(LR(**NEWTON), damping=damping).fit(X, y)
+    design, queries = (np.column_stack([A, np.ones(len(A))]) for A in (X, Xq))
+    model = influence.estimator_
+    start, penalty = np.append(model.coef_, model.intercept_), np.append(np.ones(30), 0.0)
+
+    def losses(kept):
+        theta = damped_refit(design, 2 * y - 1, kept, start, penalty, damping * len(y))
+        return np.logaddexp(0, (1 - 2 * yq) * (queries @ theta))
+
+    everything, rows = np.arange(len(y)), np.arange(0, 150, 10)
+    before = losses(everything)
+    expected = np.column_stack([losses(everything != row) - before for row in rows])
+    assert_close(influence.leave_one_out_effect(Xq, yq)[:, rows], expected, 1e-7)
+    gone = np.setdiff1d(everything, rows)
+    assert_close(influence.removal_effect(rows, Xq, yq), losses(gone) - before, 1e-7)
+
+
+def test_the_longest_steps_are_refined_where_not_all_can_be(monkeypatch):
+    X, y, Xq, yq = split(*cancer(), n_queries=40, n_train=150)
+
+    def effect(work):
+        monkeypatch.setattr("skinfluence.refitting.removal.REFINING", work)
+        return influence.leave_one_out_effect(Xq, yq)
+
+    influence = ExactInfluence(LR(C=10.0, **NEWTON)).fit(X, y)
+    fit = influence.linearisation_
+    none, all_, some = effect(0), effect(1e12), effect(4e6)
+    steps = first_steps(fit, removal_of_each(fit), np.arange(len(y)))
+    length = np.einsum("np,pq,nq->n", steps, fit.curvature.matrix(0.0), steps)
+    refined = (some != none).any(axis=0)
+    assert 5 < refined.sum() < 100
+    assert length[refined].min() >= length[~refined].max()
+    assert_close(some[:, refined], all_[:, refined], 1e-9)
 
 
 @pytest.mark.parametrize("name", ["breast cancer", "wine balanced", "diabetes gamma"])
-def test_removal_of_a_set_is_that_of_refitting(name):
+def test_removal_of_a_set_is_that_of_refitting(name, rng):
     load, model, loss, _ = CASES[name]
     X, y, Xq, yq = split(*load(), n_queries=40)
     influence = ExactInfluence(model).fit(X, y)
-    dropped = np.random.default_rng(2).permutation(len(y))[: len(y) // 5]
+    dropped = rng.permutation(len(y))[: len(y) // 5]
     kept = np.setdiff1d(np.arange(len(y)), dropped)
-    after, before = (clone(model).fit(X[rows], y[rows]) for rows in (kept, np.arange(len(y))))
+    after, before = (refitted(model, X, y, rows) for rows in (kept, np.arange(len(y))))
     actual = loss(after, Xq, yq) - loss(before, Xq, yq)
-    np.testing.assert_allclose(
-        influence.removal_effect(dropped, Xq, yq), actual, atol=1e-6 * np.abs(actual).max()
-    )
+    assert_close(influence.removal_effect(dropped, Xq, yq), actual, 1e-6)
 
 
 def test_removal_of_one_row_is_leaving_it_out():
     X, y, Xq, yq = split(*wine(), n_queries=20)
-    influence = ExactInfluence(LR(class_weight="balanced", **NC)).fit(X, y)
+    influence = ExactInfluence(LR(class_weight="balanced", **NEWTON)).fit(X, y)
     each = influence.leave_one_out_effect(Xq, yq)
     for row in (0, 50, 100):
-        np.testing.assert_allclose(
-            influence.removal_effect([row], Xq, yq), each[:, row], rtol=1e-6, atol=1e-12
-        )
+        assert_close(influence.removal_effect([row], Xq, yq), each[:, row], 1e-7)
     assert not influence.removal_effect([], Xq, yq).any()
 
 
 @pytest.mark.parametrize(
     "cls, params",
     [
-        (SketchedInfluence, {"sketch_size": 4, "random_state": 0}),
-        (SketchedInfluence, {"sketch_size": 4, "sketch": "landmarks", "random_state": 0}),
-        (SketchedInfluence, {"sketch_size": 4, "sketch": "sjlt", "random_state": 0}),
-        (RelativeHessianInfluence, {"subset_size": 60, "random_state": 0}),
+        (SketchedInfluence, {"sketch_size": 4}),
+        (SketchedInfluence, {"sketch_size": 4, "sketch": "landmarks"}),
+        (SketchedInfluence, {"sketch_size": 4, "sketch": "sjlt"}),
+        (RelativeHessianInfluence, {"subset_size": 60}),
         (KFACInfluence, {}),
     ],
 )
-def test_removal_of_one_row_is_leaving_it_out_by_any_curvature(cls, params):
+def test_removal_of_one_row_is_leaving_it_out_by_any_curvature(cls, params, global_random_seed):
     X, y = diabetes()
     X, y = X[:120], y[:120]
     # Of a quadratic no step is refined.
-    influence = cls(lm.Ridge(alpha=3.0), **params).fit(X, y)
+    influence = cls(lm.Ridge(alpha=3.0), random_state=global_random_seed, **params).fit(X, y)
     each = influence.leave_one_out_effect(X[:9], y[:9])
     for i in (0, 50, 119):
-        assert_allclose(influence.removal_effect([i], X[:9], y[:9]), each[:, i], rtol=1e-7)
+        assert_close(influence.removal_effect([i], X[:9], y[:9]), each[:, i], 1e-9)
 
 
-def test_reduced_effects_are_those_of_all_queries():
-    X, y, Xq, yq = split(*breast_cancer())
-    influence = ExactInfluence(LR(**NC)).fit(X, y)
+@pytest.mark.parametrize("working_memory", [1024, 0.02], ids=["one batch", "many batches"])
+def test_reduced_effects_are_those_of_all_queries(working_memory):
+    X, y, Xq, yq = split(*cancer())
+    influence = ExactInfluence(LR(**NEWTON)).fit(X, y)
     full = influence.leave_one_out_effect(Xq, yq)
     for reduce, expected in (("mean", full.mean(axis=0)), ("sum", full.sum(axis=0))):
-        found = influence.leave_one_out_effect(Xq, yq, reduce=reduce)
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
+        with sklearn.config_context(working_memory=working_memory):
+            found = influence.leave_one_out_effect(Xq, yq, reduce=reduce)
+        assert_close(found, expected, 1e-9)
 
 
 @pytest.mark.parametrize("intercept", [True, False])
@@ -256,14 +264,14 @@ def test_newton_steps_are_the_dfbeta_of_statsmodels(intercept):
     fit = influence.linearisation_
     steps = first_steps(fit, removal_of_each(fit), np.arange(len(y)))
     # dfbeta is the estimate with the row minus that without it.
-    np.testing.assert_allclose(-steps, expected, atol=1e-8 * np.abs(expected).max())
+    assert_close(-steps, expected, 1e-8)
 
 
 @pytest.mark.parametrize(
     "family, load, model",
     [
-        (sm.families.Poisson(), randhie, lm.PoissonRegressor(alpha=0, **NC)),
-        (sm.families.Binomial(), fair, LR(C=np.inf, **NC)),
+        (sm.families.Poisson(), randhie, lm.PoissonRegressor(alpha=0, **NEWTON)),
+        (sm.families.Binomial(), fair, LR(C=np.inf, **NEWTON)),
     ],
     ids=["poisson", "binomial"],
 )
@@ -274,20 +282,20 @@ def test_newton_steps_are_the_d_params_of_statsmodels(family, load, model):
     influence = ExactInfluence(model, damping=0).fit(X, y)
     fit = influence.linearisation_
     steps = first_steps(fit, removal_of_each(fit), np.arange(len(y)))
-    np.testing.assert_allclose(-steps, expected, atol=1e-8 * np.abs(expected).max())
+    assert_close(-steps, expected, 1e-8)
 
 
 def test_balanced_class_weights_move_with_the_data():
     # With the class weights frozen the effect is another one, of another sign for many rows.
     X, y, Xq, yq = split(*fair(), n_train=1000)
-    model = LR(class_weight="balanced", **NC)
+    model = LR(class_weight="balanced", **NEWTON)
     influence = ExactInfluence(model).fit(X, y)
     share = (
         influence.linearisation_.objective.weight / influence.linearisation_.objective.total_weight
     )
     frozen = -influence.influence(Xq, yq) * share
     rows = np.arange(30)
-    actual = refitted(model, log_loss, (X, y), (Xq, yq), rows)
+    actual = left_out(model, log_loss_of, (X, y), (Xq, yq), rows)
     found = influence.leave_one_out_effect(Xq, yq)[:, rows]
     assert np.abs(found - actual).max() < 1e-3 * np.abs(frozen[:, rows] - actual).max()
 
@@ -303,4 +311,4 @@ def test_rows_that_alone_determine_a_direction_are_warned_of():
 
 def test_every_case_has_a_loss_of_its_kind():
     for load, model, loss, _ in CASES.values():
-        assert is_classifier(model) == (loss in (log_loss, squared_hinge, label_squares)), load
+        assert is_classifier(model) == (loss in (log_loss_of, squared_hinge, label_squares)), load

@@ -19,11 +19,6 @@ from skinfluence.metrics import (
 N_QUERIES, N_TRAIN, N_SUBSETS, N_PARAMS = 4, 30, 25, 3
 
 
-@pytest.fixture
-def rng(global_random_seed):
-    return np.random.default_rng(global_random_seed)
-
-
 class Ridge:
     """Linear regression with a penalty, its refits and its influences, by hand."""
 

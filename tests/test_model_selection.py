@@ -10,23 +10,17 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, scale
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import SketchedInfluence, SketchedInfluenceCV
-from skinfluence.curvature.sketched import _projection
+from skinfluence.curvature import SpectralCurvature
 from skinfluence.metrics import InfluenceScorer
-from skinfluence.refitting import loss_cache as _cache
-from skinfluence.refitting.newton_cg import Refit
+from tests.helpers import cancer
 
 MODEL = LogisticRegression(C=0.1)
 FOLDS = StratifiedKFold(3)
 SIZES, DAMPINGS = [4, 10, 25], [0.0, 1e-3, 1e-1]
-
-
-def cancer():
-    X, y = load_breast_cancer(return_X_y=True)
-    return scale(X), y
 
 
 class SameScore(BaseEstimator):
@@ -78,10 +72,10 @@ def test_results_are_those_of_a_grid_search(settings, atol):
     assert results["params"][search.best_index_] == search.best_params_
 
 
-def test_one_fit_and_one_block_of_refits_for_each_split(monkeypatch):
-    monkeypatch.setattr(_cache, "_PROCESS", _cache._ProcessMemory(2**22))
+def test_one_fit_and_one_block_of_refits_for_each_split(monkeypatch, refit_blocks, unseen):
     X, y = cancer()
-    counts = {"fits": 0, "refits": 0, "decompositions": 0}
+    X = unseen(X)
+    counts = {"fits": 0, "decompositions": 0}
 
     class Counting(LogisticRegression):
         """Counts its fits."""
@@ -90,21 +84,13 @@ def test_one_fit_and_one_block_of_refits_for_each_split(monkeypatch):
             counts["fits"] += 1
             return super().fit(*args, **more)
 
-    def counting(name, function, amount):
-        def counted(*args, **more):
-            counts[name] += amount(*args)
-            return function(*args, **more)
+    make = SpectralCurvature.__init__
 
-        return counted
+    def counted(self, *args, **more):
+        counts["decompositions"] += 1
+        make(self, *args, **more)
 
-    monkeypatch.setattr(
-        Refit, "minimise", counting("refits", Refit.minimise, lambda self, weight, *_: len(weight))
-    )
-    monkeypatch.setattr(
-        _projection,
-        "SpectralCurvature",
-        counting("decompositions", _projection.SpectralCurvature, lambda *_: 1),
-    )
+    monkeypatch.setattr(SpectralCurvature, "__init__", counted)
     search = SketchedInfluenceCV(
         Counting(C=0.1),
         sketch_sizes=SIZES,
@@ -115,7 +101,7 @@ def test_one_fit_and_one_block_of_refits_for_each_split(monkeypatch):
     search.fit(X, y)
     # One for each of three splits, and one on all rows.
     assert counts["fits"] == 4
-    assert counts["refits"] == 3 * 10
+    assert refit_blocks == 3 * [10]
     assert counts["decompositions"] == 3 * len(SIZES) + 1
 
 

@@ -241,3 +241,34 @@ def test_documents_that_are_mentioned_exist(name):
     mentioned = set(re.findall(r"[\w-]+\.(?:md|rst)\b", text))
     existing = {path.name for path in TEXT_FILES.values()}
     assert mentioned <= existing
+
+
+# ---------------------------------------------------------------------------
+# Tests address behaviour
+# ---------------------------------------------------------------------------
+
+# A test may move a limit by its dotted path: these are module constants, in capitals.
+CONSTANT = re.compile(r"[\w.{}]+\.[A-Z][A-Z_0-9]*")
+
+
+def is_private(name):
+    return name.startswith("_") and not name.endswith("__")
+
+
+def private_names(tree):
+    """Private attributes, imports and patched paths of the package that a test file names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("skinfluence"):
+            names = [*node.module.split("."), *(alias.name for alias in node.names)]
+            yield from filter(is_private, names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr":
+            path = ast.unparse(node.args[0]).strip("f'\"")
+            if any(map(is_private, path.split("."))) and not CONSTANT.fullmatch(path):
+                yield path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*.py")), ids=lambda p: p.name)
+def test_tests_reach_nothing_private(path):
+    assert not list(private_names(ast.parse(path.read_text(encoding="utf-8"))))

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from sklearn import linear_model as lm
 from sklearn import svm
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
-from sklearn.preprocessing import StandardScaler
 
 from skinfluence import ExactInfluence
+from tests.helpers import assert_close, cancer, diabetes, wine
 
 torch = pytest.importorskip("torch")
 
@@ -57,6 +56,11 @@ def half_squares(z, y, k):
     return squares(z, y, k) / 2
 
 
+def fixed_huber(z, y, k):
+    t = torch.abs(y[:, None] - z)
+    return torch.where(t <= 30.0, t**2 / 2, 30.0 * t - 30.0**2 / 2).sum(1)
+
+
 def tube(z, y, k):
     return (torch.clamp(torch.abs(y[:, None] - z) - 20.0, min=0) ** 2).sum(1)
 
@@ -80,16 +84,9 @@ CLASSES = {"binary": 2, "multi": 3}
 
 def data(kind):
     rng = np.random.default_rng(0)
-    if kind == "binary":
-        X, y = load_breast_cancer(return_X_y=True)
-        X = X[:, :6]
-    elif kind == "multi":
-        X, y = load_wine(return_X_y=True)
-        X = X[:, :5]
-    else:
-        X, y = load_diabetes(return_X_y=True)
-        X = X[:, :6]
-    X = StandardScaler().fit_transform(X)
+    load, n_features = {"binary": (cancer, 6), "multi": (wine, 5)}.get(kind, (diabetes, 6))
+    X, y = load()
+    X = X[:, :n_features]
     chosen = rng.permutation(len(y))[: N_TRAIN + N_QUERIES]
     X, y = X[chosen], y[chosen]
     if kind == "targets":
@@ -188,6 +185,10 @@ CASES = {
         "real", lm.TweedieRegressor(power=1.5, alpha=0.5, **NC), tweedie(1.5),
         lambda m, s: (0.5 * s.sum(), 0), none,
     ),
+    "tweedie 0": (
+        "real", lm.TweedieRegressor(power=0, link="log", alpha=0.5, **NC), tweedie(0),
+        lambda m, s: (0.5 * s.sum(), 0), none,
+    ),
     "tweedie 3": (
         "real", lm.TweedieRegressor(power=3, alpha=1e-3, tol=1e-9, max_iter=5000), tweedie(3),
         lambda m, s: (1e-3 * s.sum(), 0), none,
@@ -225,6 +226,10 @@ CASES = {
     ),
     "sgd regressor": (
         "real", lm.SGDRegressor(alpha=0.1, random_state=0), half_squares,
+        lambda m, s: (0.1 * len(s), 0), none,
+    ),
+    "sgd huber": (
+        "real", lm.SGDRegressor("huber", epsilon=30.0, alpha=0.1, random_state=0), fixed_huber,
         lambda m, s: (0.1 * len(s), 0), none,
     ),
     "elastic net": (
@@ -289,19 +294,17 @@ def reference(model, kind, loss, penalties, class_weights, s, X, y, Xq, yq):
 )
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 @pytest.mark.parametrize("name", CASES)
-def test_influence_is_that_of_the_written_out_objective(name, weighted):
+def test_influence_is_that_of_the_written_out_objective(name, weighted, rng):
     kind, estimator, loss, penalties, class_weights = CASES[name]
     X, y, Xq, yq = data(kind)
-    s = np.random.default_rng(1).uniform(0.2, 3.0, len(y)) if weighted else np.ones(len(y))
+    s = rng.uniform(0.2, 3.0, len(y)) if weighted else np.ones(len(y))
     influence = ExactInfluence(estimator, damping=0.0)
     influence.fit(X, y, sample_weight=s if weighted else None)
     expected, parameters = reference(
         influence.estimator_, kind, loss, penalties, class_weights, s, X, y, Xq, yq
     )
-    found = influence.influence(Xq, yq)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8 * np.abs(expected).max())
-    found = influence.parameter_influence()
-    np.testing.assert_allclose(found, parameters, rtol=0, atol=1e-8 * np.abs(parameters).max())
+    assert_close(influence.influence(Xq, yq), expected, 1e-8)
+    assert_close(influence.parameter_influence(), parameters, 1e-8)
 
 
 def test_huber_has_its_scale_as_a_parameter():
@@ -322,6 +325,5 @@ def test_huber_has_its_scale_as_a_parameter():
         torch.func.jacrev(losses)(theta, *pair).numpy() for pair in (tensors[:2], tensors[2:])
     )
     expected = -query @ np.linalg.solve(hessian / len(y), train.T)
-    found = influence.influence(Xq, yq)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8 * np.abs(expected).max())
+    assert_close(influence.influence(Xq, yq), expected, 1e-8)
     assert influence.n_params_ == X.shape[1] + 2

@@ -9,7 +9,6 @@ import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import linear_model, svm
 from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
@@ -17,18 +16,15 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, scale
+from sklearn.preprocessing import StandardScaler
 
 from skinfluence.metrics import retrain_on_subsets
 from skinfluence.models import FittedModel, objective
-from skinfluence.refitting import loss_cache as _cache
 from skinfluence.refitting.decorrelation import decorrelated
-from skinfluence.refitting.newton_cg import Refit
+from skinfluence.refitting.loss_cache import PROCESS_BYTES, LossStore, fingerprint
 from skinfluence.refitting.random_subsets import draw_subsets
 from skinfluence.refitting.retraining import Retraining
-
-TIGHT = {"tol": 1e-12, "max_iter": 100_000}
-NEWTON = {"solver": "newton-cholesky", "tol": 1e-12}
+from tests.helpers import NEWTON, TIGHT, assert_close, cancer, diabetes, iris, refitted
 
 
 def retraining_of(estimator, fitted, X, y, sample_weight, X_query, y_query):
@@ -37,19 +33,19 @@ def retraining_of(estimator, fitted, X, y, sample_weight, X_query, y_query):
 
 
 def two_classes():
-    X, y = load_breast_cancer(return_X_y=True)
-    return scale(X)[::4], y[::4]
+    X, y = cancer()
+    return X[::4], y[::4]
 
 
 def three_classes():
-    X, y = load_iris(return_X_y=True)
+    X, y = iris()
     # Names whose order is not that of their numbers.
-    return scale(X), np.array(["c", "a", "b"])[y]
+    return X, np.array(["c", "a", "b"])[y]
 
 
 def numbers():
-    X, y = load_diabetes(return_X_y=True)
-    return scale(X)[::2], y[::2]
+    X, y = diabetes()
+    return X[::2], y[::2]
 
 
 def counts():
@@ -105,8 +101,7 @@ LOOSE = {"huber": 1e-4}
 def refits_of_clones(model, X, y, queries, result, weight=None):
     losses = []
     for subset in result.subsets:
-        more = {} if weight is None else {"sample_weight": weight[subset]}
-        fitted = clone(model).fit(X[subset], y[subset], **more)
+        fitted = refitted(model, X, y, subset, weight)
         ones = np.ones(subset.sum()) if weight is None else weight[subset]
         known = objective(fitted, X[subset], y[subset], ones)
         losses.append(known.losses(queries[0], known.encode(queries[1])))
@@ -115,21 +110,21 @@ def refits_of_clones(model, X, y, queries, result, weight=None):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", LINEAR_MODELS)
-def test_refits_in_closed_form_are_those_of_the_estimator(name, weighted):
+def test_refits_in_closed_form_are_those_of_the_estimator(name, weighted, global_random_seed):
     model, load = LINEAR_MODELS[name]
     X, y = load()
-    weight = np.random.default_rng(0).integers(0, 3, len(y)).astype(float) if weighted else None
+    rng = np.random.default_rng(global_random_seed)
+    weight = rng.integers(0, 3, len(y)).astype(float) if weighted else None
     queries = X[:15], y[:15]
     result = retrain_on_subsets(
-        model, X, y, *queries, sample_weight=weight, n_subsets=4, random_state=0
+        model, X, y, *queries, sample_weight=weight, n_subsets=4, random_state=global_random_seed
     )
     assert result.converged.all()
     fitted = clone(model).fit(X, y, sample_weight=weight)
     ones = np.ones(len(y)) if weight is None else weight
     assert retraining_of(model, fitted, X, y, ones, *queries).in_closed_form
     expected = refits_of_clones(model, X, y, queries, result, weight)
-    atol = LOOSE.get(name, 1e-6) * np.abs(expected).max()
-    assert_allclose(result.losses, expected, rtol=0, atol=atol)
+    assert_close(result.losses, expected, LOOSE.get(name, 1e-6))
 
 
 def test_refits_do_not_depend_on_how_well_the_estimator_converged():
@@ -172,12 +167,11 @@ def test_turned_coordinates_change_no_output(name):
 
 
 @pytest.mark.parametrize("name", ["multinomial", "huber", "poisson", "liblinear"])
-def test_products_and_diagonals_are_those_of_the_hessian(name):
+def test_products_and_diagonals_are_those_of_the_hessian(name, rng):
     model, load = LINEAR_MODELS[name]
     X, y = load()
     loss = objective(clone(model).fit(X, y), X, y, np.ones(len(y))).loss
     targets = loss.encode(y, np.unique(y))
-    rng = np.random.default_rng(0)
     k = 2 if name in ("multinomial", "huber") else 1
     z = rng.uniform(1, 2, size=(3, len(y), k))
     vectors = rng.normal(size=z.shape)
@@ -267,9 +261,9 @@ def test_frozen_models_and_searches_are_unwrapped():
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_subsets_hold_the_same_share_of_every_class(share):
+def test_subsets_hold_the_same_share_of_every_class(share, global_random_seed):
     strata = np.repeat([0, 1, 2], [100, 41, 3])
-    subsets = draw_subsets(strata, 50, share, np.random.RandomState(0))
+    subsets = draw_subsets(strata, 50, share, np.random.RandomState(global_random_seed))
     for stratum, count in enumerate([100, 41, 3]):
         sizes = subsets[:, strata == stratum].sum(axis=1)
         assert (np.abs(sizes - share * count) < 1).all() or sizes.min() == 1
@@ -285,9 +279,9 @@ def test_rows_of_a_class_are_drawn_evenly():
     assert_allclose(subsets.mean(axis=0), 0.5, atol=0.04)
 
 
-def test_the_first_subsets_do_not_depend_on_their_number():
-    strata = np.zeros(30, dtype=int)
-    few, many = (draw_subsets(strata, m, 0.5, np.random.RandomState(0)) for m in (3, 9))
+def test_the_first_subsets_do_not_depend_on_their_number(global_random_seed):
+    strata, seed = np.zeros(30, dtype=int), global_random_seed
+    few, many = (draw_subsets(strata, m, 0.5, np.random.RandomState(seed)) for m in (3, 9))
     assert_array_equal(few, many[:3])
 
 
@@ -337,43 +331,31 @@ def test_refits_that_do_not_converge_are_counted():
 # ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def counted(monkeypatch):
-    """Numbers of copies of each block that was refitted; nothing is kept from before."""
-    monkeypatch.setattr(_cache, "_PROCESS", _cache._ProcessMemory(2**20))
-    blocks, minimise = [], Refit.minimise
-
-    def counting(self, weight, *args, **more):
-        blocks.append(len(weight))
-        return minimise(self, weight, *args, **more)
-
-    monkeypatch.setattr(Refit, "minimise", counting)
-    return blocks
-
-
 @pytest.mark.parametrize("kind", ["process", "disk", "memory"])
-def test_each_subset_is_refitted_once(counted, tmp_path, kind):
+def test_each_subset_is_refitted_once(refit_blocks, unseen, tmp_path, kind):
     X, y = two_classes()
+    X = unseen(X)
     memory = {"process": None, "disk": str(tmp_path), "memory": joblib.Memory(tmp_path, verbose=0)}
     settings = {"random_state": 0, "memory": memory[kind]}
     model = linear_model.LogisticRegression(**NEWTON)
     few = retrain_on_subsets(model, X, y, X[:9], y[:9], n_subsets=4, **settings)
     many = retrain_on_subsets(model, X, y, X[:9], y[:9], n_subsets=6, **settings)
-    assert counted == [4, 2]
+    assert refit_blocks == [4, 2]
     assert_array_equal(few.losses, many.losses[:, :4])
 
 
-def test_other_data_and_parameters_are_refitted(counted):
+def test_other_data_and_parameters_are_refitted(refit_blocks, unseen):
     X, y = two_classes()
+    X = unseen(X)
     ones = np.ones(len(y))
 
-    def run(model=None, X=X, y=y, query=9, **more):
+    def run(model=None, X=X, y=y, query=9, y_query=y, **more):
         model = linear_model.LogisticRegression() if model is None else model
-        before = sum(counted)
+        before = sum(refit_blocks)
         retrain_on_subsets(
-            model, X, y, X[:query], y[:query], n_subsets=2, **{"random_state": 0, **more}
+            model, X, y, X[:query], y_query[:query], n_subsets=2, **{"random_state": 0, **more}
         )
-        return sum(counted) - before
+        return sum(refit_blocks) - before
 
     assert run() == 2
     assert run() == 0
@@ -382,47 +364,56 @@ def test_other_data_and_parameters_are_refitted(counted):
     assert run(X=X + 1) == 2
     assert run(y=1 - y) == 2
     assert run(query=8) == 2
+    assert run(y_query=1 - y) == 2
     assert run(sample_weight=1 + ones) == 2
     assert run(tol=1e-6) == 2
     assert run() == 0
 
 
-def test_the_process_forgets_the_oldest_losses():
-    memory = _cache._ProcessMemory(3 * 8 * 10)
-    store = _cache.LossStore(memory)
-    for key in "abcd":
-        store.put(key, np.zeros(10))
-    assert [store.get(key) is None for key in "abcd"] == [True, False, False, False]
-    assert memory.bytes_kept == 240
+def test_the_process_forgets_the_oldest_losses(unseen):
+    # Arrays that stand for a third of what the process keeps, without its memory.
+    third = np.broadcast_to(0.0, PROCESS_BYTES // 8 // 3)
+    keys = [str(unseen(1.0)) for _ in range(4)]
+    store = LossStore()
+    for key in keys:
+        store.put(key, third)
+    assert [store.get(key) is None for key in keys] == [True, False, False, False]
+    # What was asked for last is forgotten last.
+    store.get(keys[1])
+    store.put(keys[0], third)
+    assert [store.get(key) is None for key in keys] == [False, False, True, False]
 
 
-def test_workers_change_nothing(counted):
+def test_workers_change_nothing(refit_blocks, tmp_path):
     X, y = three_classes()
-    settings = {"n_subsets": 40, "random_state": 0}
     model = linear_model.LogisticRegression(**NEWTON)
-    one = retrain_on_subsets(model, X, y, X[:9], y[:9], **settings)
-    _cache._PROCESS.clear()
-    two = retrain_on_subsets(model, X, y, X[:9], y[:9], n_jobs=2, **settings)
+    settings = [
+        {"n_jobs": n_jobs, "memory": str(tmp_path / str(n_jobs)), "random_state": 0}
+        for n_jobs in (1, 2)
+    ]
+    one, two = (
+        retrain_on_subsets(model, X, y, X[:9], y[:9], n_subsets=40, **each) for each in settings
+    )
     # Threads start in any order.
-    assert sorted(counted) == [8, 8, 32, 32]
+    assert sorted(refit_blocks) == [8, 8, 32, 32]
     assert_allclose(one.losses, two.losses, rtol=1e-9)
 
 
 def test_estimators_are_known_by_their_parameters():
     first, second = (linear_model.Ridge(1.0) for _ in range(2))
-    assert _cache.fingerprint(first) == _cache.fingerprint(second.fit(*numbers()))
-    assert _cache.fingerprint(first) != _cache.fingerprint(linear_model.Ridge(2.0))
-    assert _cache.fingerprint(first) != _cache.fingerprint(linear_model.Lasso(1.0))
+    assert fingerprint(first) == fingerprint(second.fit(*numbers()))
+    assert fingerprint(first) != fingerprint(linear_model.Ridge(2.0))
+    assert fingerprint(first) != fingerprint(linear_model.Lasso(1.0))
 
 
 def test_modules_are_known_by_their_numbers():
     torch = pytest.importorskip("torch")
     module = torch.nn.Linear(3, 2)
     copy = torch.nn.Linear(3, 2)
-    assert _cache.fingerprint(module) != _cache.fingerprint(copy)
+    assert fingerprint(module) != fingerprint(copy)
     copy.load_state_dict(module.state_dict())
     module(torch.ones(1, 3)).sum().backward()
-    assert _cache.fingerprint(module) == _cache.fingerprint(copy)
+    assert fingerprint(module) == fingerprint(copy)
 
 
 def test_skorch_nets_are_known_by_their_numbers():
@@ -438,14 +429,14 @@ def test_skorch_nets_are_known_by_their_numbers():
         train_split=None,
     )
     X, y = X.astype(np.float32), y.astype(np.int64)
-    before = _cache.fingerprint(net)
-    assert _cache.fingerprint(clone(net)) == before
-    assert _cache.fingerprint(clone(net).set_params(lr=0.5)) != before
+    before = fingerprint(net)
+    assert fingerprint(clone(net)) == before
+    assert fingerprint(clone(net).set_params(lr=0.5)) != before
     fitted = clone(net).fit(X, y)
     retraining = retraining_of(net, fitted, X, y, np.ones(len(y)), X[:9], y[:9])
-    assert _cache.fingerprint(retraining.model) == before
+    assert fingerprint(retraining.model) == before
     # A refit on all rows starts from the module as it was given, not from the trained one.
     losses, _ = retraining.losses(np.ones((1, len(y)), dtype=bool))
     own = -np.log(fitted.predict_proba(X[:9])[np.arange(9), y[:9]])
     assert_allclose(losses[:, 0], own, rtol=1e-5)
-    assert _cache.fingerprint(net) == before
+    assert fingerprint(net) == before

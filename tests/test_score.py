@@ -1,55 +1,31 @@
 """The score of an influence estimator is its agreement with refits, alone and in searches."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.stats import pearsonr, spearmanr
-from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.base import BaseEstimator, clone
+from sklearn.datasets import load_breast_cancer
 from sklearn.experimental import enable_halving_search_cv
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, scale
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
+from sklearn.utils import Bunch
 
 from skinfluence import ExactInfluence
 from skinfluence.metrics import InfluenceScorer, linear_datamodeling_score, retrain_on_subsets
-from skinfluence.metrics._agreement import agreement
-from skinfluence.refitting import loss_cache as _cache
-from skinfluence.refitting.newton_cg import Refit
+from tests.helpers import NEWTON, cancer, iris, left_out, log_loss_of
 
 assert enable_halving_search_cv
 
-NEWTON = {"solver": "newton-cholesky", "tol": 1e-12}
 # A search does not see that influence is that of a classifier, and iris is sorted.
 FOLDS = StratifiedKFold(3)
 DAMPINGS = [0.0, 1e-3, 1e-1, 10.0]
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """Numbers of copies of each block that was refitted; nothing is kept from before."""
-    monkeypatch.setattr(_cache, "_PROCESS", _cache._ProcessMemory(2**22))
-    blocks, minimise = [], Refit.minimise
-
-    def counting(self, weight, *args, **more):
-        blocks.append(len(weight))
-        return minimise(self, weight, *args, **more)
-
-    monkeypatch.setattr(Refit, "minimise", counting)
-    return blocks
-
-
-def cancer():
-    X, y = load_breast_cancer(return_X_y=True)
-    return scale(X), y
-
-
-def iris():
-    X, y = load_iris(return_X_y=True)
-    return scale(X), y
 
 
 # ---------------------------------------------------------------------------
@@ -58,10 +34,10 @@ def iris():
 
 
 @pytest.mark.parametrize("class_weight", [None, {0: 1.0, 1: 4.0, 2: 0.5}])
-def test_score_is_the_linear_datamodeling_score_of_refits(class_weight):
+def test_score_is_the_linear_datamodeling_score_of_refits(class_weight, rng):
     X, y = iris()
     model = LogisticRegression(C=0.1, class_weight=class_weight, **NEWTON)
-    weight = np.random.default_rng(0).uniform(0.5, 2, len(y[::2]))
+    weight = rng.uniform(0.5, 2, len(y[::2]))
     influence = ExactInfluence(model).fit(X[::2], y[::2], sample_weight=weight)
     queries = X[1::2], y[1::2]
     refits = retrain_on_subsets(
@@ -84,19 +60,13 @@ def test_loo_is_the_correlation_with_refits_of_clones():
     influence = ExactInfluence(model).fit(X, y)
     scorer = InfluenceScorer("loo", n_subsets=12)
     rows = np.random.RandomState(0).permutation(len(y))[:12]
-
-    def losses(kept):
-        fitted = clone(model).fit(X[kept], y[kept])
-        p = fitted.predict_proba(queries[0])
-        return -np.log(p[np.arange(len(p)), queries[1]])
-
-    everything = losses(np.arange(len(y)))
-    actual = [losses(np.delete(np.arange(len(y)), row)) - everything for row in rows]
+    actual = left_out(model, log_loss_of, (X, y), queries, rows)
     predicted = influence.leave_one_out_effect(*queries)[:, rows]
-    pairs = zip(predicted, np.transpose(actual), strict=True)
+    pairs = zip(predicted, actual, strict=True)
     expected = [pearsonr(*pair).statistic for pair in pairs]
-    assert_allclose(scorer.of_queries(influence, *queries), expected, atol=1e-4)
-    assert scorer(influence, *queries) > 0.99
+    assert_allclose(scorer.of_queries(influence, *queries), expected, atol=1e-7)
+    # Every step is refined, so predictions are refits.
+    assert_allclose(scorer(influence, *queries), 1, atol=1e-7)
 
 
 def test_faithfulness_is_the_error_against_the_full_curvature():
@@ -113,22 +83,46 @@ def test_faithfulness_is_the_error_against_the_full_curvature():
     assert_allclose(scorer(half, X[:9], y[:9]), -0.5)
 
 
-def test_agreement_is_that_of_scipy():
-    rng = np.random.default_rng(0)
+class Known(BaseEstimator):
+    """An influence estimator whose predictions are given, one number for every refit."""
+
+    def __init__(self, predicted):
+        self.predicted = predicted
+
+    def fit(self, X=None, y=None):
+        self.linearisation_ = SimpleNamespace(
+            read=lambda X: X, sums_of_influence=lambda X, y, subsets: self.predicted
+        )
+        return self
+
+    def leave_one_out_effect(self, X, y):
+        return self.predicted
+
+
+def score_of(metric, predicted, measured):
+    """Scores of given predictions for given losses of refits, by the scorer."""
+    rows = np.arange(predicted.shape[1])
+    losses = measured if metric == "lds" else np.column_stack([measured, 0 * measured[:, 0]])
+    truth = Bunch(subsets=None, rows=rows, losses=losses)
+    return InfluenceScorer(metric).of_queries(Known(predicted).fit(), None, None, truth=truth)
+
+
+def test_scores_are_the_correlations_of_scipy(rng):
     predicted, measured = rng.normal(size=(2, 5, 30))
-    ranks = [spearmanr(*pair).statistic for pair in zip(predicted, measured, strict=True)]
-    values = [pearsonr(*pair).statistic for pair in zip(predicted, measured, strict=True)]
-    assert_allclose(agreement(predicted, measured), ranks)
-    assert_allclose(agreement(predicted, measured, ranks=False), values)
+    pairs = list(zip(predicted, measured, strict=True))
+    ranks = [spearmanr(*pair).statistic for pair in pairs]
+    values = [pearsonr(*pair).statistic for pair in pairs]
+    assert_allclose(score_of("lds", predicted, measured), ranks)
+    assert_allclose(score_of("loo", predicted, measured), values)
 
 
 def test_queries_without_a_correlation():
     # The losses of the first query do not change, the predictions of the second do not.
     measured = np.array([[1.0, 1.0, 1.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
     predicted = np.array([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0], [2.0, 4.0, 8.0]])
-    assert_allclose(agreement(predicted, measured), [0.0, 1.0])
+    assert_allclose(score_of("lds", predicted, measured), [0.0, 1.0])
     with pytest.raises(ValueError, match="all refits give every query the same loss"):
-        agreement(predicted[:1], measured[:1])
+        score_of("lds", predicted[:1], measured[:1])
 
 
 def test_a_margin_with_few_rows_has_a_score():
@@ -188,25 +182,27 @@ def test_frozen_models_are_scored_by_their_own_refits():
     assert_allclose(frozen.fit(X[::2], y[::2]).score(*queries), plain.score(*queries))
 
 
-def test_grid_search_refits_once_for_each_split(counted):
+def test_grid_search_refits_once_for_each_split(refit_blocks, unseen):
     X, y = cancer()
+    X = unseen(X)
     search = GridSearchCV(ExactInfluence(LogisticRegression(C=0.1)), {"damping": DAMPINGS}, cv=3)
     search.fit(X, y)
-    assert sum(counted) == 3 * 100
+    assert sum(refit_blocks) == 3 * 100
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.best_params_["damping"] < 1
     assert search.best_score_ > search.cv_results_["mean_test_score"][-1]
 
 
-def test_grid_search_over_the_last_step_of_a_pipeline(counted):
+def test_grid_search_over_the_last_step_of_a_pipeline(refit_blocks, unseen):
     X, y = load_breast_cancer(return_X_y=True)
+    X = unseen(X)
     pipeline = make_pipeline(StandardScaler(), ExactInfluence(LogisticRegression(C=0.1)))
     search = GridSearchCV(pipeline, {"exactinfluence__damping": DAMPINGS}, cv=3).fit(X, y)
-    assert sum(counted) == 3 * 100
+    assert sum(refit_blocks) == 3 * 100
     scored = GridSearchCV(
         pipeline, {"exactinfluence__damping": DAMPINGS}, cv=3, scoring=InfluenceScorer()
     ).fit(X, y)
-    assert sum(counted) == 3 * 100
+    assert sum(refit_blocks) == 3 * 100
     results = [run.cv_results_["mean_test_score"] for run in (search, scored)]
     assert_allclose(*results, rtol=1e-12)
 
@@ -221,8 +217,9 @@ def test_workers_of_a_search_change_no_number():
     assert_allclose(*(run.cv_results_["mean_test_score"] for run in runs), rtol=1e-9)
 
 
-def test_halving_search_over_the_number_of_refits(counted):
+def test_halving_search_over_the_number_of_refits(refit_blocks, unseen):
     X, y = cancer()
+    X = unseen(X)
     influence = ExactInfluence(LogisticRegression(C=0.1), scoring=InfluenceScorer())
     search = HalvingGridSearchCV(
         influence,
@@ -237,7 +234,7 @@ def test_halving_search_over_the_number_of_refits(counted):
     ).fit(X, y)
     assert search.n_resources_ == [10, 20, 40]
     # Later rounds add refits to those of the first.
-    assert sum(counted) == 3 * 40
+    assert sum(refit_blocks) == 3 * 40
     assert search.best_params_["damping"] < 1
 
 

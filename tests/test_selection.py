@@ -7,7 +7,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.ensemble import BaggingClassifier, RandomForestClassifier, StackingClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.model_selection import (
@@ -31,44 +30,38 @@ from skinfluence import (
     MemorizationSelector,
     SketchedInfluence,
 )
-from skinfluence.curvature._eigenbasis import eigenspaces
-from skinfluence.rows import DenseRows
-
-
-def logistic(C=0.1, **params):
-    return LogisticRegression(C=C, tol=1e-6, max_iter=1000, **params)
+from skinfluence.curvature import eigenspaces
+from tests import helpers
+from tests.helpers import assert_close, dense_inverse, digits, logistic
 
 
 def exact(model=None, **params):
     return ExactInfluence(logistic() if model is None else model, **params)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cancer():
-    X, y = load_breast_cancer(return_X_y=True)
-    return StandardScaler().fit_transform(X), y
+    return helpers.cancer()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def noisy_cancer(cancer):
     X, y = cancer
     return X, *flip_labels(y, 0.1, random_state=0)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def wine():
-    X, y = load_wine(return_X_y=True)
-    return StandardScaler().fit_transform(X), y
+    return helpers.wine()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def diabetes():
-    X, y = load_diabetes(return_X_y=True)
-    return StandardScaler().fit_transform(X), y
+    return helpers.diabetes()
 
 
-def random_rotation(size, seed=0):
-    return np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0]
+def random_rotation(size, rng):
+    return np.linalg.qr(rng.standard_normal((size, size)))[0]
 
 
 # ---------------------------------------------------------------------------
@@ -107,15 +100,10 @@ def test_memorization_is_the_l1_norm_in_the_eigenbasis(data, request):
     assert_allclose(influence.memorization(), expected, rtol=1e-8)
 
 
-def test_equal_eigenvalues_are_one_eigenspace():
-    values = np.array([1e-20, 1.0, 1.0 + 1e-12, 1.0 + 1e-6, 5.0, 5.0])
-    assert_array_equal(eigenspaces(values), [0, 1, 3, 4])
-
-
-def test_memorization_in_a_repeated_eigenspace_does_not_depend_on_the_basis(diabetes):
+def test_memorization_in_a_repeated_eigenspace_does_not_depend_on_the_basis(diabetes, rng):
     # Whitened features and no intercept: H is a multiple of the identity.
     X, y = np.linalg.qr(diabetes[0])[0], diabetes[1]
-    Q = random_rotation(X.shape[1])
+    Q = random_rotation(X.shape[1], rng)
     model = Ridge(alpha=0.5, fit_intercept=False)
     plain, rotated = exact(model).fit(X, y), exact(model).fit(X @ Q, y)
     assert_allclose(plain.memorization(), rotated.memorization(), rtol=1e-8)
@@ -125,19 +113,18 @@ def test_memorization_in_a_repeated_eigenspace_does_not_depend_on_the_basis(diab
     assert (plain.memorization() < np.abs(solved).sum(axis=1)).all()
 
 
-def test_targets_of_a_regression_may_be_rotated(diabetes):
+def test_targets_of_a_regression_may_be_rotated(diabetes, rng):
     # Every target has the same Hessian, so each eigenvalue comes once for each of them.
     X = diabetes[0]
     Y = np.column_stack([diabetes[1], X[:, 0] ** 2, X[:, 1] * X[:, 2]])
-    Q = random_rotation(3)
+    Q = random_rotation(3, rng)
     first, second = exact(Ridge()).fit(X, Y), exact(Ridge()).fit(X, Y @ Q)
     assert_allclose(first.memorization(), second.memorization(), rtol=1e-8)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_gram_route_has_the_same_memorization(n_classes):
-    X, y = load_digits(n_class=n_classes, return_X_y=True)
-    X, y = X[:20] / 16, y[:20]
+    X, y = (array[:20] for array in digits(n_classes))
     direct = exact(solver="direct").fit(X, y)
     gram = exact(solver="gram").fit(X, y)
     assert_allclose(gram.memorization(), direct.memorization(), rtol=1e-8)
@@ -146,8 +133,7 @@ def test_gram_route_has_the_same_memorization(n_classes):
 def memorization_by_definition(influence):
     """Norms in the eigenspaces of the curvature that an estimator solves with."""
     rows = influence.linearisation_.training_rows
-    identity = DenseRows(np.eye(rows.n_columns))
-    inverse = influence.linearisation_.curvature.solve(identity, influence.damping_).toarray()
+    inverse = dense_inverse(influence)
     values, vectors = np.linalg.eigh((inverse + inverse.T) / 2)
     solved = rows.toarray() @ vectors * values
     new = np.diff(values) > 1e-6 * values[1:]
@@ -232,8 +218,7 @@ INFLUENCES = {
 
 @pytest.mark.parametrize("name", INFLUENCES)
 def test_theorem_holds_for_every_route(name):
-    X, y = load_digits(n_class=3, return_X_y=True)
-    X, y = X[:80] / 16, y[:80]
+    X, y = (array[:80] for array in digits(3))
     selector = MemorizationSelector(
         INFLUENCES[name], criterion="sign", validation=(X[40:], y[40:])
     )
@@ -291,6 +276,32 @@ def test_theorem_holds_where_folds_judge(data, model, request):
     assert (selector.guaranteed_ >= min(selector.sign_thresholds_)).all()
 
 
+@pytest.mark.parametrize("repeated", [False, True], ids=["distinct", "two eigenspaces"])
+def test_bounds_of_rows_are_those_of_the_relation(diabetes, repeated):
+    # Whitened features on two scales, without an intercept, have an eigenspace for each scale.
+    X, y = diabetes
+    X = np.linalg.qr(X)[0] * np.repeat([1.0, 2.0], 5) if repeated else X
+    model = Ridge(alpha=0.5, fit_intercept=False)
+    selector = MemorizationSelector(exact(model), criterion="sign", validation=(X[:1], y[:1]))
+    selector.fit(X, y)
+    H = selector.influence_.linearisation_.curvature.matrix(0.0)
+    values, vectors = np.linalg.eigh(H)
+    chi = selector.influence_.linearisation_.training_rows.toarray() @ vectors
+    # The held-out loss is that of the query, up to a positive factor that falls out.
+    starts = [0, 5] if repeated else np.arange(10)
+    products, values = np.add.reduceat(chi * chi[0], starts, axis=1), values[starts]
+    length = np.sqrt(np.add.reduceat(chi[0] ** 2, starts)).max()
+    against = np.where(
+        selector.validation_influence_ > 0,
+        np.maximum(products, 0) @ (1 / values),
+        np.maximum(-products, 0) @ (1 / values),
+    )
+    assert_close(selector.guaranteed_, against / length, 1e-8)
+    plus, minus = (np.maximum(sign * products, 0).sum(axis=1).min() for sign in (1, -1))
+    thresholds = np.array([plus, minus]) / values.max() / length
+    np.testing.assert_allclose(selector.sign_thresholds_, thresholds, rtol=1e-6, atol=1e-12)
+
+
 def test_validation_influence_of_one_query_has_the_sign_of_its_influence(cancer):
     X, y = cancer
     selector = MemorizationSelector(exact(), criterion="sign", validation=(X[:1], y[:1]))
@@ -340,6 +351,16 @@ def test_threshold_is_a_number_a_quantile_or_a_fence(cancer):
         selector = MemorizationSelector(exact(), threshold=threshold).fit(X, y)
         assert_allclose(selector.threshold_, value)
         assert_array_equal(selector.memorizable_, values > selector.threshold_)
+
+
+@pytest.mark.parametrize("validation", [3, "set"])
+def test_threshold_of_the_sign_is_the_third_quartile(cancer, validation):
+    X, y = cancer
+    validation = (X[:9], y[:9]) if validation == "set" else validation
+    selector = MemorizationSelector(exact(), criterion="sign", validation=validation).fit(X, y)
+    assert_allclose(selector.threshold_, np.quantile(selector.memorization_, 0.75))
+    # Every row is above D+, so the theorem's threshold asks for no more.
+    assert selector.memorization_.min() > selector.sign_thresholds_[0]
 
 
 def test_all_memorizable_rows_are_kept_and_a_share_of_the_others(wine):

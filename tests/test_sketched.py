@@ -1,4 +1,8 @@
-"""SketchedInfluence against written-out formulas, its guarantees and its bad input."""
+"""SketchedInfluence against written-out formulas, its guarantees and its bad input.
+
+Some tests lower module constants (``MAX_SIZE``, ``MAX_EXACT``, ``MAX_DENSE``, ``MAX_ITER``,
+``REFINING``) or raise ``N_PROBES``, to reach with small data what large data do.
+"""
 
 import functools
 import pickle
@@ -8,23 +12,23 @@ import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.linalg import eigh
+from scipy.stats import spearmanr
 from sklearn import linear_model as lm
 from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import ExactInfluence, SketchedInfluence
 from skinfluence.curvature import DenseCurvature, SpectralCurvature
-from skinfluence.curvature.sketched import _effective_dimension as _dimension
-from skinfluence.curvature.sketched import _range, _size
-from skinfluence.curvature.sketched._added_ridge import debiased_ridge, exact_effective_dimension
+from skinfluence.curvature.sketched import debiased_ridge, exact_effective_dimension
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.rows import DenseRows
 from skinfluence.sketching import IdentitySketch, SJLTSketch, effective_dimension
+from tests import helpers
+from tests.helpers import NEWTON, assert_close, cancer
 
-LR = functools.partial(lm.LogisticRegression, solver="newton-cholesky", tol=1e-12)
+ROOM = "skinfluence.curvature.sketched"
+LR = functools.partial(lm.LogisticRegression, **NEWTON)
 RANDOM = ["gaussian", "rademacher", "sjlt", "srdct"]
 BASES = ["nystrom", "landmarks"]
 KINDS = [*RANDOM, *BASES]
@@ -42,13 +46,8 @@ def test_scikit_learn_checks(estimator, check):
 
 
 def digits():
-    X, y = load_digits(n_class=4, return_X_y=True)
-    return X[:, 4:] / 16, y
-
-
-def breast_cancer():
-    X, y = load_breast_cancer(return_X_y=True)
-    return StandardScaler().fit_transform(X), y
+    X, y = helpers.digits(4)
+    return X[:, 4:], y
 
 
 def two_targets():
@@ -58,8 +57,8 @@ def two_targets():
 
 
 MODELS = {
-    "binary": (breast_cancer, LR(C=0.1)),
-    "no intercept": (breast_cancer, LR(C=0.1, fit_intercept=False)),
+    "binary": (cancer, LR(C=0.1)),
+    "no intercept": (cancer, LR(C=0.1, fit_intercept=False)),
     "multinomial": (digits, LR(C=0.1)),
     "two ridges": (two_targets, lm.Ridge(alpha=np.array([1.0, 5.0]), tol=1e-12)),
     "active set": (two_targets, lm.ElasticNet(alpha=0.02, tol=1e-12, max_iter=100_000)),
@@ -113,10 +112,9 @@ def exact_influence(influence, Xq, yq):
 @pytest.mark.parametrize("factorized", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["binary", "no intercept", "multinomial"])
-def test_scores_are_those_of_the_sketched_rows(name, kind, factorized):
-    influence, Xq, yq = fit(
-        name, sketch=kind, sketch_size=24, factorized=factorized, tail=False, damping=0.01
-    )
+def test_scores_are_those_of_the_sketched_rows(name, kind, factorized, global_random_seed):
+    settings = {"sketch": kind, "factorized": factorized, "random_state": global_random_seed}
+    influence, Xq, yq = fit(name, sketch_size=24, tail=False, damping=0.01, **settings)
     rows, queries, F, ridge = written_out(influence, Xq, yq)
     P = influence.sketch_.toarray()
     # The ridge is one number on what is sketched, and P is the identity on the rest.
@@ -128,15 +126,16 @@ def test_scores_are_those_of_the_sketched_rows(name, kind, factorized):
     expected = -(queries @ P.T) @ np.linalg.solve(H, P @ rows.T)
     assert influence.sketch_size_ == 24
     assert influence.n_components_ == len(P) == 24 + len(free)
-    assert_allclose(influence.influence(Xq, yq), expected, atol=1e-9 * np.abs(expected).max())
+    assert_close(influence.influence(Xq, yq), expected, 1e-9)
     own = np.einsum("ij,ij->i", rows @ P.T, np.linalg.solve(H, P @ rows.T).T)
     assert_allclose(influence.self_influence(), own, rtol=1e-8)
 
 
 @pytest.mark.parametrize("factorized", [True, False])
 @pytest.mark.parametrize("name", ["binary", "multinomial"])
-def test_tail_is_one_number_outside_of_the_basis(name, factorized):
-    influence, Xq, yq = fit(name, sketch="nystrom", sketch_size=18, factorized=factorized)
+def test_tail_is_one_number_outside_of_the_basis(name, factorized, global_random_seed):
+    settings = {"factorized": factorized, "random_state": global_random_seed}
+    influence, Xq, yq = fit(name, sketch="nystrom", sketch_size=18, **settings)
     rows, queries, F, ridge = written_out(influence, Xq, yq)
     Q = influence.sketch_.toarray().T
     assert_allclose(Q.T @ Q, np.eye(Q.shape[1]), atol=1e-12)
@@ -206,13 +205,15 @@ def test_dense_and_sparse_features_give_the_same(name):
     sparse = SketchedInfluence(model, sketch_size=20, random_state=0).fit(sp.csr_matrix(X), y)
     expected = dense.influence(Xq, yq)
     found = sparse.influence(sp.csr_matrix(Xq), yq)
-    assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+    assert_close(found, expected, 1e-6)
 
 
 @pytest.mark.parametrize("settings", [{"sketch": "gaussian"}, {"tail": False}, {}])
-def test_every_output_keeps_its_own_ridge(settings):
+def test_every_output_keeps_its_own_ridge(settings, global_random_seed):
     # The two targets are two problems of their own, solved with one sketch of the features.
-    influence, Xq, yq = fit("two ridges", sketch_size=20, **settings)
+    influence, Xq, yq = fit(
+        "two ridges", sketch_size=20, random_state=global_random_seed, **settings
+    )
     X, y, *_ = problem("two ridges")
     P = influence.sketch_.sketches[0].features.toarray()
     rows, queries, F, ridge = written_out(influence, Xq, yq)
@@ -229,29 +230,54 @@ def test_every_output_keeps_its_own_ridge(settings):
             expected -= tail / (
                 ridge[slope][0] + influence.linearisation_.curvature.outside_curvature[k]
             )
-    assert_allclose(influence.influence(Xq, yq), expected, atol=1e-9 * np.abs(expected).max())
+    assert_close(influence.influence(Xq, yq), expected, 1e-9)
 
 
 @pytest.mark.parametrize("settings", [{"factorized": False}, {"sketch_size": (10, 1)}])
-def test_ridges_that_are_mixed_are_made_one_first(settings):
-    influence, Xq, yq = fit("two ridges", **{"sketch": "gaussian", "sketch_size": 20, **settings})
+def test_ridges_that_are_mixed_are_made_one_first(settings, global_random_seed):
+    settings = {"sketch": "gaussian", "sketch_size": 20, **settings}
+    influence, Xq, yq = fit("two ridges", random_state=global_random_seed, **settings)
     rows, queries, F, ridge = written_out(influence, Xq, yq)
     scale = np.append(np.sqrt(ridge[:60].mean() / ridge[:60]), [1.0, 1.0])
     P = influence.sketch_.toarray()
     moment = P @ (scale * F * scale[:, None]) @ P.T
     H = moment + np.diag(np.append(np.full(len(P) - 2, ridge[:60].mean()), [0.0, 0.0]))
     expected = -(queries * scale @ P.T) @ np.linalg.solve(H, P @ (rows * scale).T)
-    assert_allclose(influence.influence(Xq, yq), expected, atol=1e-9 * np.abs(expected).max())
+    assert_close(influence.influence(Xq, yq), expected, 1e-9)
     lifted = -np.linalg.solve(H, P @ (rows[:2] * scale).T).T @ P * scale
     assert_allclose(influence.parameter_influence([0, 1]), lifted, atol=1e-9)
 
 
-def test_sketches_of_features_and_outputs():
-    influence, Xq, yq = fit("multinomial", sketch_size=(12, 2), sketch="gaussian")
+def test_sketches_of_features_and_outputs(global_random_seed):
+    settings = {"sketch": "gaussian", "random_state": global_random_seed}
+    influence, Xq, yq = fit("multinomial", sketch_size=(12, 2), **settings)
     assert influence.sketch_size_ == 24
     inner = influence.sketch_.sketches[0]
     assert (inner.features.size, inner.outputs.size) == (12, 2)
-    assert influence.influence(Xq, yq).shape == (20, 150)
+    rows, queries, F, ridge = written_out(influence, Xq, yq)
+    P = influence.sketch_.toarray()
+    penalty = np.append(np.full(24, ridge[0]), ridge[-3:])
+    H = P @ F @ P.T + np.diag(penalty)
+    expected = -(queries @ P.T) @ np.linalg.solve(H, P @ rows.T)
+    assert_close(influence.influence(Xq, yq), expected, 1e-9)
+
+
+def test_both_sketches_are_drawn_for_roots_of_the_factors():
+    given = []
+
+    def draw(data, size, seed):
+        given.append(data)
+        return SJLTSketch.draw(data, size, seed)
+
+    influence, *_ = fit("multinomial", sketch_size=(12, 2), sketch=draw)
+    second = influence.linearisation_.objective.output_curvature("hessian") / 150
+    X = problem("multinomial")[0]
+    # Data whose second moments are those of the features, by the trace of what their rows curve,
+    # and of the outputs.
+    features, outputs = given
+    traces = np.einsum("nkk->n", second)
+    assert_close(features.moment(np.ones(150)), (X.T * traces) @ X, 1e-12)
+    assert_close(outputs.T @ outputs, second.sum(axis=0), 1e-12)
 
 
 def test_a_callable_draws_the_sketch():
@@ -268,7 +294,7 @@ def test_a_callable_draws_the_sketch():
 def test_curvature_is_the_one_that_was_asked_for(curvature):
     influence, Xq, yq = fit("binary", curvature=curvature, sketch_size=28, damping=0.1)
     expected = exact_influence(influence, Xq, yq)
-    assert_allclose(influence.influence(Xq, yq), expected, atol=0.02 * np.abs(expected).max())
+    assert_close(influence.influence(Xq, yq), expected, 0.02)
 
 
 @pytest.mark.parametrize("kind", ["nystrom", "sjlt"])
@@ -296,15 +322,15 @@ def test_leave_one_out_effect_is_close_to_the_exact_one():
     expected = ExactInfluence(model).fit(X, y).leave_one_out_effect(Xq, yq)
     influence, *_ = fit("multinomial", sketch_size=120)
     found = influence.leave_one_out_effect(Xq, yq)
-    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
+    # Every step is refined to the minimum, which the sketch can reach.
+    assert_close(found, expected, 1e-7)
 
 
 @pytest.mark.parametrize("kind", BASES)
 def test_leverages_outside_of_a_basis_do_not_turn_steps_around(kind, monkeypatch):
     # No step is refined, which would hide them.
     monkeypatch.setattr("skinfluence.refitting.removal.REFINING", 0)
-    X, y = load_digits(return_X_y=True)
-    X = X / 16
+    X, y = helpers.digits()
     X, y, Xq, yq = X[:300], y[:300], X[300:330], y[300:330]
     model = LR(C=100.0, max_iter=1000)
     expected = ExactInfluence(model).fit(X, y).leave_one_out_effect(Xq, yq)
@@ -317,7 +343,9 @@ def test_leverages_outside_of_a_basis_do_not_turn_steps_around(kind, monkeypatch
     bend = influence.linearisation_.objective.output_curvature("hessian")
     assert np.linalg.eigvals(bend @ leverages).real.max() > 1
     found = influence.leave_one_out_effect(Xq, yq)
-    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.85
+    # Measured: 0.34 of a basis of the features, 0.50 of landmarks.
+    most = {"nystrom": 0.4, "landmarks": 0.6}[kind]
+    assert np.linalg.norm(found - expected) < most * np.linalg.norm(expected)
 
 
 # ---------------------------------------------------------------------------
@@ -333,18 +361,17 @@ def low_rank():
 
 
 @pytest.mark.parametrize("kind", RANDOM)
-def test_without_a_ridge_a_sketch_of_the_rank_is_exact(kind):
+def test_without_a_ridge_a_sketch_of_the_rank_is_exact(kind, global_random_seed):
     X, y, Xq = low_rank()
     model = lm.LinearRegression(fit_intercept=False)
     with pytest.warns(NumericalWarning, match="singular"):
         exact = ExactInfluence(model, damping=0.0).fit(X, y)
         expected = exact.influence(Xq, np.zeros(5))
-    influence = SketchedInfluence(
-        model, damping=0.0, sketch=kind, sketch_size=9, random_state=0
-    ).fit(X, y)
+    settings = {"damping": 0.0, "sketch": kind, "random_state": global_random_seed}
+    influence = SketchedInfluence(model, sketch_size=9, **settings).fit(X, y)
     assert influence.sketch_is_injective_
     assert_allclose(influence.influence(Xq, np.zeros(5)), expected, rtol=1e-6)
-    found = SketchedInfluence(model, damping=0.0, sketch=kind, random_state=0).fit(X, y)
+    found = SketchedInfluence(model, **settings).fit(X, y)
     assert found.sketch_size_ == 9
     # One number less and nothing more can be said, though the answer is still exact.
     with pytest.warns(NumericalWarning, match="full rank 8"):
@@ -441,7 +468,7 @@ def test_certified_size_says_when_exact_is_cheaper():
 
 def test_a_size_that_is_out_of_reach_is_said(monkeypatch):
     X, y, model = wide()
-    monkeypatch.setattr(_size, "MAX_SIZE", 100)
+    monkeypatch.setattr(f"{ROOM}._size.MAX_SIZE", 100)
     with pytest.warns(NumericalWarning, match="eps=0.2"):
         influence = SketchedInfluence(model, sketch="sjlt", eps=0.2).fit(X, y)
     assert influence.sketch_size_ <= 100
@@ -479,7 +506,7 @@ def test_effective_dimension_is_exact_for_small_models(kind):
 def test_effective_dimension_of_large_models_has_its_error(kind, n_errors, monkeypatch):
     influence, Xq, yq = fit("multinomial", sketch=kind, sketch_size=90)
     exact = influence.effective_dimension_
-    monkeypatch.setattr(_dimension, "MAX_EXACT", 0)
+    monkeypatch.setattr(f"{ROOM}._effective_dimension.MAX_EXACT", 0)
     estimated, *_ = fit("multinomial", sketch=kind, sketch_size=90)
     error = estimated.effective_dimension_error_
     assert 0 < error < 0.1 * exact
@@ -587,27 +614,54 @@ def test_leakage_is_the_share_outside_of_the_range(model, intercept):
     assert expected.min() > 0.5
     assert_allclose(influence.leakage(Xq, yq * 1.0), expected, rtol=1e-6)
     assert_allclose(influence.leakage(X[:5], y[:5] * 1.0), 0, atol=1e-6)
-    assert influence.leakage(Xq).shape == (15,)
+    # Predictions have the gradients of a loss, up to a factor, where there is one output.
+    if isinstance(model, lm.Ridge):
+        assert_allclose(influence.leakage(Xq), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("model", [lm.Ridge(1.0), LR(C=1.0)], ids=["ridge", "logistic"])
+@pytest.mark.parametrize("n", [12, 60])
+def test_queries_are_projected_on_the_range_with_the_intercept(model, n, rng):
+    # Few rows of many features, so that the 1 of the intercept is not in their span.
+    X, Xq = rng.standard_normal((n, 40)), rng.standard_normal((7, 40))
+    y, yq = np.arange(n) % 3 * 1.0, np.arange(7) % 3 * 1.0
+    influence = SketchedInfluence(
+        model, sketch_size=30, tail=False, project_queries=True, damping=0.1, random_state=0
+    ).fit(X, y)
+    rows, queries, F, _ = written_out(influence, Xq, yq)
+    values, vectors = eigh(F)
+    vectors = vectors[:, values > 1e-10 * values[-1]]
+    projected = queries @ vectors @ vectors.T
+    P = influence.sketch_.toarray()
+    H = P @ F @ P.T + np.diag(influence.linearisation_.space.penalty + 0.1)
+    expected = -(projected @ P.T) @ np.linalg.solve(H, P @ rows.T)
+    assert_close(influence.influence(Xq, yq), expected, 1e-8)
+    assert_allclose(influence.leakage(Xq, yq), dense_leakage(F, queries), atol=1e-8)
+
+
+def ridge_on_thin_rows(X, y):
+    """The features of a ridge regression without intercept are its gradients, up to a factor."""
+    model = lm.Ridge(1.0, fit_intercept=False)
+    return SketchedInfluence(model, sketch_size=10, random_state=0).fit(X, y)
 
 
 @pytest.mark.parametrize("limit", [0, 20, 4096])
 def test_range_is_found_by_eigenvectors_and_by_iteration(limit, monkeypatch):
-    monkeypatch.setattr(_range, "MAX_EIGENBASIS", limit)
+    monkeypatch.setattr(f"{ROOM}._range.MAX_EIGENBASIS", limit)
     X, y, Xq = thin()
     for n in (20, 120):
-        rows = DenseRows(X[:n])
-        projector = _range.RangeProjector(rows)
         expected = dense_leakage(X[:n].T @ X[:n], Xq)
-        assert_allclose(projector.leakage(DenseRows(Xq)), expected, rtol=1e-5)
+        found = ridge_on_thin_rows(X[:n], y[:n]).leakage(Xq, np.zeros(15))
+        assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_a_range_that_is_not_found_gives_upper_bounds(monkeypatch):
-    monkeypatch.setattr(_range, "MAX_EIGENBASIS", 0)
-    monkeypatch.setattr(_range, "MAX_ITER", 3)
+    monkeypatch.setattr(f"{ROOM}._range.MAX_EIGENBASIS", 0)
+    monkeypatch.setattr(f"{ROOM}._range.MAX_ITER", 3)
     X, y, Xq = thin()
-    projector = _range.RangeProjector(DenseRows(X))
+    influence = ridge_on_thin_rows(X, y)
     with pytest.warns(ConvergenceWarning, match="at most what is reported"):
-        found = projector.leakage(DenseRows(Xq))
+        found = influence.leakage(Xq, np.zeros(15))
     expected = dense_leakage(X.T @ X, Xq)
     assert (found >= expected).all() and found.max() > expected.max()
 
@@ -646,7 +700,7 @@ def test_projected_queries_have_the_exact_influence_of_the_whole():
     assert_allclose(influence.influence(Xq, yq), scores, rtol=0, atol=atol)
     effect = expected.leave_one_out_effect(Xq, yq)
     found = influence.leave_one_out_effect(Xq, yq)
-    assert_allclose(found, effect, rtol=0, atol=1e-6 * np.abs(effect).max())
+    assert_close(found, effect, 1e-6)
 
 
 # ---------------------------------------------------------------------------
@@ -654,22 +708,28 @@ def test_projected_queries_have_the_exact_influence_of_the_whole():
 # ---------------------------------------------------------------------------
 
 
-def test_sketch_error_is_measured_against_the_exact_scores():
+def test_sketch_error_is_measured_against_the_exact_scores(monkeypatch):
+    # All rows are probes, so that it does not matter which are drawn.
+    monkeypatch.setattr("skinfluence.estimators._sketch_error.N_PROBES", 150)
     influence, Xq, yq = fit("multinomial", sketch="gaussian", sketch_size=60)
     rows, _, F, ridge = written_out(influence, Xq, yq)
-    probes = rows[influence._probes.index]
-    exact = probes @ np.linalg.solve(F + np.diag(ridge), rows.T)
-    X, y, *_ = problem("multinomial")
-    sketched = -influence.influence(X, y)[influence._probes.index]
-    gap = np.linalg.norm(sketched - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    exact = rows @ np.linalg.solve(F + np.diag(ridge), rows.T)
+    sketched = -influence.influence(*problem("multinomial")[:2])
     error = influence.sketch_error_
+    gap = np.linalg.norm(sketched - exact, axis=1) / np.linalg.norm(exact, axis=1)
     assert error.relative.value == pytest.approx(gap.mean(), rel=1e-5)
-    scale = np.einsum("qp,qp->q", probes @ np.linalg.pinv(F, hermitian=True), probes)
-    pairs = np.abs(sketched - exact)[:, influence._probes.index]
-    uniform = np.quantile(pairs / np.sqrt(np.outer(scale, scale)), 0.95)
+    ranks = [spearmanr(*pair).statistic for pair in zip(sketched, exact, strict=True)]
+    assert error.spearman.value == pytest.approx(np.mean(ranks), rel=1e-5)
+    scale = np.einsum("qp,qp->q", rows @ np.linalg.pinv(F, hermitian=True), rows)
+    uniform = np.quantile(np.abs(sketched - exact) / np.sqrt(np.outer(scale, scale)), 0.95)
     # Conjugate gradients approach the scale from below, so the error from above.
     assert uniform <= error.uniform.value * (1 + 1e-4)
     assert error.uniform.value < 1.5 * uniform
+
+
+def test_sketch_error_has_intervals():
+    influence, *_ = fit("multinomial", sketch="gaussian", sketch_size=60)
+    error = influence.sketch_error_
     for name in ("uniform", "relative", "spearman"):
         assert error[name].low <= error[name].value <= error[name].high
     assert error.n_probes == 16
@@ -695,8 +755,7 @@ def test_a_second_fit_forgets_the_first():
 # ---------------------------------------------------------------------------
 
 
-def test_one_decomposition_serves_every_damping():
-    rng = np.random.default_rng(0)
+def test_one_decomposition_serves_every_damping(rng):
     factor_rows = rng.standard_normal((50, 12))
     moment, penalty = factor_rows.T @ factor_rows, rng.random(12)
     spectral = SpectralCurvature(moment, penalty)

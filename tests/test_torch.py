@@ -1,4 +1,7 @@
-"""Torch modules and skorch nets against loops of autograd."""
+"""Torch modules and skorch nets against loops of autograd.
+
+One test lowers the module constant ``CHUNK``, so that few samples are several chunks.
+"""
 
 import copy
 import pickle
@@ -17,11 +20,10 @@ from torch.func import functional_call
 
 from skinfluence import ExactInfluence, KFACInfluence, SketchedInfluence
 from skinfluence.models import objective
-from skinfluence.models.torch import TorchModel
-from skinfluence.models.torch._rows import ModuleRows
-from skinfluence.rows import DenseRows, KroneckerRows
-from skinfluence.rows._shared import SharedRows
+from skinfluence.models.torch import ModuleRows, TorchModel
+from skinfluence.rows import DenseRows, KroneckerRows, SharedRows
 from skinfluence.sketching import SKETCHES, IdentitySketch, LandmarkSketch
+from tests.helpers import assert_close, dense_inverse
 
 # Threads cost more than they bring on networks of this size.
 torch.set_num_threads(1)
@@ -253,8 +255,8 @@ def in_own_layout(result, rows):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradient_rows_are_those_of_a_loop(name, device):
-    module, X, y, kinds = problem(name, device)
+def test_gradient_rows_are_those_of_a_loop(name, device, global_random_seed):
+    module, X, y, kinds = problem(name, device, seed=global_random_seed)
     result = make_objective(module, X, y)
     rows = result.training_gradient_rows()
     assert [type(block) for block in rows.blocks] == kinds
@@ -269,17 +271,16 @@ def test_float32_rows_are_close_to_float64(name, device):
     expected = in_own_layout(result := make_objective(module, X, y), result.factor_rows("ggn"))
     single = make_objective(copy.deepcopy(module).float(), X, y)
     rows = single.factor_rows("ggn")
-    assert_allclose(in_own_layout(single, rows), expected, atol=1e-4 * np.abs(expected).max())
+    assert_close(in_own_layout(single, rows), expected, 1e-4)
     # Gradients are float32, their products float64.
     assert rows.inner(rows).dtype == np.float64
 
 
 @pytest.mark.parametrize("name", ["perceptron", "convolutions", "tokens", "recurrent"])
-def test_products_of_rows_are_those_of_the_matrix(name):
-    module, X, y, _ = problem(name)
+def test_products_of_rows_are_those_of_the_matrix(name, rng, global_random_seed):
+    module, X, y, _ = problem(name, seed=global_random_seed)
     result = make_objective(module, X, y)
     rows, factor_rows = result.training_gradient_rows(), result.factor_rows("ggn")
-    rng = np.random.default_rng(0)
     left, right = rows.toarray(), factor_rows.toarray()
     vectors = rng.standard_normal((3, rows.n_columns))
     weight = rng.uniform(0.5, 2, N)
@@ -307,10 +308,11 @@ def as_tensors(request, monkeypatch):
 
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_rows_are_sketched_where_the_module_is(name, known, as_tensors, device, monkeypatch):
-    module, X, y, _ = problem(name, device)
+def test_rows_are_sketched_where_the_module_is(
+    name, known, as_tensors, device, monkeypatch, rng, global_random_seed
+):
+    module, X, y, _ = problem(name, device, seed=global_random_seed)
     factor_rows = make_objective(module, X, y).factor_rows("ggn")
-    rng = np.random.default_rng(0)
     scale, weight = rng.uniform(0.5, 2, factor_rows.n_columns), rng.uniform(0.5, 2, 5)
     written = factor_rows.toarray()
     s = factor_rows.rows_per_sample
@@ -326,13 +328,13 @@ def test_rows_are_sketched_where_the_module_is(name, known, as_tensors, device, 
     tolerance = 1e-4 if device == "mps" else 1e-10
     # On the CPU a Gaussian sketch is multiplied with the factors.
     for kind in ("sjlt", "srdct") if not as_tensors else ("sjlt", "srdct", "gaussian"):
-        sketch = SKETCHES[kind].draw(factor_rows, 6)
+        sketch = SKETCHES[kind].draw(factor_rows, 6, global_random_seed)
         expected = wanted.reshape(len(index) * s, -1) @ sketch.toarray().T
         for batch_memory in (1024, 1e-2):
             with config_context(working_memory=batch_memory):
                 projected = rows @ sketch
             assert projected.rows_per_sample == s
-            assert_allclose(projected.array, expected, atol=tolerance * np.abs(expected).max())
+            assert_close(projected.array, expected, tolerance)
     kinds = {type(piece) for piece in rows.pieces()}
     assert kinds == {torch.Tensor if rows.device is not None else np.ndarray}
     assert all(p.device.type == device for p in rows.pieces() if isinstance(p, torch.Tensor))
@@ -350,7 +352,7 @@ def test_sketched_influence_is_that_of_the_sketched_rows(name, as_tensors, devic
     rows = influence.linearisation_.objective.training_gradient_rows().toarray() @ P.T
     expected = -rows @ np.linalg.solve(factor_rows.T @ factor_rows + 0.1 * np.eye(8), rows.T)
     tolerance = 1e-4 if device == "mps" else 1e-6
-    assert_allclose(influence.influence(X, y), expected, atol=tolerance * np.abs(expected).max())
+    assert_close(influence.influence(X, y), expected, tolerance)
 
 
 @pytest.mark.parametrize("working_memory", [1024, 5e-3])
@@ -368,7 +370,7 @@ def test_landmarks_of_the_whole_range_are_exact(name, working_memory, device):
     assert isinstance(sketched.sketch_, LandmarkSketch | IdentitySketch)
     assert sketched.sketch_size_ <= min(2 * N, sketched.n_params_)
     tolerance = 1e-3 if device == "mps" else 1e-5
-    assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+    assert_close(found, expected, tolerance)
 
 
 def test_the_same_lines_serve_a_network():
@@ -398,9 +400,9 @@ def test_a_definite_hessian_is_kept():
 
 
 @pytest.mark.parametrize("name", ["perceptron", "convolutions", "tokens"])
-def test_hessian_is_that_of_torch_func(name):
-    module, X, y, _ = problem(name)
-    weight = np.random.default_rng(1).uniform(0.5, 2, N)
+def test_hessian_is_that_of_torch_func(name, rng, global_random_seed):
+    module, X, y, _ = problem(name, seed=global_random_seed)
+    weight = rng.uniform(0.5, 2, N)
     result = make_objective(module, X, y, weight)
     x, labels = tensors(module, X, y)
     shapes = {k: v.shape for k, v in module.named_parameters()}
@@ -416,15 +418,15 @@ def test_hessian_is_that_of_torch_func(name):
     expected = torch.func.jacrev(torch.func.jacrev(mean_loss))(theta).numpy()
     order = result.order
     own = result.hessian("hessian")[1][0][np.ix_(order, order)]
-    assert_allclose(own, expected, atol=1e-10 * np.abs(expected).max())
+    assert_close(own, expected, 1e-10)
 
 
 @pytest.mark.parametrize("name", ["norms", "attention", "scaled", "tied"])
-def test_hessian_is_the_difference_of_gradients(name):
+def test_hessian_is_the_difference_of_gradients(name, rng, global_random_seed):
     # torch.func.hessian of torch 2.13 is wrong for LayerNorm.
-    module, X, y, _ = problem(name)
+    module, X, y, _ = problem(name, seed=global_random_seed)
     result = make_objective(module, X, y)
-    vector = np.random.default_rng(1).standard_normal((1, len(result.theta)))
+    vector = rng.standard_normal((1, len(result.theta)))
     direction = torch.as_tensor(result.to_parameters(vector)[0])
     named = list(module.parameters())
     step, gradients = 1e-5, []
@@ -436,7 +438,7 @@ def test_hessian_is_the_difference_of_gradients(name):
         gradients.append(autograd_rows(module, X, y).mean(axis=0))
     product = result.to_parameters(result.hessian_product(vector))[0]
     expected = (gradients[0] - gradients[1]) / (2 * step)
-    assert_allclose(product, expected, atol=1e-7 * np.abs(expected).max())
+    assert_close(product, expected, 1e-7)
 
 
 def test_results_do_not_depend_on_batches(monkeypatch, device):
@@ -469,8 +471,10 @@ def test_kfac_of_all_kinds_of_layers(name, shared, device):
     factor_rows = influence.linearisation_.objective.factor_rows("ggn")
     assert_allclose(values, factor_rows.squared_norms().sum(), rtol=1e-5)
     with pytest.warns(match="has not converged"):
-        sketched = KFACInfluence(model, shared=shared, damping=0.01, sketch_size=(3, 2))
-        assert sketched.fit(X, y).influence(X[:2], y[:2]).shape == (2, N)
+        sketched = KFACInfluence(model, shared=shared, damping=0.01, sketch_size=(3, 2)).fit(X, y)
+    rows = sketched.linearisation_.training_rows.toarray()
+    own = sketched.influence(X, y)
+    assert_close(own, -rows @ dense_inverse(sketched) @ rows.T, 1e-8)
 
 
 def test_memory_is_bounded_by_the_working_memory():
@@ -524,6 +528,24 @@ def test_refits_on_subsets_train_the_module():
     assert -1 <= score <= 1
 
 
+def test_what_train_returns_is_the_model():
+    module, X, y, _ = problem("perceptron")
+    other = problem("perceptron", seed=1)[0]
+    returned = TorchModel(module, train=lambda module, X, y: copy.deepcopy(other)).fit(X, y)
+    in_place = TorchModel(
+        module, train=lambda module, X, y: module.load_state_dict(other.state_dict()) and None
+    ).fit(X, y)
+    expected = other(torch.as_tensor(X)).detach().numpy()
+    for model in (returned, in_place):
+        assert_allclose(model.decision_function(X), expected, atol=1e-12)
+        assert_allclose(in_own_layout(*gradients_of(model, X, y)), autograd_rows(other, X, y))
+
+
+def gradients_of(model, X, y):
+    result = objective(model, X, y, np.ones(len(X)))
+    return result, result.training_gradient_rows()
+
+
 def test_users_module_is_left_alone(device):
     module, X, y, _ = problem("dropout", device, dtype=torch.float32)
     module.train()
@@ -536,7 +558,10 @@ def test_users_module_is_left_alone(device):
         influence.fit(X, y).influence(X, y)
     assert module.training
     assert all(layer.training for layer in module)
-    assert len(module[0]._forward_hooks) == 1
+    # The user's hook is called as before, and no other is left.
+    seen.clear()
+    module(torch.zeros(2, X.shape[1], device=device))
+    assert seen == [1]
     assert not module[0].weight.requires_grad
     assert module[3].weight.requires_grad
     assert all(p.grad is None and p.dtype == torch.float32 for p in module.parameters())
@@ -723,7 +748,11 @@ def test_images_keep_their_shape():
     X, y = rng.standard_normal((N, 1, 6, 6)).astype(np.float32), rng.integers(0, 3, N)
     influence = ExactInfluence(TorchModel(module), curvature="ggn", damping=0.1)
     with pytest.warns(match="has not converged"):
-        assert influence.fit(X, y).influence(X[:2], y[:2]).shape == (2, N)
+        found = influence.fit(X, y).influence(X, y)
+    flat = nn.Sequential(nn.Unflatten(1, (1, 6, 6)), *module)
+    with pytest.warns(match="has not converged"):
+        expected = clone(influence).set_params(estimator=TorchModel(flat)).fit(X.reshape(N, 36), y)
+    assert_close(found, expected.influence(X.reshape(N, 36), y), 1e-5)
 
 
 def test_linear_models_never_import_torch():

@@ -15,6 +15,7 @@ from skinfluence.curvature._choice import (
 )
 from skinfluence.curvature._conjugate_gradients import conjugate_gradients
 from skinfluence.curvature._dense import DenseCurvature, SpectralCurvature
+from skinfluence.curvature._eigenbasis import eigenspaces
 from skinfluence.curvature._gram import GramCurvature
 from skinfluence.curvature._matrix_free import MatrixFreeCurvature
 from skinfluence.curvature._space import Space
@@ -30,6 +31,7 @@ __all__ = [
     "choose_curvature",
     "choose_solver",
     "conjugate_gradients",
+    "eigenspaces",
     "exact_curvature",
     "make_curvature",
 ]

@@ -4,6 +4,7 @@ A `SketchPlan` says what is sketched and how, `choose_projection` how large the 
 the `Projection` that comes out is the space in which the curvature is solved.
 """
 
+from skinfluence.curvature.sketched._added_ridge import debiased_ridge, exact_effective_dimension
 from skinfluence.curvature.sketched._effective_dimension import of_curvature, of_factors
 from skinfluence.curvature.sketched._plan import SketchPlan
 from skinfluence.curvature.sketched._projection import Projection
@@ -13,6 +14,8 @@ __all__ = [
     "Projection",
     "SketchPlan",
     "choose_projection",
+    "debiased_ridge",
+    "exact_effective_dimension",
     "is_injective",
     "of_curvature",
     "of_factors",

@@ -13,8 +13,9 @@ if find_spec("torch") is None:
 
 from skinfluence.models.torch import _head as _head
 from skinfluence.models.torch._model import TorchModel
+from skinfluence.models.torch._rows import ModuleRows
 
 if find_spec("skorch") is not None:
     from skinfluence.models.torch import _skorch as _skorch
 
-__all__ = ["TorchModel"]
+__all__ = ["ModuleRows", "TorchModel"]
