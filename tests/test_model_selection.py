@@ -79,7 +79,7 @@ def test_results_are_those_of_a_grid_search(settings, atol):
 
 
 def test_one_fit_and_one_block_of_refits_for_each_split(monkeypatch):
-    monkeypatch.setattr(_cache, "_PROCESS", _cache._ProcessMemory(2**22))
+    monkeypatch.setattr(_cache, "PROCESS_STORE", _cache.ProcessStore(2**22))
     X, y = cancer()
     counts = {"fits": 0, "refits": 0, "decompositions": 0}
 

@@ -23,6 +23,7 @@ from skinfluence.metrics import retrain_on_subsets
 from skinfluence.models import FittedModel, objective
 from skinfluence.refitting import loss_cache as _cache
 from skinfluence.refitting.decorrelation import decorrelated
+from skinfluence.refitting.fingerprints import fingerprint
 from skinfluence.refitting.newton_cg import Refit
 from skinfluence.refitting.random_subsets import draw_subsets
 from skinfluence.refitting.retraining import Retraining
@@ -33,7 +34,7 @@ NEWTON = {"solver": "newton-cholesky", "tol": 1e-12}
 
 def retraining_of(estimator, fitted, X, y, sample_weight, X_query, y_query):
     fitted_model = FittedModel(estimator, fitted, X, y, sample_weight)
-    return Retraining(fitted_model, fitted_model.featurize(X_query), y_query)
+    return Retraining.of(fitted_model, X_query, y_query)
 
 
 def two_classes():
@@ -340,7 +341,7 @@ def test_refits_that_do_not_converge_are_counted():
 @pytest.fixture
 def counted(monkeypatch):
     """Numbers of copies of each block that was refitted; nothing is kept from before."""
-    monkeypatch.setattr(_cache, "_PROCESS", _cache._ProcessMemory(2**20))
+    monkeypatch.setattr(_cache, "PROCESS_STORE", _cache.ProcessStore(2**20))
     blocks, minimise = [], Refit.minimise
 
     def counting(self, weight, *args, **more):
@@ -388,12 +389,11 @@ def test_other_data_and_parameters_are_refitted(counted):
 
 
 def test_the_process_forgets_the_oldest_losses():
-    memory = _cache._ProcessMemory(3 * 8 * 10)
-    store = _cache.LossStore(memory)
+    store = _cache.ProcessStore(3 * 8 * 10)
     for key in "abcd":
         store.put(key, np.zeros(10))
     assert [store.get(key) is None for key in "abcd"] == [True, False, False, False]
-    assert memory.bytes_kept == 240
+    assert store.bytes_kept == 240
 
 
 def test_workers_change_nothing(counted):
@@ -401,7 +401,7 @@ def test_workers_change_nothing(counted):
     settings = {"n_subsets": 40, "random_state": 0}
     model = linear_model.LogisticRegression(**NEWTON)
     one = retrain_on_subsets(model, X, y, X[:9], y[:9], **settings)
-    _cache._PROCESS.clear()
+    _cache.PROCESS_STORE.clear()
     two = retrain_on_subsets(model, X, y, X[:9], y[:9], n_jobs=2, **settings)
     # Threads start in any order.
     assert sorted(counted) == [8, 8, 32, 32]
@@ -410,19 +410,19 @@ def test_workers_change_nothing(counted):
 
 def test_estimators_are_known_by_their_parameters():
     first, second = (linear_model.Ridge(1.0) for _ in range(2))
-    assert _cache.fingerprint(first) == _cache.fingerprint(second.fit(*numbers()))
-    assert _cache.fingerprint(first) != _cache.fingerprint(linear_model.Ridge(2.0))
-    assert _cache.fingerprint(first) != _cache.fingerprint(linear_model.Lasso(1.0))
+    assert fingerprint(first) == fingerprint(clone(second.fit(*numbers())))
+    assert fingerprint(first) != fingerprint(linear_model.Ridge(2.0))
+    assert fingerprint(first) != fingerprint(linear_model.Lasso(1.0))
 
 
 def test_modules_are_known_by_their_numbers():
     torch = pytest.importorskip("torch")
     module = torch.nn.Linear(3, 2)
     copy = torch.nn.Linear(3, 2)
-    assert _cache.fingerprint(module) != _cache.fingerprint(copy)
+    assert fingerprint(module) != fingerprint(copy)
     copy.load_state_dict(module.state_dict())
     module(torch.ones(1, 3)).sum().backward()
-    assert _cache.fingerprint(module) == _cache.fingerprint(copy)
+    assert fingerprint(module) == fingerprint(copy)
 
 
 def test_skorch_nets_are_known_by_their_numbers():
@@ -438,14 +438,14 @@ def test_skorch_nets_are_known_by_their_numbers():
         train_split=None,
     )
     X, y = X.astype(np.float32), y.astype(np.int64)
-    before = _cache.fingerprint(net)
-    assert _cache.fingerprint(clone(net)) == before
-    assert _cache.fingerprint(clone(net).set_params(lr=0.5)) != before
+    before = fingerprint(net)
+    assert fingerprint(clone(net)) == before
+    assert fingerprint(clone(net).set_params(lr=0.5)) != before
     fitted = clone(net).fit(X, y)
     retraining = retraining_of(net, fitted, X, y, np.ones(len(y)), X[:9], y[:9])
-    assert _cache.fingerprint(retraining.model) == before
+    assert fingerprint(retraining.model) == before
     # A refit on all rows starts from the module as it was given, not from the trained one.
     losses, _ = retraining.losses(np.ones((1, len(y)), dtype=bool))
     own = -np.log(fitted.predict_proba(X[:9])[np.arange(9), y[:9]])
     assert_allclose(losses[:, 0], own, rtol=1e-5)
-    assert _cache.fingerprint(net) == before
+    assert fingerprint(net) == before

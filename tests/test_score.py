@@ -31,7 +31,7 @@ DAMPINGS = [0.0, 1e-3, 1e-1, 10.0]
 @pytest.fixture
 def counted(monkeypatch):
     """Numbers of copies of each block that was refitted; nothing is kept from before."""
-    monkeypatch.setattr(_cache, "_PROCESS", _cache._ProcessMemory(2**22))
+    monkeypatch.setattr(_cache, "PROCESS_STORE", _cache.ProcessStore(2**22))
     blocks, minimise = [], Refit.minimise
 
     def counting(self, weight, *args, **more):
