@@ -30,6 +30,8 @@ STANDARD_LIBRARY = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib"
 INSTALLED = {"site-packages", "dist-packages"}
 
 ATOMS = {type(None), bool, int, float, complex, str, bytes}
+# Other arrays, such as masked ones, hold more than their numbers.
+ARRAYS = {np.ndarray, np.memmap}
 
 # Attributes of a class that say nothing of what its objects do.
 INERT = {
@@ -85,7 +87,7 @@ class _Content:
 
     def of(self, value):
         """Content of a value."""
-        if type(value) in ATOMS:
+        if type(value) in ATOMS or (type(value) in ARRAYS and not value.dtype.hasobject):
             return value
         if type(value) is tuple:
             # The compiler shares equal tuples, or does not.
@@ -108,8 +110,8 @@ class _Content:
     def _unordered(self, values):
         return sorted(joblib.hash(self.of(value)) for value in values)
 
-    def _array(self, array):
-        return (array.shape, self._all(array.ravel().tolist())) if array.dtype.hasobject else array
+    def _array_of_objects(self, array):
+        return array.shape, self._all(array.ravel().tolist())
 
     def _method(self, method):
         return self._all([method.__func__, method.__self__])
@@ -204,8 +206,7 @@ _TELL = {
     MappingProxyType: _Content._items,
     set: _Content._unordered,
     frozenset: _Content._unordered,
-    np.ndarray: _Content._array,
-    np.memmap: _Content._array,
+    np.ndarray: _Content._array_of_objects,
     FunctionType: _Content._function,
     CodeType: _Content._code,
     MethodType: _Content._method,

@@ -5,7 +5,7 @@ from numbers import Integral, Real
 
 import joblib
 import numpy as np
-from sklearn.base import clone, is_classifier
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch, check_random_state
@@ -228,17 +228,16 @@ class Retraining:
 
     @property
     def strata(self):
-        """Class of each training row; all the same for a regression."""
-        if not is_classifier(self.model):
+        """Class of each training row; all the same where targets are no labels."""
+        if not self.queries.have_labels:
             return np.zeros(self.n_train, dtype=int)
         return np.unique(self.fitted_model.y, return_inverse=True)[1].ravel()
 
     @property
     def dispensable(self):
         """Training rows without which every class still has rows, bool of shape (n_train,)."""
-        if not self.queries.have_labels:
-            return np.ones(self.n_train, dtype=bool)
-        return np.bincount(self.strata)[self.strata] > 1
+        strata = self.strata
+        return np.bincount(strata)[strata] > 1
 
     def draw(self, n_subsets, share, random_state):
         """Random subsets, the same share of every class and of the rows without weight."""
