@@ -1,6 +1,7 @@
 """Kept losses are those of the very same refit, and a run that ends early leaves what it did."""
 
 import functools
+import importlib
 import os
 import signal
 import subprocess
@@ -102,6 +103,10 @@ def with_global_function(k):
     return defined(f"def g(x): return x * {k!r}\ndef f(x): return g(x)")
 
 
+def with_global_of_nested_function(k):
+    return defined("def f(x): return [(lambda: v * rate)() for v in x]", rate=k)
+
+
 def with_mutual_recursion(k):
     return defined(
         f"""
@@ -170,20 +175,18 @@ def with_code_of_base(k):
     return defined(source)()
 
 
-def with_cached_property(k):
-    source = f"""
-        import functools
-        class f:
-            @functools.cached_property
-            def rate(self): return {k!r}
-            @property
-            def other(self): return self.rate
-            @staticmethod
-            def one(x): return x
-            @classmethod
-            def two(cls, x): return cls.one(x)
-    """
-    return defined(source)()
+DECORATED = """
+    import functools
+    class f:
+        @functools.cached_property
+        def cached(self): return {cached}
+        @property
+        def computed(self): return {computed}
+        @staticmethod
+        def static(): return {static}
+        @classmethod
+        def own(cls): return {own}
+"""
 
 
 def with_lambda_inside(k):
@@ -200,6 +203,7 @@ CALLABLES = {
     "nested constant": with_nested_constant,
     "global": with_global,
     "global function": with_global_function,
+    "global of a nested function": with_global_of_nested_function,
     "mutual recursion": with_mutual_recursion,
     "module of one's own": with_module,
     "partial": with_partial,
@@ -232,6 +236,15 @@ def test_operations_and_names_are_told_apart():
     found = {fingerprint(eval(f"lambda x, y: {source}")) for source in sources}
     assert len(found) == len(sources)
     assert fingerprint(lambda x, y: x - y) != fingerprint(lambda y, x: x - y)
+    assert fingerprint(lambda *, x, y: x - y) != fingerprint(lambda *, y, x: y - x)
+
+
+def test_decorated_methods_are_read():
+    plain = dict.fromkeys(["cached", "computed", "static", "own"], 1)
+    sources = [DECORATED.format(**{**plain, name: 2}) for name in plain]
+    found = [fingerprint(defined(source)) for source in (DECORATED.format(**plain), *sources)]
+    assert len(set(found)) == 5
+    assert fingerprint(defined(DECORATED.format(**plain))()) not in found
 
 
 def test_code_that_moves_to_another_line_stays_the_same():
@@ -263,6 +276,23 @@ def test_a_relative_import_is_followed(monkeypatch):
         monkeypatch.setitem(sys.modules, "a.b", module)
         found.append(fingerprint(f))
     assert found[0] != found[1]
+
+
+def test_a_file_that_was_edited_gives_other_fingerprints(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for k in (0.1, 0.1, 1.0):
+        monkeypatch.delitem(sys.modules, "edited_by_a_test", raising=False)
+        source = f"def step(x): return {k} * x\nclass Step:\n    rate = {k}"
+        (tmp_path / "edited_by_a_test.py").write_text(source)
+        # Files of one second and one size have one entry of compiled code.
+        importlib.invalidate_caches()
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        module = importlib.import_module("edited_by_a_test")
+        f = defined("def f(x): return step(x)", step=module.step)
+        found.append([fingerprint(part) for part in (f, module.Step, module.Step())])
+    assert found[0] == found[1]
+    assert all(before != after for before, after in zip(*found[1:], strict=True))
 
 
 def test_other_processes_find_the_same_key():
@@ -320,7 +350,7 @@ def test_one_array_in_two_places_is_as_good_as_two_equal_ones():
 
 
 def test_sparse_rows_stay_the_same_when_scipy_notes_something_about_them():
-    rows = sp.csr_matrix(np.eye(3))
+    rows = sp.csr_matrix((np.ones(2), np.array([1, 0]), np.array([0, 1, 2])), shape=(2, 2))
     before = fingerprint(rows)
     assert rows.has_sorted_indices and rows.has_canonical_format
     assert fingerprint(rows) == before != fingerprint(2 * rows)
@@ -451,6 +481,13 @@ def test_equal_runs_share_their_refits(fits):
     assert len(fits.counted) == 1 + 4
     assert_array_equal(refit(Counted(fits)).losses, first)
     assert len(fits.counted) == 2 + 4
+
+
+def test_a_fit_that_refits_do_not_start_from_is_no_part_of_the_key(fits):
+    X, y = numbers()
+    first = refit(Counted(fits)).losses
+    assert_array_equal(refit(Counted(fits).fit(X, 2 * y)).losses, first)
+    assert len(fits.counted) == 3 + 4
 
 
 @pytest.mark.parametrize("fitted", [True, False], ids=["clones", "closed form"])

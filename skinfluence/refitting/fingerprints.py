@@ -10,6 +10,7 @@ import dis
 import platform
 import sys
 import sysconfig
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import accumulate
@@ -119,6 +120,10 @@ class _Content:
     def _wrapped(self, method):
         return self.of(method.__func__)
 
+    def _cached_property(self, cached):
+        # Until Python 3.12 it also holds a lock.
+        return self.of(cached.func)
+
     def _property(self, accessors):
         return self._all([accessors.fget, accessors.fset, accessors.fdel])
 
@@ -175,9 +180,15 @@ class _Content:
 
     def _code(self, code):
         constants = self._all(code.co_consts)
-        names = code.co_names + code.co_varnames + code.co_freevars + code.co_cellvars
+        names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
         counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
-        return code.co_code, code.co_exceptiontable, constants, list(names), list(counts)
+        return (
+            code.co_code,
+            code.co_exceptiontable,
+            constants,
+            list(map(list, names)),
+            list(counts),
+        )
 
     def _reached(self, function):
         """Globals and imports that the code of a function names."""
@@ -213,6 +224,7 @@ _TELL = {
     staticmethod: _Content._wrapped,
     classmethod: _Content._wrapped,
     property: _Content._property,
+    cached_property: _Content._cached_property,
     ModuleType: _Content._module,
 }
 

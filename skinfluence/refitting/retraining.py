@@ -261,6 +261,7 @@ class Retraining:
         for index, entries in self._refits(subsets, np.array(missing, dtype=int), tol, n_jobs):
             kept[index] = entries
             for i, entry in zip(index, entries, strict=True):
+                # A view would hold its whole block.
                 store.put(keys[i], entry.copy())
         losses, norms = kept[:, :-1].T, kept[:, -1]
         converged = norms <= tol
