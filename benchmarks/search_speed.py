@@ -34,7 +34,7 @@ SCORING = InfluenceScorer(n_subsets=20)
 def timed(search, X, y, *, forget=True):
     """CPU seconds of a search."""
     if forget:
-        _cache._PROCESS.clear()
+        _cache.PROCESS_STORE.clear()
     start = time.process_time()
     search.fit(X, y)
     return time.process_time() - start

@@ -21,7 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from skinfluence.metrics import retrain_on_subsets
 from skinfluence.models import FittedModel, objective
 from skinfluence.refitting.decorrelation import decorrelated
-from skinfluence.refitting.loss_cache import PROCESS_BYTES, LossStore, fingerprint
+from skinfluence.refitting.fingerprints import fingerprint
+from skinfluence.refitting.loss_cache import ProcessStore
 from skinfluence.refitting.random_subsets import draw_subsets
 from skinfluence.refitting.retraining import Retraining
 from tests.helpers import NEWTON, TIGHT, assert_close, cancer, diabetes, iris, refitted
@@ -29,7 +30,7 @@ from tests.helpers import NEWTON, TIGHT, assert_close, cancer, diabetes, iris, r
 
 def retraining_of(estimator, fitted, X, y, sample_weight, X_query, y_query):
     fitted_model = FittedModel(estimator, fitted, X, y, sample_weight)
-    return Retraining(fitted_model, fitted_model.featurize(X_query), y_query)
+    return Retraining.of(fitted_model, X_query, y_query)
 
 
 def two_classes():
@@ -370,18 +371,12 @@ def test_other_data_and_parameters_are_refitted(refit_blocks, unseen):
     assert run() == 0
 
 
-def test_the_process_forgets_the_oldest_losses(unseen):
-    # Arrays that stand for a third of what the process keeps, without its memory.
-    third = np.broadcast_to(0.0, PROCESS_BYTES // 8 // 3)
-    keys = [str(unseen(1.0)) for _ in range(4)]
-    store = LossStore()
-    for key in keys:
-        store.put(key, third)
-    assert [store.get(key) is None for key in keys] == [True, False, False, False]
-    # What was asked for last is forgotten last.
-    store.get(keys[1])
-    store.put(keys[0], third)
-    assert [store.get(key) is None for key in keys] == [False, False, True, False]
+def test_the_process_forgets_the_oldest_losses():
+    store = ProcessStore(3 * 8 * 10)
+    for key in "abcd":
+        store.put(key, np.zeros(10))
+    assert [store.get(key) is None for key in "abcd"] == [True, False, False, False]
+    assert store.bytes_kept == 240
 
 
 def test_workers_change_nothing(refit_blocks, tmp_path):
@@ -401,7 +396,7 @@ def test_workers_change_nothing(refit_blocks, tmp_path):
 
 def test_estimators_are_known_by_their_parameters():
     first, second = (linear_model.Ridge(1.0) for _ in range(2))
-    assert fingerprint(first) == fingerprint(second.fit(*numbers()))
+    assert fingerprint(first) == fingerprint(clone(second.fit(*numbers())))
     assert fingerprint(first) != fingerprint(linear_model.Ridge(2.0))
     assert fingerprint(first) != fingerprint(linear_model.Lasso(1.0))
 

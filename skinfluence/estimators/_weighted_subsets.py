@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 
 from skinfluence.curvature import choose_solver, make_curvature
 from skinfluence.metrics._ratio import ratio_spread
+from skinfluence.refitting.random_subsets import shuffled_by_stratum
 
 # Rows of the first of the subsets that grow until two of them agree.
 FIRST_SIZE = 128
@@ -99,11 +100,8 @@ class SamplingOrder:
 def _permanent_numbers(weight, strata, random_state):
     """Numbers in [0, 1), evenly spaced in every stratum, whose first row has 0."""
     number = np.full(len(weight), np.inf)
-    kept = random_state.permutation(np.flatnonzero(weight))
-    kept = kept[np.argsort(strata[kept], kind="stable")]
-    counts = np.bincount(strata[kept])
-    rank = np.arange(len(kept)) - np.repeat(np.cumsum(counts) - counts, counts)
-    size = np.repeat(counts, counts)
+    kept, rank = shuffled_by_stratum(np.flatnonzero(weight), strata, random_state)
+    size = np.bincount(strata[kept])[strata[kept]]
     # Strata of one size would otherwise take turns in the same order for ever.
     offset = random_state.uniform(size=len(kept))
     number[kept] = np.where(rank > 0, (rank + offset) / size, 0.0)

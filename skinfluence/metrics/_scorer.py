@@ -42,7 +42,8 @@ class InfluenceScorer(BaseEstimator):
         and the first refits are the same for any ``n_subsets``.
     memory : str or object with the joblib.Memory interface, default=None
         Where losses of refits are kept. None keeps the most recent ones in the process; a
-        folder serves later sessions and parallel workers too.
+        folder serves later sessions and parallel workers too. It holds pickles, and whoever can
+        write to it can run code here: give one that you trust.
     n_jobs : int, default=None
         Refits that run at once.
 
@@ -178,7 +179,7 @@ class InfluenceScorer(BaseEstimator):
         if self.metric == "faithfulness":
             return Bunch()
         fitted_model = influence.linearisation_.fitted_model
-        retraining = Retraining(fitted_model, fitted_model.featurize(X), np.asarray(y))
+        retraining = Retraining.of(fitted_model, X, y)
         truth = self._choose(retraining)
         truth.losses, truth.converged = retraining.losses(
             truth.subsets, tol=self.tol, memory=self.memory, n_jobs=self.n_jobs
@@ -189,7 +190,9 @@ class InfluenceScorer(BaseEstimator):
         if self.metric == "lds":
             return Bunch(subsets=retraining.draw(self.n_subsets, self.share, self.random_state))
         n_train = retraining.n_train
-        rows = check_random_state(self.random_state).permutation(n_train)[: self.n_subsets]
+        rows = check_random_state(self.random_state).permutation(n_train)
+        # Without the only row of its class a model is another one.
+        rows = rows[retraining.dispensable[rows]][: self.n_subsets]
         # The last refit is that on all rows.
         subsets = np.ones((len(rows) + 1, n_train), dtype=bool)
         subsets[np.arange(len(rows)), rows] = False

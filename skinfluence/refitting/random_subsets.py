@@ -23,16 +23,38 @@ def draw_subsets(strata, n_subsets, share, random_state):
     -------
     ndarray of bool of shape (n_subsets, n_train)
     """
-    n_train = len(strata)
     counts = np.bincount(strata)
-    kept = np.zeros((n_subsets, n_train), dtype=bool)
+    kept = np.zeros((n_subsets, len(strata)), dtype=bool)
     for subset in kept:
-        order = random_state.permutation(n_train)
-        order = order[np.argsort(strata[order], kind="stable")]
-        rank = np.arange(n_train) - np.repeat(np.cumsum(counts) - counts, counts)
+        order, rank = shuffled_by_stratum(np.arange(len(strata)), strata, random_state)
         sizes = _sizes(counts, share, random_state)
-        subset[order] = rank < np.repeat(sizes, counts)
+        subset[order] = rank < sizes[strata[order]]
     return kept
+
+
+def shuffled_by_stratum(rows, strata, random_state):
+    """Rows in random order, one stratum after the other, and their ranks.
+
+    Parameters
+    ----------
+    rows : ndarray of int of shape (n_rows,)
+        Positions of rows.
+    strata : ndarray of int of shape (n_train,)
+        Stratum of each training row.
+    random_state : RandomState
+        Draws the order.
+
+    Returns
+    -------
+    order : ndarray of int of shape (n_rows,)
+        The rows.
+    rank : ndarray of int of shape (n_rows,)
+        Number of rows of the same stratum that stand before each of them.
+    """
+    order = random_state.permutation(rows)
+    order = order[np.argsort(strata[order], kind="stable")]
+    counts = np.bincount(strata[order])
+    return order, np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _sizes(counts, share, random_state):

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from numbers import Integral, Real
 
+import joblib
 import numpy as np
-from sklearn.base import clone, is_classifier
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch, check_random_state
@@ -12,17 +13,14 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight
 
 from skinfluence._utils.arrays import booleans, require_shape
-from skinfluence._utils.batching import batches
 from skinfluence._utils.sklearn_private import Interval, validate_params
 from skinfluence._utils.warnings import warn_user
 from skinfluence.models import FittedModel, LinearObjective, fit_arguments
-from skinfluence.refitting.decorrelation import decorrelated
-from skinfluence.refitting.loss_cache import LossStore, fingerprint, subset_key, versions
-from skinfluence.refitting.newton_cg import DiagonalPreconditioner, Refit
+from skinfluence.refitting.closed_form import ClosedForm
+from skinfluence.refitting.fingerprints import NoFingerprintError, fingerprint, versions
+from skinfluence.refitting.loss_cache import is_entry, loss_store, no_store
+from skinfluence.refitting.queries import Queries
 from skinfluence.refitting.random_subsets import draw_subsets
-
-# Refits in a block: wide enough for fast products, narrow enough to share among workers.
-BLOCK = 32
 
 
 @validate_params(
@@ -64,7 +62,8 @@ def retrain_on_subsets(
     Linear models with a smooth objective are refitted in closed form: Newton steps on the very
     objective that ``fit`` minimises, for all subsets together, until the gradient is ``tol``
     of the sum of its terms, whatever solver and tolerance the estimator has. Any other model
-    is cloned and fitted on each subset.
+    is cloned and fitted on each subset, and so is a linear classifier on a subset that lacks one
+    of its classes.
 
     Parameters
     ----------
@@ -80,7 +79,7 @@ def retrain_on_subsets(
     X_query : {array-like, sparse matrix} of shape (n_queries, n_features)
         Queries.
     y_query : array-like of shape (n_queries,) or (n_queries, n_targets)
-        Their targets.
+        Their targets, labels that ``y`` holds too for a classifier.
     sample_weight : array-like of shape (n_train,), default=None
         Weights of the training rows. None means 1.
     n_subsets : int, default=100
@@ -90,7 +89,7 @@ def retrain_on_subsets(
         at least.
     subsets : array-like of bool of shape (n_subsets, n_train), default=None
         Subsets to take in place of random ones, such as ``~np.eye(n_train, dtype=bool)`` to
-        leave out each row once.
+        leave out each row once. Those of a classifier need rows of two classes at least.
     random_state : int, RandomState instance or None, default=None
         Draws the subsets. With an int, the first subsets are the same for every
         ``n_subsets``.
@@ -98,8 +97,13 @@ def retrain_on_subsets(
         Norm of the gradient, relative to the sum of the norms of its terms, at which a refit
         in closed form has converged.
     memory : str or object with the joblib.Memory interface, default=None
-        Where losses of refits are kept, one entry for each subset. None keeps the most recent
-        ones in the process. The key holds data, model, subset and versions of the packages.
+        Where losses of refits are kept, one entry for each subset, as soon as its refit has
+        ended. None keeps the most recent ones in the process. The key holds data, model, subset
+        and versions of the packages, and of your own functions and classes the code with all
+        constants, globals and imports that it names. What code reads from files, or finds by
+        ``eval``, is not seen. A model whose content cannot be told is refitted each time. A
+        folder holds pickles, and whoever can write to it can run code here: give one that you
+        trust.
     n_jobs : int, default=None
         Refits that run at once, by joblib.
 
@@ -113,7 +117,8 @@ def retrain_on_subsets(
         losses : ndarray of shape (n_queries, n_subsets)
             Loss of each query under each refit, without penalty: that of the model's
             objective where it is known, else the log loss of ``predict_proba`` or the squared
-            error of ``predict``.
+            error of ``predict``. Scikit-learn's classifiers know the classes of the subset
+            only: of a query of another class the loss is infinite.
         converged : ndarray of bool of shape (n_subsets,)
             Whether a refit in closed form reached ``tol``; True for models that were cloned
             and fitted, which have their own rule.
@@ -121,13 +126,21 @@ def retrain_on_subsets(
     Raises
     ------
     ValueError
-        If shapes do not match, a subset holds no rows, or a query has an unknown label.
+        If shapes do not match, there are no subsets, a subset holds no rows or those of one
+        class only, or a query has an unknown label.
+    TypeError
+        If the loss of the model is not known: a classifier of several outputs, or one without
+        ``predict_proba``, whose objective is not known.
 
     Warns
     -----
+    DataConversionWarning
+        If ``y_query`` is a column although ``y`` is not.
     ConvergenceWarning
         If refits in closed form did not converge, as when a model without penalty separates a
         subset perfectly.
+    UserWarning
+        If ``memory`` is given and the content of the model cannot be told.
 
     See Also
     --------
@@ -158,7 +171,7 @@ def retrain_on_subsets(
         given = None if sample_weight is None else weight
         fitted = clone(estimator).fit(X, y, **fit_arguments(estimator, given))
     fitted_model = FittedModel(estimator, fitted, X, y, weight)
-    retraining = Retraining(fitted_model, fitted_model.featurize(X_query), np.asarray(y_query))
+    retraining = Retraining.of(fitted_model, X_query, y_query)
     if subsets is None:
         subsets = retraining.draw(n_subsets, share, random_state)
     losses, converged = retraining.losses(subsets, tol=tol, memory=memory, n_jobs=n_jobs)
@@ -173,15 +186,17 @@ class Retraining:
     ----------
     fitted_model : FittedModel
         The model and what it was fitted on.
-    query_features : {ndarray, CSR matrix} of shape (n_queries, n_features)
-        Queries as the model sees them.
-    y_query : ndarray of shape (n_queries,) or (n_queries, n_targets)
-        Their targets.
+    queries : Queries
+        Queries as the model sees them, and their targets.
     """
 
     fitted_model: FittedModel
-    query_features: object
-    y_query: np.ndarray
+    queries: Queries
+
+    @classmethod
+    def of(cls, fitted_model, X_query, y_query):
+        """Retraining of a model for queries in front of its steps, which are checked."""
+        return cls(fitted_model, Queries.of(fitted_model, X_query, y_query))
 
     @property
     def model(self):
@@ -211,64 +226,107 @@ class Retraining:
         # Without a penalty the estimator's own rule decides between equal minima.
         return objective.strictly_convex
 
+    @property
+    def strata(self):
+        """Class of each training row; all the same where targets are no labels."""
+        if not self.queries.have_labels:
+            return np.zeros(self.n_train, dtype=int)
+        return np.unique(self.fitted_model.y, return_inverse=True)[1].ravel()
+
+    @property
+    def dispensable(self):
+        """Training rows without which every class still has rows, bool of shape (n_train,)."""
+        strata = self.strata
+        return np.bincount(strata)[strata] > 1
+
     def draw(self, n_subsets, share, random_state):
         """Random subsets, the same share of every class and of the rows without weight."""
-        strata = np.zeros(self.n_train, dtype=int)
-        if is_classifier(self.model):
-            strata = np.unique(self.fitted_model.y, return_inverse=True)[1].ravel()
-        strata = 2 * strata + (self.fitted_model.sample_weight > 0)
+        strata = 2 * self.strata + (self.fitted_model.sample_weight > 0)
         strata = np.unique(strata, return_inverse=True)[1]
         return draw_subsets(strata, n_subsets, share, check_random_state(random_state))
 
     def losses(self, subsets, *, tol=1e-8, memory=None, n_jobs=None):
         """Losses (n_queries, n_subsets) under the refits, and which of them converged."""
+        subsets = self._checked(subsets)
+        store, key = self._store(memory, tol)
+        keys = [f"{key}-{joblib.hash(np.packbits(subset))}" for subset in subsets]
+        kept = np.empty((len(subsets), self.queries.n + 1))
+        missing = []
+        for i, entry in enumerate(map(store.get, keys)):
+            if is_entry(entry, self.queries.n + 1):
+                kept[i] = entry
+            else:
+                missing.append(i)
+        # Entries are kept one by one: a run that is interrupted loses only what has not ended.
+        for index, entries in self._refits(subsets, np.array(missing, dtype=int), tol, n_jobs):
+            kept[index] = entries
+            for i, entry in zip(index, entries, strict=True):
+                # A view would hold its whole block.
+                store.put(keys[i], entry.copy())
+        losses, norms = kept[:, :-1].T, kept[:, -1]
+        converged = norms <= tol
+        _warn_unless(converged, tol, norms)
+        return losses, converged
+
+    def _checked(self, subsets):
         subsets = booleans(subsets, "subsets")
         require_shape(subsets, "subsets", (len(subsets), self.n_train), "(n_subsets, n_train)")
+        if not len(subsets):
+            raise ValueError("subsets holds no subset. Expected one at least.")
         _require_weight(subsets @ self.fitted_model.sample_weight)
-        store, data = LossStore(memory), self._key(tol)
-        keys = [f"{data}-{subset_key(subset)}" for subset in subsets]
-        found = [store.get(key) for key in keys]
-        missing = np.array([i for i, losses in enumerate(found) if losses is None], dtype=int)
-        refit = self._closed_form if self.in_closed_form else self._clones
-        for part, losses, norms in refit(subsets[missing], tol, n_jobs):
-            for i, values, norm in zip(missing[part], losses, norms, strict=True):
-                found[i] = np.append(values, norm)
-                store.put(keys[i], found[i])
-        kept = np.array(found)
-        converged = kept[:, -1] <= tol
-        _warn_unless(converged, tol, kept[:, -1])
-        return kept[:, :-1].T, converged
+        if self.queries.have_labels:
+            _require_classes(self._rows_of_classes(subsets))
+        return subsets
+
+    def _rows_of_classes(self, subsets):
+        """Rows of each class in each subset, (n_subsets, n_classes)."""
+        strata = self.strata
+        counts = np.zeros((len(subsets), strata.max() + 1), dtype=int)
+        for row, kept in zip(counts, subsets, strict=True):
+            row += np.bincount(strata[kept], minlength=len(row))
+        return counts
+
+    def _store(self, memory, tol):
+        """Where losses are kept, and the part of the keys that all subsets share."""
+        try:
+            return loss_store(memory), self._key(tol)
+        except NoFingerprintError as error:
+            if memory is not None:
+                warn_user(
+                    f"The refits of {type(self.model).__name__} are not kept in memory, because "
+                    f"what it depends on cannot be told: {error}. Pass functions and objects "
+                    "that can be pickled.",
+                    UserWarning,
+                )
+            return no_store(), ""
 
     def _key(self, tol):
         fitted = self.fitted_model
         penalty = None if self.objective is None else self.objective.penalty
         return fingerprint(
-            self.model,
+            clone(self.model),
             penalty,
             *(fitted.features, fitted.y, fitted.sample_weight),
-            *(self.query_features, self.y_query),
+            *(self.queries.features, self.queries.y),
             tol if self.in_closed_form else None,
-            versions(self.model),
+            versions(),
         )
 
-    def _closed_form(self, subsets, tol, n_jobs):
-        """Slices of the subsets, their losses (m, n_queries) and gradient norms (m,)."""
-        if not len(subsets):
-            return []
-        block = _ClosedForm(self.objective, self.query_features, self.y_query, tol)
-        parts = batches(len(subsets), block.fit_bytes, min(BLOCK, block.fitting))
-        # The products release the lock, and threads share the data.
-        run = Parallel(n_jobs=n_jobs, prefer="threads")
-        results = run(delayed(block.refit)(subsets[part]) for part in parts)
-        return [(part, *result) for part, result in zip(parts, results, strict=True)]
+    def _refits(self, subsets, index, tol, n_jobs):
+        """Positions of subsets, and their losses and gradient norms (m, n_queries + 1)."""
+        exact = np.full(len(index), self.in_closed_form)
+        if self.queries.have_labels:
+            # Without one of its classes a model has another objective.
+            exact &= (self._rows_of_classes(subsets[index]) > 0).all(axis=1)
+        if exact.any():
+            closed = ClosedForm(self.objective, self.queries.features, self.queries.y, tol)
+            blocks = closed.blocks(index[exact])
+            # The products release the lock, and threads share the data.
+            yield from _as_they_end(closed.refit, subsets, blocks, n_jobs=n_jobs, prefer="threads")
+        yield from _as_they_end(self._refit_of_clone, subsets, index[~exact, None], n_jobs=n_jobs)
 
-    def _clones(self, subsets, tol, n_jobs):
-        del tol
-        run = Parallel(n_jobs=n_jobs)
-        rows = run(delayed(self._losses_of_clone)(subset) for subset in subsets)
-        return [(slice(i, i + 1), row[None], np.zeros(1)) for i, row in enumerate(rows)]
-
-    def _losses_of_clone(self, subset):
+    def _refit_of_clone(self, subsets):
+        (subset,) = subsets
         fitted = self.fitted_model
         X, y, weight = fitted.features[subset], fitted.y[subset], fitted.sample_weight[subset]
         given = None if (fitted.sample_weight == 1).all() else weight
@@ -276,59 +334,22 @@ class Retraining:
         known = None
         if self.objective is not None:
             known = FittedModel(model, model, X, y, weight).known_objective
-        if known is None:
-            return _plain_losses(model, self.query_features, self.y_query)
-        targets = known.encode_queries(self.y_query, self.query_features.shape[0])
-        return known.losses(self.query_features, targets)
+        return np.append(self.queries.losses_under(model, known), 0.0)[None]
 
 
-class _ClosedForm:
-    """Newton steps for blocks of subsets, and the losses of the queries where they end."""
-
-    def __init__(self, objective, query_features, y_query, tol):
-        turned = decorrelated(objective)
-        self.objective, self.tol = turned.objective, tol
-        self.targets = self.objective.encode_queries(y_query, query_features.shape[0])
-        self.query_features = turned.turn(query_features)
-        features = self.objective.features
-        identity = np.eye(self.objective.training_outputs.shape[1])
-        identity = np.broadcast_to(identity, (features.shape[0], *identity.shape))
-        self.n_intercepts = len(self.objective.intercepts)
-        squares = self.objective.pullback(_squared(features), identity)
-        self.refits = Refit(
-            self.objective,
-            self.objective.jacobian_rows(features),
-            DiagonalPreconditioner(squares),
-            self.objective.penalty,
-            balance=-self.objective.penalty * self.objective.theta,
-        )
-
-    @property
-    def fit_bytes(self):
-        """Bytes of the arrays of one refit: outputs, their derivatives, CG's vectors."""
-        n_train, k = self.objective.training_outputs.shape
-        n_queries = self.query_features.shape[0]
-        return 8 * (12 * n_train * (k + 1) + 12 * len(self.objective.theta) + 4 * n_queries * k)
-
-    @property
-    def fitting(self):
-        """Refits that fit into the working memory."""
-        return batches(BLOCK, self.fit_bytes)[0].stop
-
-    def refit(self, subsets):
-        """Losses (m, n_queries) and relative gradient norms (m,)."""
-        weight, factor = self.objective.weighting.of_subsets(subsets)
-        start = np.zeros((len(subsets), len(self.objective.theta)))
-        delta, norms = self.refits.minimise(weight, factor, start, tol=self.tol)
-        theta = self.objective.theta + delta
-        c, d = self.objective.weights.shape
-        weights, intercepts = theta[:, : c * d].reshape(-1, c, d), theta[:, c * d :]
-        outputs = self.objective.shifted_outputs(self.query_features, weights, intercepts)
-        return self.objective.loss.value(outputs, self.targets), norms
+def _as_they_end(refit, subsets, blocks, **settings):
+    """Blocks of positions and what `refit` gives for their subsets, in the order they end."""
+    tasks = (delayed(_numbered)(refit, block, subsets[block]) for block in blocks)
+    try:
+        run = Parallel(return_as="generator_unordered", **settings)
+    except ValueError:
+        # Backends of process pools hand over all results at once.
+        run = Parallel(**settings)
+    return run(tasks)
 
 
-def _squared(features):
-    return features**2 if isinstance(features, np.ndarray) else features.multiply(features).tocsr()
+def _numbered(refit, block, subsets):
+    return block, refit(subsets)
 
 
 def _require_weight(totals):
@@ -336,6 +357,16 @@ def _require_weight(totals):
         raise ValueError(
             f"Subset {np.argmin(totals)} holds no training row that has a weight. Expected at "
             "least one in each; raise share."
+        )
+
+
+def _require_classes(counts):
+    single = (counts > 0).sum(axis=1) < 2
+    if single.any():
+        raise ValueError(
+            f"Subset {np.argmax(single)} holds rows of one class only, so that no classifier "
+            "can be fitted on it. Expected rows of two classes at least; add rows, or leave the "
+            "subset out."
         )
 
 
@@ -347,14 +378,3 @@ def _warn_unless(converged, tol, norms):
             "no ground truth: give the model a penalty, or raise tol.",
             ConvergenceWarning,
         )
-
-
-def _plain_losses(model, X, y):
-    """Log loss of the probabilities of a classifier, squared error of a regressor."""
-    if not is_classifier(model):
-        gap = np.asarray(y, dtype=float) - model.predict(X)
-        return (gap.reshape(len(gap), -1) ** 2).sum(axis=1)
-    probabilities = model.predict_proba(X)
-    known = y[:, None] == model.classes_
-    own = np.where(known, probabilities, 0.0).sum(axis=1)
-    return -np.log(np.maximum(own, np.finfo(probabilities.dtype).eps))

@@ -1,0 +1,68 @@
+"""Refits of linear models by Newton steps on their objective, for many subsets together."""
+
+import numpy as np
+
+from skinfluence._utils.batching import batches
+from skinfluence.refitting.decorrelation import decorrelated
+from skinfluence.refitting.newton_cg import DiagonalPreconditioner, Refit
+
+# Refits in a block: wide enough for fast products, narrow enough to share among workers.
+BLOCK = 32
+
+
+class ClosedForm:
+    """Newton steps for blocks of subsets, and the losses of the queries where they end.
+
+    Parameters
+    ----------
+    objective : LinearObjective
+        Objective of the model that was fitted on all rows.
+    query_features : {ndarray, CSR matrix} of shape (n_queries, n_features)
+        Queries as the model sees them.
+    y_query : ndarray of shape (n_queries,) or (n_queries, n_targets)
+        Their targets.
+    tol : float
+        Relative norm of the gradient at which a refit has converged.
+    """
+
+    def __init__(self, objective, query_features, y_query, tol):
+        turned = decorrelated(objective)
+        self.objective, self.tol = turned.objective, tol
+        self.targets = self.objective.encode_queries(y_query, query_features.shape[0])
+        self.query_features = turned.turn(query_features)
+        features = self.objective.features
+        identity = np.eye(self.objective.training_outputs.shape[1])
+        identity = np.broadcast_to(identity, (features.shape[0], *identity.shape))
+        self.n_intercepts = len(self.objective.intercepts)
+        squares = self.objective.pullback(_squared(features), identity)
+        self.refits = Refit(
+            self.objective,
+            self.objective.jacobian_rows(features),
+            DiagonalPreconditioner(squares),
+            self.objective.penalty,
+            balance=-self.objective.penalty * self.objective.theta,
+        )
+
+    def blocks(self, index):
+        """Positions of subsets in parts that are refitted together."""
+        n_train, k = self.objective.training_outputs.shape
+        # Outputs, their derivatives and the vectors of conjugate gradients.
+        columns = 12 * n_train * (k + 1) + 12 * len(self.objective.theta)
+        fit_bytes = 8 * (columns + 4 * self.query_features.shape[0] * k)
+        fitting = batches(BLOCK, fit_bytes)[0].stop
+        return [index[part] for part in batches(len(index), fit_bytes, fitting)]
+
+    def refit(self, subsets):
+        """Losses and, in the last column, relative gradient norms, (m, n_queries + 1)."""
+        weight, factor = self.objective.weighting.of_subsets(subsets)
+        start = np.zeros((len(subsets), len(self.objective.theta)))
+        delta, norms = self.refits.minimise(weight, factor, start, tol=self.tol)
+        theta = self.objective.theta + delta
+        c, d = self.objective.weights.shape
+        weights, intercepts = theta[:, : c * d].reshape(-1, c, d), theta[:, c * d :]
+        outputs = self.objective.shifted_outputs(self.query_features, weights, intercepts)
+        return np.column_stack([self.objective.loss.value(outputs, self.targets), norms])
+
+
+def _squared(features):
+    return features**2 if isinstance(features, np.ndarray) else features.multiply(features).tocsr()
