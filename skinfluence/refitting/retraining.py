@@ -204,10 +204,6 @@ class Retraining:
         objective = self.objective
         if not isinstance(objective, LinearObjective) or objective.active is not None:
             return False
-        # One-vs-rest losses hold the balance of all rows; that of a subset is another.
-        balanced = getattr(self.model, "class_weight", None) == "balanced"
-        if balanced and getattr(objective.loss, "positive_weight", None) is not None:
-            return False
         # Without a penalty the estimator's own rule decides between equal minima.
         return objective.strictly_convex
 
