@@ -15,7 +15,12 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from skinfluence._utils.batching import Schedule
 from skinfluence._utils.sklearn_private import _fit_context
-from skinfluence._utils.validation import check_training_data, check_weights, reads_raw_data
+from skinfluence._utils.validation import (
+    check_model,
+    check_training_data,
+    check_weights,
+    reads_raw_data,
+)
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature import choose_curvature
 from skinfluence.estimators._fitted import FittedInfluence
@@ -41,7 +46,7 @@ def fit_model(influence, X, y, sample_weight):
     -------
     FittedModel
     """
-    estimator = influence.estimator
+    estimator = check_model(influence.estimator)
     checked, y = check_training_data(influence, X, y, classifier=is_classifier(estimator))
     weight = check_weights(sample_weight, checked)
     if is_classifier(estimator):
@@ -116,6 +121,7 @@ class BaseInfluence(FittedInfluence, ABC):
             The fitted estimator.
         """
         objective = self._make_objective(fitted_model)
+        _check_active(objective, fitted_model.model)
         _check_stationarity(objective, fitted_model.model)
         damping = self._choose_damping(objective)
         kind = self._choose_curvature(objective, damping)
@@ -132,6 +138,15 @@ class BaseInfluence(FittedInfluence, ABC):
         if objective.strictly_convex:
             return 0.0
         return 0.1 * objective.mean_eigenvalue(self.curvature)
+
+
+def _check_active(objective, model):
+    if not len(objective.theta):
+        raise ValueError(
+            f"The L1 penalty of this {type(model).__name__} keeps all weights at 0, and no "
+            "intercept is left: no row influences it. Expected at least one parameter that is "
+            "not 0; lower the penalty."
+        )
 
 
 def _check_stationarity(objective, model):

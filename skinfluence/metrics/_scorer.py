@@ -178,7 +178,8 @@ class InfluenceScorer(BaseEstimator):
         if self.metric == "faithfulness":
             return Bunch()
         fitted_model = influence.linearisation_.fitted_model
-        retraining = Retraining(fitted_model, fitted_model.featurize(X), np.asarray(y))
+        targets = fitted_model.read_targets(np.asarray(y))
+        retraining = Retraining(fitted_model, fitted_model.featurize(X), targets)
         truth = self._choose(retraining)
         truth.losses, truth.converged = retraining.losses(
             truth.subsets, tol=self.tol, memory=self.memory, n_jobs=self.n_jobs

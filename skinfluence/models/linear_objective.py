@@ -68,9 +68,8 @@ class LinearObjective(Objective):
         if lasso is not None:
             l1 = np.concatenate([np.repeat(self.lasso, weights.shape[1]), self.intercept_lasso])
             l1_gradient = l1 * np.sign(theta)
-            # An intercept without a penalty of its own is active wherever it is.
-            free = np.repeat([False, True], [weights.size, len(intercepts)]) & (l1 == 0)
-            kept = self.active = np.flatnonzero((theta != 0) | free)
+            # What has no L1 penalty, such as most intercepts, is active wherever it is.
+            kept = self.active = np.flatnonzero((theta != 0) | (l1 == 0))
         super().__init__(
             penalty=penalty[kept],
             l1_gradient=l1_gradient[kept],
@@ -183,7 +182,7 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
     intercepts = intercepts if getattr(model, "fit_intercept", True) else intercepts[:0]
     sparse = np.any(lasso)
     if sparse:
-        warn_of_active_set(model, weights, intercepts)
+        warn_of_active_set(model, weights)
         penalties["lasso"] = lasso
     if isinstance(loss, SoftmaxLoss):
         contrasts = loss.contrasts
@@ -212,27 +211,16 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
     )
 
 
-def warn_of_active_set(model, weights, intercepts):
+def warn_of_active_set(model, weights):
     """Warn that influence is taken on the active set of an L1 penalty.
 
     Parameters
     ----------
     model : estimator
         The fitted model.
-    weights, intercepts : ndarray
-        Its parameters; no intercepts if it has none.
-
-    Raises
-    ------
-    ValueError
-        If no parameter is active, so that rows influence nothing.
+    weights : ndarray
+        Its weights.
     """
-    if not weights.any() and not len(intercepts):
-        raise ValueError(
-            f"The L1 penalty of this {type(model).__name__} keeps all of its {weights.size} "
-            "weights at 0, and it has no intercept: no row influences it. Expected at least one "
-            "weight that is not 0; lower the penalty."
-        )
     warn_user(
         f"{type(model).__name__} has an L1 penalty: influence is taken on its active set, the "
         f"{np.count_nonzero(weights)} of {weights.size} weights that are not 0, as if no weight "

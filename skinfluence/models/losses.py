@@ -191,15 +191,15 @@ class SignedSquares(OneVsRest):
         return np.full_like(m, 2.0)
 
 
-class MultilabelLoss(OneVsRest):
-    """The loss of a binary classifier for each of several labels, added up.
+class DelegatedLoss(OneVsRest):
+    """The same loss of the margin as another, for other targets.
 
     Parameters
     ----------
     loss : OneVsRest
-        Loss of each label.
-    labels : sequence of ndarray of shape (2,), default=None
-        The two values of each label, the second one positive. By default targets are indicators.
+        The other loss.
+    labels : sequence, default=None
+        What targets are made of.
     """
 
     def __init__(self, loss, labels=None):
@@ -208,7 +208,7 @@ class MultilabelLoss(OneVsRest):
 
     @property
     def quadratic(self):
-        """Whether the losses of the labels are."""
+        """Whether the other loss is."""
         return self.loss.quadratic
 
     def of_margin(self, m):
@@ -219,6 +219,18 @@ class MultilabelLoss(OneVsRest):
 
     def second_derivative(self, m):
         return self.loss.second_derivative(m)
+
+
+class MultilabelLoss(DelegatedLoss):
+    """The loss of a binary classifier for each of several labels, added up.
+
+    Parameters
+    ----------
+    loss : OneVsRest
+        Loss of each label.
+    labels : sequence of ndarray of shape (2,), default=None
+        The two values of each label, the second one positive. By default targets are indicators.
+    """
 
     def encode(self, y, classes):
         y = np.asarray(y)
@@ -235,6 +247,29 @@ class MultilabelLoss(OneVsRest):
     def margin(self, z):
         # Every label is predicted by the sign of its output.
         return np.where(z > 0, 1.0, -1.0)
+
+
+class PairwiseLoss(DelegatedLoss):
+    """The loss of a binary classifier for each pair of classes, over the pairs of the row's class.
+
+    Parameters
+    ----------
+    loss : OneVsRest
+        Loss of each pair.
+    labels : ndarray of shape (n_classes,)
+        The classes; pairs ``(i, j)`` with ``i < j`` are in lexicographic order, j positive.
+    """
+
+    def encode(self, y, classes):
+        codes = encode_labels(y, self.labels)[:, None]
+        first, second = np.triu_indices(len(self.labels), 1)
+        return 1.0 * (codes == second) - (codes == first)
+
+    def margin(self, z):
+        raise ValueError(
+            "OneVsOneClassifier predicts by the votes of its pairs, which have no derivative. "
+            "Give y, for influence on the loss."
+        )
 
 
 class SoftmaxLoss(ClassificationLoss):

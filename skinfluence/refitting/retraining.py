@@ -158,7 +158,8 @@ def retrain_on_subsets(
         given = None if sample_weight is None else weight
         fitted = clone(estimator).fit(X, y, **fit_arguments(estimator, given))
     fitted_model = FittedModel(estimator, fitted, X, y, weight)
-    retraining = Retraining(fitted_model, fitted_model.featurize(X_query), np.asarray(y_query))
+    targets = fitted_model.read_targets(np.asarray(y_query))
+    retraining = Retraining(fitted_model, fitted_model.featurize(X_query), targets)
     if subsets is None:
         subsets = retraining.draw(n_subsets, share, random_state)
     losses, converged = retraining.losses(subsets, tol=tol, memory=memory, n_jobs=n_jobs)
@@ -176,7 +177,7 @@ class Retraining:
     query_features : {ndarray, CSR matrix} of shape (n_queries, n_features)
         Queries as the model sees them.
     y_query : ndarray of shape (n_queries,) or (n_queries, n_targets)
-        Their targets.
+        Their targets as the model sees them.
     """
 
     fitted_model: FittedModel
@@ -211,7 +212,10 @@ class Retraining:
         """Random subsets, the same share of every class and of the rows without weight."""
         strata = np.zeros(self.n_train, dtype=int)
         if is_classifier(self.model):
-            strata = np.unique(self.fitted_model.y, return_inverse=True)[1].ravel()
+            # Labels in several columns are one combination.
+            labels = self.fitted_model.y.reshape(self.n_train, -1)
+            codes = [np.unique(column, return_inverse=True)[1] for column in labels.T]
+            strata = np.unique(codes, axis=1, return_inverse=True)[1].ravel()
         strata = 2 * strata + (self.fitted_model.sample_weight > 0)
         strata = np.unique(strata, return_inverse=True)[1]
         return draw_subsets(strata, n_subsets, share, check_random_state(random_state))
