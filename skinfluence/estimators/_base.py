@@ -9,6 +9,7 @@ The queries are solved for, never the training set.
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
@@ -121,7 +122,7 @@ class BaseInfluence(FittedInfluence, ABC):
             The fitted estimator.
         """
         objective = self._make_objective(fitted_model)
-        _check_active(objective, fitted_model.model)
+        _check_parameters(objective, fitted_model.model)
         _check_stationarity(objective, fitted_model.model)
         damping = self._choose_damping(objective)
         kind = self._choose_curvature(objective, damping)
@@ -140,7 +141,13 @@ class BaseInfluence(FittedInfluence, ABC):
         return 0.1 * objective.mean_eigenvalue(self.curvature)
 
 
-def _check_active(objective, model):
+def _check_parameters(objective, model):
+    if not np.isfinite(objective.theta).all():
+        raise ValueError(
+            f"The fitted parameters of {type(model).__name__} are NaN or infinite, so there is "
+            "no minimum to take influence at. Expected finite ones: check that the targets are "
+            "not all at the edge of their domain, such as 0 of a Poisson distribution."
+        )
     if not len(objective.theta):
         raise ValueError(
             f"The L1 penalty of this {type(model).__name__} keeps all weights at 0, and no "
