@@ -1,6 +1,9 @@
 """Checks of what users hand in."""
 
+import inspect
+
 import numpy as np
+import scipy.sparse as sp
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -11,9 +14,33 @@ from sklearn.utils.validation import (
 
 from skinfluence._utils.sklearn_private import _check_feature_names, _check_n_features
 
+# Sums of squares of such values are still finite.
+LARGEST = 1e145
+
 # Rows are read as they are, and cast to float64 one batch at a time.
 # Networks read samples of more than one axis; models that do not say so in their fit.
 _ARRAY = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "allow_nd": True}
+
+
+def check_model(estimator):
+    """The model that an influence estimator wraps, if it is one.
+
+    Raises
+    ------
+    TypeError
+        If it is no instance of an estimator.
+    """
+    if inspect.isclass(estimator):
+        raise TypeError(
+            f"estimator is the class {estimator.__name__}. Expected an instance: "
+            f"{estimator.__name__}()."
+        )
+    if not hasattr(estimator, "fit"):
+        raise TypeError(
+            f"estimator is {estimator!r}. Expected an estimator of scikit-learn, such as "
+            "LogisticRegression(), or one with its interface."
+        )
+    return estimator
 
 
 def check_training_data(estimator, X, y, *, classifier):
@@ -34,8 +61,35 @@ def check_training_data(estimator, X, y, *, classifier):
     if reads_raw_data(estimator):
         check_consistent_length(X, y)
         X, y = validate_data(estimator, X, y, skip_check_array=True)
+        _check_two_rows(y)
         return X, np.asarray(y)
-    return validate_data(estimator, X, y, multi_output=True, y_numeric=not classifier, **_ARRAY)
+    settings = {"multi_output": True, "y_numeric": not classifier, **_ARRAY}
+    X, y = validate_data(estimator, X, y, **settings)
+    _check_two_rows(y)
+    check_size(X)
+    return X, y
+
+
+def _check_two_rows(y):
+    if len(y) < 2:
+        raise ValueError(
+            "Found 1 sample. Influence compares training rows, and nothing is left of the model "
+            "without its only one. Expected at least 2."
+        )
+
+
+def check_size(X):
+    """Raise a ValueError if squares of the entries leave the range of floats."""
+    values = X.data if sp.issparse(X) else X
+    if values.dtype == np.float32 or not values.size:
+        return
+    largest = max(abs(float(values.max())), abs(float(values.min())))
+    if largest > LARGEST:
+        raise ValueError(
+            f"X holds values as large as {largest:.3g}, and their squares leave the range of "
+            f"floats. Expected values up to {LARGEST:.0e}; scale the features, with "
+            "StandardScaler or by their unit."
+        )
 
 
 def reads_raw_data(estimator):
@@ -58,7 +112,9 @@ def check_queries(estimator, X, *, numeric):
 
 def check_model_features(X):
     """Features as the model sees them: float rows, dense or CSR, never copied needlessly."""
-    return check_array(X, **_ARRAY)
+    features = check_array(X, **_ARRAY)
+    check_size(features)
+    return features
 
 
 def check_weights(sample_weight, X):

@@ -9,13 +9,19 @@ The queries are solved for, never the training set.
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 
 from skinfluence._utils.batching import Schedule
 from skinfluence._utils.sklearn_private import _fit_context
-from skinfluence._utils.validation import check_training_data, check_weights, reads_raw_data
+from skinfluence._utils.validation import (
+    check_model,
+    check_training_data,
+    check_weights,
+    reads_raw_data,
+)
 from skinfluence._utils.warnings import warn_user
 from skinfluence.estimators._fitted import FittedInfluence
 from skinfluence.estimators._linearisation import Linearisation
@@ -40,7 +46,7 @@ def fit_model(influence, X, y, sample_weight):
     -------
     FittedModel
     """
-    estimator = influence.estimator
+    estimator = check_model(influence.estimator)
     checked, y = check_training_data(influence, X, y, classifier=is_classifier(estimator))
     weight = check_weights(sample_weight, checked)
     if is_classifier(estimator):
@@ -110,6 +116,7 @@ class BaseInfluence(FittedInfluence, ABC):
             The fitted estimator.
         """
         objective = self._make_objective(fitted_model)
+        _check_parameters(objective, fitted_model.model)
         _check_stationarity(objective, fitted_model.model)
         damping = self._choose_damping(objective)
         objective = objective.conditioned(damping)
@@ -126,6 +133,21 @@ class BaseInfluence(FittedInfluence, ABC):
         if not objective.needs_damping:
             return 0.0
         return 0.1 * objective.mean_eigenvalue(self.curvature)
+
+
+def _check_parameters(objective, model):
+    if not np.isfinite(objective.theta).all():
+        raise ValueError(
+            f"The fitted parameters of {type(model).__name__} are NaN or infinite, so there is "
+            "no minimum to take influence at. Expected finite ones: check that the targets are "
+            "not all at the edge of their domain, such as 0 of a Poisson distribution."
+        )
+    if not len(objective.theta):
+        raise ValueError(
+            f"The L1 penalty of this {type(model).__name__} keeps all weights at 0, and no "
+            "intercept is left: no row influences it. Expected at least one parameter that is "
+            "not 0; lower the penalty."
+        )
 
 
 def _check_stationarity(objective, model):

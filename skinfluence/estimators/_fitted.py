@@ -61,8 +61,9 @@ class FittedInfluence(
         self.n_samples_ = linearisation.n_samples
         self.n_params_ = objective.n_params
         self.n_components_ = linearisation.training_rows.n_columns
-        if objective.classes is not None:
-            self.classes_ = objective.classes
+        classes = getattr(self.estimator_, "classes_", objective.classes)
+        if classes is not None:
+            self.classes_ = classes
         return self
 
     # Scores.

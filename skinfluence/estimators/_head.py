@@ -257,6 +257,7 @@ class ClassifierHeadInfluence(BaseInfluence):
         objective = fit.fitted_model.objective
         X = check_queries(self, X, numeric=not reads_raw_data(self))
         features = fit.fitted_model.featurize(X)
+        y = fit.fitted_model.read_targets(y)
         targets = objective.encode_queries(y, features.shape[0])
         full = self._comparison(curvature, damping)
         chosen = np.arange(features.shape[0])

@@ -74,6 +74,7 @@ class Linearisation:
 
     def targets(self, features, y):
         """Targets of queries as the loss reads them."""
+        y = self.fitted_model.read_targets(y)
         return self.objective.encode_queries(y, features.shape[0])
 
     def gradient_rows(self, features, y=None):

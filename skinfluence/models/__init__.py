@@ -5,7 +5,7 @@
 for a model that is linear in its features.
 """
 
-from skinfluence.models import linear, losses, mlp
+from skinfluence.models import linear, losses, mlp, per_output, refused
 from skinfluence.models.doors import head, objective
 from skinfluence.models.fitted_model import FittedModel
 from skinfluence.models.heads import Head
@@ -28,6 +28,8 @@ __all__ = [
     "losses",
     "mlp",
     "objective",
+    "per_output",
+    "refused",
     "supported",
     "unfrozen",
     "unwrap",

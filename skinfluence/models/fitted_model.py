@@ -33,13 +33,17 @@ class FittedModel:
         The final model, fitted.
     features : {ndarray, CSR matrix} of shape (n_samples, d)
         Training rows as the model sees them.
+    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+        Their targets as the model sees them.
     """
 
     def __init__(self, given, fitted, X, y, sample_weight):
         self.given, self.fitted, self.X = given, fitted, X
-        self.featurizers, self.model = unwrap(fitted)
+        unwrapped = unwrap(fitted)
+        self.model, self.featurizers = unwrapped.model, unwrapped.featurizers
+        self.target_steps = unwrapped.target_steps
         self.features = self.featurize(X)
-        self.y = np.asarray(y)
+        self.y = self.read_targets(np.asarray(y))
         self.sample_weight = sample_weight
 
     def featurize(self, X):
@@ -63,6 +67,12 @@ class FittedModel:
                 "features as input."
             )
         return features
+
+    def read_targets(self, y):
+        """Targets as the model sees them: transformed, where the user's model does so."""
+        for step in self.target_steps if y is not None else []:
+            y = step(y)
+        return y
 
     @cached_property
     def objective(self):

@@ -10,7 +10,7 @@ from skinfluence._utils.validation import encode_labels
 from skinfluence.models import losses
 from skinfluence.models.linear_objective import LinearObjective, linear_objective
 from skinfluence.models.registry import objective
-from skinfluence.models.weighting import Weighting
+from skinfluence.models.weighting import OneVsRestWeighting, OutputWeighting, Weighting
 
 # Balanced class weights follow the sums of sample_weight from this version on, in
 # LogisticRegression and LinearSVC; elsewhere they follow the numbers of rows.
@@ -19,21 +19,37 @@ _WEIGHTED_BALANCE = parse_version(sklearn.__version__) >= parse_version("1.7")
 
 def _class_weighting(model, y, classes, sample_weight, *, by_counts=True, kind="sum"):
     codes = encode_labels(y, classes)
-    class_weight = getattr(model, "class_weight", None)
-    if class_weight == "balanced":
-        class_weight = "balanced_counts" if by_counts else "balanced"
-    elif class_weight is not None:
-        class_weight = compute_class_weight(class_weight, classes=classes, y=np.asarray(y))
+    class_weight = _class_weight(model, y, classes, by_counts)
     return Weighting(sample_weight, codes, class_weight, kind)
 
 
-def _one_vs_rest_weighting(model, y, classes, sample_weight, loss, *, by_counts, kind="sum"):
-    """Weights of a one-vs-rest problem, whose class weights hold for the positive rows only."""
-    weighting = _class_weighting(model, y, classes, sample_weight, by_counts=by_counts, kind=kind)
-    if len(classes) > 2 and weighting.class_weight is not None:
-        loss.positive_weight = weighting.group_weight
-        weighting = Weighting(sample_weight, weighting.codes, None, kind)
-    return weighting
+def _one_vs_rest_weighting(model, y, classes, sample_weight, *, by_counts, kind="sum"):
+    """Weights of one problem for each class, whose class weights hold for its own rows only."""
+    class_weight = _class_weight(model, y, classes, by_counts)
+    if len(classes) == 2 or class_weight is None:
+        return Weighting(sample_weight, encode_labels(y, classes), class_weight, kind)
+    return OneVsRestWeighting(sample_weight, _indicators(y, classes), class_weight, kind)
+
+
+def _separate_weighting(model, y, classes, sample_weight, *, by_counts):
+    """Weights of one problem for each class, each of which balances its class and the rest."""
+    class_weight = _class_weight(model, y, classes, by_counts)
+    if len(classes) == 2 or not isinstance(class_weight, str):
+        return Weighting(sample_weight, encode_labels(y, classes), class_weight)
+    return OutputWeighting(sample_weight, _indicators(y, classes), class_weight)
+
+
+def _indicators(y, classes):
+    return 1 * (encode_labels(y, classes)[:, None] == np.arange(len(classes)))
+
+
+def _class_weight(model, y, classes, by_counts):
+    class_weight = getattr(model, "class_weight", None)
+    if class_weight is None:
+        return None
+    if isinstance(class_weight, str):
+        return "balanced_counts" if by_counts else "balanced"
+    return compute_class_weight(class_weight, classes=classes, y=np.asarray(y))
 
 
 def _penalties(model):
@@ -51,20 +67,19 @@ def _(model, X, y, sample_weight):
     classes = model.classes_
     strength = np.ravel(model.C_ if hasattr(model, "C_") else model.C)
     l2, l1 = _penalties(model)
-    one_vs_rest = model.solver == "liblinear" or getattr(model, "multi_class", "") == "ovr"
+    liblinear = model.solver == "liblinear"
+    one_vs_rest = liblinear or getattr(model, "multi_class", "") == "ovr"
     if len(classes) == 2 or one_vs_rest:
         loss = losses.LogisticLoss()
     else:
         loss = losses.SoftmaxLoss(len(classes))
         strength = strength[:1]
-    weighting = (
-        _one_vs_rest_weighting(
-            model, y, classes, sample_weight, loss, by_counts=not _WEIGHTED_BALANCE
-        )
-        if one_vs_rest
-        else _class_weighting(model, y, classes, sample_weight, by_counts=not _WEIGHTED_BALANCE)
-    )
-    penalised_intercept = model.solver == "liblinear"
+    make_weighting = _class_weighting
+    if one_vs_rest:
+        make_weighting = _one_vs_rest_weighting if liblinear else _separate_weighting
+    weighting = make_weighting(model, y, classes, sample_weight, by_counts=not _WEIGHTED_BALANCE)
+    # To liblinear the intercept is the weight of one more feature, intercept_scaling.
+    scaling = model.intercept_scaling if liblinear else np.inf
     return linear_objective(
         model,
         X,
@@ -74,9 +89,8 @@ def _(model, X, y, sample_weight):
         classes=classes,
         ridge=l2 / strength,
         lasso=l1 / strength,
-        intercept_ridge=l2 / strength[0] / model.intercept_scaling**2
-        if penalised_intercept
-        else 0.0,
+        intercept_ridge=l2 / strength / scaling**2,
+        intercept_lasso=l1 / strength / scaling,
     )
 
 
@@ -144,7 +158,7 @@ def _(model, X, y, sample_weight):
     _refuse_unless(model, model.multi_class == "ovr", "multi_class='ovr'")
     loss = losses.SquaredHinge()
     weighting = _one_vs_rest_weighting(
-        model, y, model.classes_, sample_weight, loss, by_counts=not _WEIGHTED_BALANCE
+        model, y, model.classes_, sample_weight, by_counts=not _WEIGHTED_BALANCE
     )
     intercept_ridge = 1 / (model.C * model.intercept_scaling**2)
     return linear_objective(
@@ -207,7 +221,7 @@ def _(model, X, y, sample_weight):
     )
     loss = smooth[model.loss]()
     weighting = _one_vs_rest_weighting(
-        model, y, model.classes_, sample_weight, loss, by_counts=True, kind="count"
+        model, y, model.classes_, sample_weight, by_counts=True, kind="count"
     )
     return _sgd(model, X, y, loss, weighting, classes=model.classes_)
 

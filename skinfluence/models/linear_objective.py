@@ -26,13 +26,15 @@ class LinearObjective(Objective):
         To which of the k outputs the weights and the free parameters belong.
     ridge : ndarray of shape (c,)
         Penalty of the objective on the weights of each output.
-    intercept_ridge : float
+    intercept_ridge : float or ndarray of shape (f,)
         Penalty of the objective on the intercepts.
     expand : ndarray of shape (n_outputs_of_model, c), default=None
         Outputs of the model from those of the loss, where the two differ.
     lasso : ndarray of shape (c,), default=None
         L1 penalty of the objective on the weights of each output. Influence is then taken on
         the active set, the weights that are not 0.
+    intercept_lasso : float or ndarray of shape (f,), default=0.0
+        L1 penalty of the objective on the intercepts. Those that it keeps at 0 are not active.
     **settings
         Passed on to Objective.
     """
@@ -48,6 +50,7 @@ class LinearObjective(Objective):
         intercept_ridge=0.0,
         expand=None,
         lasso=None,
+        intercept_lasso=0.0,
         **settings,
     ):
         self.weights = weights
@@ -57,17 +60,22 @@ class LinearObjective(Objective):
         self.expand = expand
         self.centring = None
         self.feature_names = [f"x{i}" for i in range(weights.shape[1])]
-        ridge = np.repeat(np.broadcast_to(ridge, len(weights)), weights.shape[1])
-        penalty = np.concatenate([ridge, np.full(len(intercepts), float(intercept_ridge))])
+        self.ridge = np.broadcast_to(ridge, len(weights))
+        self.intercept_ridge = np.broadcast_to(intercept_ridge, len(intercepts))
+        self.lasso = None if lasso is None else np.broadcast_to(lasso, len(weights))
+        self.intercept_lasso = np.broadcast_to(intercept_lasso, len(intercepts))
+        penalty = np.concatenate(
+            [np.repeat(self.ridge, weights.shape[1]), self.intercept_ridge], dtype=np.float64
+        )
         theta = np.concatenate([weights.ravel(), intercepts])
         l1_gradient = np.zeros_like(theta)
         self.active = None
         kept = slice(None)
         if lasso is not None:
-            lasso = np.broadcast_to(lasso, len(weights))[:, None]
-            l1_gradient[: weights.size] = (lasso * np.sign(weights)).ravel()
-            intercepts = weights.size + np.arange(len(intercepts))
-            kept = self.active = np.concatenate([np.flatnonzero(weights), intercepts])
+            l1 = np.concatenate([np.repeat(self.lasso, weights.shape[1]), self.intercept_lasso])
+            l1_gradient = l1 * np.sign(theta)
+            # What has no L1 penalty, such as most intercepts, is active wherever it is.
+            kept = self.active = np.flatnonzero((theta != 0) | (l1 == 0))
         super().__init__(
             penalty=penalty[kept],
             l1_gradient=l1_gradient[kept],
@@ -144,8 +152,9 @@ class LinearObjective(Objective):
 
     @property
     def strictly_convex(self):
-        n_intercepts = len(self.intercepts)
-        return bool((self.penalty[: len(self.penalty) - n_intercepts] > 0).all())
+        # The data decide the intercepts.
+        active = np.arange(self.weights.size) if self.active is None else self.active
+        return bool((self.penalty[: np.count_nonzero(active < self.weights.size)] > 0).all())
 
     def pullback(self, features, vectors):
         rows = KroneckerRows(
@@ -242,7 +251,8 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
     classes : ndarray, default=None
         Labels of a classifier.
     **penalties
-        ``intercept_ridge``, the L2 penalty of the intercepts, if they have one.
+        ``intercept_ridge`` and ``intercept_lasso``, the L2 and the L1 penalty of the intercepts,
+        if they have them.
 
     Returns
     -------
@@ -254,7 +264,7 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
     intercepts = intercepts if getattr(model, "fit_intercept", True) else intercepts[:0]
     sparse = np.any(lasso)
     if sparse:
-        _warn_of_active_set(model, weights)
+        warn_of_active_set(model, weights)
         penalties["lasso"] = lasso
     if isinstance(loss, SoftmaxLoss):
         contrasts = loss.contrasts
@@ -265,11 +275,13 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
             penalties["expand"] = contrasts
             weights = contrasts.T @ weights
             intercepts = contrasts.T @ intercepts if len(intercepts) else intercepts
+    for name in penalties.keys() & {"intercept_ridge", "intercept_lasso"}:
+        penalties[name] = np.broadcast_to(penalties[name], len(weights))[: len(intercepts)]
     outputs = np.arange(len(weights))
     made = LinearObjective(
         loss=loss,
         features=X,
-        targets=loss.encode(y, classes),
+        targets=weighting.weigh(loss.encode(y, classes)),
         weighting=weighting,
         classes=classes,
         weights=weights,
@@ -283,7 +295,16 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
     return made
 
 
-def _warn_of_active_set(model, weights):
+def warn_of_active_set(model, weights):
+    """Warn that influence is taken on the active set of an L1 penalty.
+
+    Parameters
+    ----------
+    model : estimator
+        The fitted model.
+    weights : ndarray
+        Its weights.
+    """
     warn_user(
         f"{type(model).__name__} has an L1 penalty: influence is taken on its active set, the "
         f"{np.count_nonzero(weights)} of {weights.size} weights that are not 0, as if no weight "

@@ -45,6 +45,10 @@ class Loss(ABC):
     def hessian(self, z, y):
         """Second derivative with respect to the raw outputs."""
 
+    def terms(self, z, y):
+        """Terms of the loss of each sample, (..., n, k) for one an output, else (..., n, 1)."""
+        return self.value(z, y)[..., None]
+
     def hessian_product(self, z, y):
         """Function that multiplies vectors (..., n, k) with the Hessian of each sample."""
         hessian = self.hessian(z, y)
@@ -111,30 +115,29 @@ class ClassificationLoss(Loss):
 
 
 class OneVsRest(ClassificationLoss):
-    """A sum over classes of a loss of the margin ``m = y z``, with y in {-1, 1}.
+    """A sum over outputs of weights times a loss of the margin ``m = sign(y) z``.
 
-    Binary problems have one output. ``positive_weight`` (n_classes,) multiplies the losses of
-    the rows that are positive for each of several classes.
+    Binary problems have one output, others one for each class. The targets of training rows are
+    signs times the weights of the row in each output, 0 where it has none; those of queries are
+    signs alone.
     """
-
-    positive_weight = None
 
     def encode(self, y, classes):
         onehot = encode_labels(y, classes)[:, None] == np.arange(len(classes))
         columns = onehot[:, 1:] if len(classes) == 2 else onehot
         return np.where(columns, 1.0, -1.0)
 
-    def _weight(self, y):
-        return 1.0 if self.positive_weight is None else np.where(y > 0, self.positive_weight, 1.0)
-
     def value(self, z, y):
-        return (self._weight(y) * self.of_margin(y * z)).sum(axis=-1)
+        return self.terms(z, y).sum(axis=-1)
+
+    def terms(self, z, y):
+        return np.abs(y) * self.of_margin(np.sign(y) * z)
 
     def residual(self, z, y):
-        return self._weight(y) * y * self.loss_derivative(y * z)
+        return y * self.loss_derivative(np.sign(y) * z)
 
     def hessian(self, z, y):
-        return self._weight(y) * self.second_derivative(y * z)
+        return np.abs(y) * self.second_derivative(np.sign(y) * z)
 
 
 class LogisticLoss(OneVsRest):
@@ -148,17 +151,6 @@ class LogisticLoss(OneVsRest):
 
     def second_derivative(self, m):
         return expit(m) * expit(-m)
-
-
-class MultilabelLogisticLoss(LogisticLoss):
-    """The logistic loss of each of several labels, added up; targets are their indicators."""
-
-    def encode(self, y, classes):
-        return np.where(column_or_2d(y) > 0, 1.0, -1.0)
-
-    def margin(self, z):
-        # Every label is predicted by the sign of its logit.
-        return np.where(z > 0, 1.0, -1.0)
 
 
 class SquaredHinge(OneVsRest):
@@ -200,6 +192,87 @@ class SignedSquares(OneVsRest):
 
     def second_derivative(self, m):
         return np.full_like(m, 2.0)
+
+
+class DelegatedLoss(OneVsRest):
+    """The same loss of the margin as another, for other targets.
+
+    Parameters
+    ----------
+    loss : OneVsRest
+        The other loss.
+    labels : sequence, default=None
+        What targets are made of.
+    """
+
+    def __init__(self, loss, labels=None):
+        self.loss = loss
+        self.labels = labels
+
+    @property
+    def quadratic(self):
+        """Whether the other loss is."""
+        return self.loss.quadratic
+
+    def of_margin(self, m):
+        return self.loss.of_margin(m)
+
+    def loss_derivative(self, m):
+        return self.loss.loss_derivative(m)
+
+    def second_derivative(self, m):
+        return self.loss.second_derivative(m)
+
+
+class MultilabelLoss(DelegatedLoss):
+    """The loss of a binary classifier for each of several labels, added up.
+
+    Parameters
+    ----------
+    loss : OneVsRest
+        Loss of each label.
+    labels : sequence of ndarray of shape (2,), default=None
+        The two values of each label, the second one positive. By default targets are indicators.
+    """
+
+    def encode(self, y, classes):
+        y = np.asarray(y)
+        y = y.reshape(len(y), -1)
+        labels = [np.array([0, 1])] * y.shape[1] if self.labels is None else self.labels
+        if y.shape[1] != len(labels):
+            raise ValueError(
+                f"y must hold one column for each of the {len(labels)} labels. Got "
+                f"{y.shape[1]} column(s) instead."
+            )
+        codes = [encode_labels(*pair) for pair in zip(y.T, labels, strict=True)]
+        return 2.0 * np.column_stack(codes) - 1.0
+
+    def margin(self, z):
+        # Every label is predicted by the sign of its output.
+        return np.where(z > 0, 1.0, -1.0)
+
+
+class PairwiseLoss(DelegatedLoss):
+    """The loss of a binary classifier for each pair of classes, over the pairs of the row's class.
+
+    Parameters
+    ----------
+    loss : OneVsRest
+        Loss of each pair.
+    labels : ndarray of shape (n_classes,)
+        The classes; pairs ``(i, j)`` with ``i < j`` are in lexicographic order, j positive.
+    """
+
+    def encode(self, y, classes):
+        codes = encode_labels(y, self.labels)[:, None]
+        first, second = np.triu_indices(len(self.labels), 1)
+        return 1.0 * (codes == second) - (codes == first)
+
+    def margin(self, z):
+        raise ValueError(
+            "OneVsOneClassifier predicts by the votes of its pairs, which have no derivative. "
+            "Give y, for influence on the loss."
+        )
 
 
 class SoftmaxLoss(ClassificationLoss):
@@ -282,7 +355,12 @@ class RegressionLoss(Loss):
     """A loss of real targets, one column for each output."""
 
     def encode(self, y, classes):
-        return column_or_2d(y)
+        y = column_or_2d(y)
+        self.check_domain(y)
+        return y
+
+    def check_domain(self, y):
+        """Raise a ValueError if a target lies where the loss is not defined."""
 
     @staticmethod
     def _total(terms):
@@ -386,6 +464,19 @@ class HalfTweedieLoss(RegressionLoss):
     power: float
     log_link: bool = True
 
+    def check_domain(self, y):
+        if self.power < 1:
+            return
+        positive = self.power >= 2
+        outside = y <= 0 if positive else y < 0
+        if outside.any():
+            raise ValueError(
+                f"y must be {'positive' if positive else 'non-negative'}: the model has the "
+                f"Tweedie deviance of power {self.power:g}{_family(self.power)}, which is not "
+                f"defined elsewhere. Got {y[outside][0]:g} among {outside.sum()} such target(s); "
+                "leave those rows out, or omit y to get the influence on the prediction."
+            )
+
     def _mean(self, z):
         return np.exp(z) if self.log_link else z
 
@@ -417,3 +508,8 @@ class HalfTweedieLoss(RegressionLoss):
     def margin(self, z):
         # The output that a user sees is the mean.
         return self._mean(z) if self.log_link else np.ones_like(z)
+
+
+def _family(power):
+    names = {1: "Poisson", 2: "Gamma", 3: "inverse Gaussian"}
+    return f" ({names[power]})" if power in names else ""

@@ -226,7 +226,7 @@ def _penalty(model, n_samples):
 @objective.register(MLPClassifier)
 def _(model, X, y, sample_weight):
     if np.ndim(y) == 2 and np.shape(y)[1] > 1:
-        loss, classes = losses.MultilabelLogisticLoss(), None
+        loss, classes = losses.MultilabelLoss(losses.LogisticLoss()), None
     elif len(model.classes_) == 2:
         loss, classes = losses.LogisticLoss(), model.classes_
     else:

@@ -31,12 +31,29 @@ def objective(model, X, y, sample_weight):
     """
     raise TypeError(
         f"The objective of {type(model).__name__} is not known, or not smooth. Supported: "
-        f"{', '.join(supported())}, and pipelines, searches and frozen estimators around "
-        "them. Register a function for another class of models with "
-        "skinfluence.models.objective.register."
+        f"{', '.join(supported())}; and pipelines, searches, frozen estimators, "
+        "TransformedTargetRegressor, and stacks of frozen estimators around them. Register a "
+        "function for another class of models with skinfluence.models.objective.register."
     )
+
+
+class Refusal:
+    """The objective of models that have none to take influence of.
+
+    Parameters
+    ----------
+    reason : str
+        Why, and what to wrap instead.
+    """
+
+    def __init__(self, reason):
+        self.reason = reason
+
+    def __call__(self, model, X, y, sample_weight):
+        raise TypeError(f"Influence on a {type(model).__name__} is not defined: {self.reason}")
 
 
 def supported():
     """Names of the classes whose objectives are known."""
-    return sorted(cls.__name__ for cls in objective.registry if cls is not object)
+    known = {cls: make for cls, make in objective.registry.items() if cls is not object}
+    return sorted(cls.__name__ for cls, make in known.items() if not isinstance(make, Refusal))

@@ -1,4 +1,11 @@
-"""Weights of the training rows in an objective, and how they move when rows are dropped."""
+"""Weights of the training rows in an objective, and how they move when rows are dropped.
+
+Conventions
+-----------
+A group holds the losses that share a class weight. In most models a class is a group, and a
+row has one weight for all outputs. Where each output is a problem of its own, a group is a class
+of one problem, and a row has a weight for each output.
+"""
 
 from dataclasses import dataclass
 
@@ -31,45 +38,38 @@ class Weighting:
     def __post_init__(self):
         if self.codes is None:
             self.codes = np.zeros(len(self.sample_weight), dtype=int)
-        self.n_groups = int(self.codes.max()) + 1
+        self._set_groups(self.codes[:, None], self._count_classes())
+
+    def _count_classes(self):
         if isinstance(self.class_weight, np.ndarray):
-            self.n_groups = len(self.class_weight)
-        self._onehot = self.codes[:, None] == np.arange(self.n_groups)
+            return self.class_weight.shape[-1]
+        return int(self.codes.max()) + 1
+
+    def _set_groups(self, codes, n_classes):
+        """Group of every row in every problem, from its class there."""
+        member = codes[:, :, None] == np.arange(n_classes)
+        self._problems = member.shape[1:]
+        self._member = member.reshape(len(codes), -1)
+        self.groups = n_classes * np.arange(codes.shape[1]) + codes
+        self.n_groups = self._member.shape[1]
+
+    # Weights in the fitted objective.
 
     @property
     def weight(self):
         """Weights of the rows in the fitted objective, (n_samples,)."""
-        return self.of_subsets(np.ones((1, len(self.codes)), dtype=bool))[0][0]
+        return (self.sample_weight[:, None] * self.group_weight[self.groups])[:, 0]
 
     @property
-    def group_sums(self):
-        """Matrix (n_groups, n_samples) that sums the user's weights times rows by class."""
-        return (self._onehot * self.sample_weight[:, None]).T
+    def group_weight(self):
+        """Class weights in the fitted objective, (n_groups,)."""
+        return self.class_weight_of(np.ones((1, len(self.sample_weight)), dtype=bool))[0][0]
 
-    @property
-    def _totals(self):
-        counted = self.class_weight == "balanced_counts" if self._balanced else False
-        size = np.ones_like(self.sample_weight) if counted else self.sample_weight
-        return self._onehot * size[:, None]
+    def weigh(self, targets):
+        """Targets of the training rows, which hold the weights that differ between outputs."""
+        return targets
 
-    @property
-    def _balanced(self):
-        return isinstance(self.class_weight, str)
-
-    def _class_weights(self, totals):
-        if self._balanced:
-            sums = totals.sum(axis=1, keepdims=True)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                balanced = sums / (self.n_groups * totals)
-            # A class that is gone has no rows to weigh.
-            return np.where(totals > 0, balanced, 0.0)
-        given = np.ones(self.n_groups) if self.class_weight is None else self.class_weight
-        return np.broadcast_to(given, totals.shape)
-
-    def _penalty_factor(self, weights, counts):
-        size = {"sum": np.ones_like(weights), "mean": weights, "count": counts}[self.kind]
-        full = {"sum": 1.0, "mean": self.sample_weight.sum(), "count": len(self.codes)}[self.kind]
-        return size / full
+    # Weights without some rows.
 
     def of_subsets(self, kept):
         """Weights and penalty factors when only some rows are kept.
@@ -81,19 +81,19 @@ class Weighting:
 
         Returns
         -------
-        weight : ndarray of shape (n_subsets, n_samples)
-            Weights of the rows, 0 for those that are dropped.
+        weight : ndarray of shape (n_subsets, n_samples, 1) or (n_subsets, n_samples, n_outputs)
+            Weights of the rows, or of their losses in each output; 0 for those that are dropped.
         factor : ndarray of shape (n_subsets,)
             What the penalty is multiplied by.
         """
         class_weight, factor = self.class_weight_of(kept)
-        return kept * self.sample_weight * class_weight[:, self.codes], factor
+        return (kept * self.sample_weight)[:, :, None] * class_weight[:, self.groups], factor
 
     def class_weight_of(self, kept):
         """Class weights (n_subsets, n_groups) and penalty factors of subsets."""
         weight = kept * self.sample_weight
         factor = self._penalty_factor(weight.sum(axis=1), kept.sum(axis=1))
-        return self._class_weights(kept @ self._totals), factor
+        return self._class_weights(kept @ self._totals, kept @ self._member), factor
 
     def without_each(self):
         """Class weights and penalty factors when one row is dropped, for every row.
@@ -105,13 +105,138 @@ class Weighting:
         factor : ndarray of shape (n_samples,)
             What the penalty is multiplied by without row i.
         """
-        totals = self._totals
-        class_weight = self._class_weights(totals.sum(axis=0) - totals)
+        totals, member = self._totals, self._member
+        class_weight = self._class_weights(
+            totals.sum(axis=0) - totals, member.sum(axis=0) - member
+        )
         weights = self.sample_weight.sum() - self.sample_weight
         counts = np.full_like(weights, len(weights) - 1)
         return class_weight, self._penalty_factor(weights, counts)
 
+    def group_gradients(self, training_rows, pull):
+        """Gradients of the groups, without their class weights.
+
+        Parameters
+        ----------
+        training_rows : Rows
+            Gradients ``g_i`` of the losses of the training rows.
+        pull : callable
+            From factors of the losses in each output, (n_samples, n_outputs), to such rows.
+
+        Returns
+        -------
+        ndarray of shape (n_groups, n_coordinates)
+            ``sum s_i g_i`` over the losses of each group.
+        """
+        del pull
+        return (self._member * self.sample_weight[:, None]).T @ training_rows
+
     @property
-    def group_weight(self):
-        """Class weights in the fitted objective, (n_groups,)."""
-        return self._class_weights(self._totals.sum(axis=0, keepdims=True))[0]
+    def _totals(self):
+        """What each row adds to the size of each group, (n_samples, n_groups)."""
+        counted = self._balanced and self.class_weight == "balanced_counts"
+        size = np.ones_like(self.sample_weight) if counted else self.sample_weight
+        return self._member * size[:, None]
+
+    @property
+    def _balanced(self):
+        return isinstance(self.class_weight, str)
+
+    def _class_weights(self, totals, counts):
+        """Class weights (..., n_groups) where groups have these sizes and numbers of rows."""
+        shape = (*totals.shape[:-1], *self._problems)
+        if self._balanced:
+            class_weight = balanced(totals.reshape(shape), counts.reshape(shape))
+        else:
+            given = 1.0 if self.class_weight is None else self.class_weight
+            class_weight = np.broadcast_to(given, shape)
+        return class_weight.reshape(totals.shape)
+
+    def _penalty_factor(self, weights, counts):
+        size = {"sum": np.ones_like(weights), "mean": weights, "count": counts}[self.kind]
+        full = {"sum": 1.0, "mean": self.sample_weight.sum(), "count": len(self.codes)}[self.kind]
+        return size / full
+
+
+class OutputWeighting(Weighting):
+    """Weights ``s_i c_k(y_ik)`` of problems that share nothing but their rows, one an output.
+
+    The targets of the loss hold the class weights of the fitted objective (see `OneVsRest`), so
+    here they are relative to these: 1 where all rows are kept.
+
+    Parameters
+    ----------
+    sample_weight : ndarray of shape (n_samples,)
+        The user's weights ``s``.
+    codes : ndarray of shape (n_samples, n_outputs)
+        Class of each row in each problem, 0 or 1; -1 where the row is not one of its rows.
+    class_weight : {None, ndarray of shape (n_outputs, 2), "balanced", "balanced_counts"}
+        Class weights of the problems: none, given, or balanced.
+    kind : {"sum", "mean", "count"}
+        How the penalty scales, as in `Weighting`.
+    """
+
+    def __post_init__(self):
+        self._set_groups(self.codes, 2)
+        kept = np.ones((1, len(self.codes)))
+        self._fitted = self._absolute(kept @ self._totals, kept @ self._member)[0]
+
+    def weigh(self, targets):
+        """Signs (n_samples, n_outputs) times the class weights in the fitted objective."""
+        return targets * np.where(self.codes >= 0, self._fitted[self.groups], 0.0)
+
+    def group_gradients(self, training_rows, pull):
+        """Gradients of the groups; see `Weighting.group_gradients`."""
+        del training_rows
+        masks = (1.0 * (self.groups == group) for group in range(self.n_groups))
+        return np.concatenate([self.sample_weight[None] @ pull(mask) for mask in masks])
+
+    def _absolute(self, totals, counts):
+        return super()._class_weights(totals, counts)
+
+    def _class_weights(self, totals, counts):
+        absolute = self._absolute(totals, counts)
+        fitted = np.broadcast_to(self._fitted, absolute.shape)
+        # The targets keep a weight of 0, whatever stands here.
+        return np.divide(absolute, fitted, out=np.ones_like(absolute), where=fitted > 0)
+
+
+class OneVsRestWeighting(OutputWeighting):
+    """Weights of one problem for each class, whose class weights hold for its own rows only.
+
+    Liblinear and SGDClassifier weigh the rows of the class, never the rest.
+
+    Parameters
+    ----------
+    sample_weight, codes, kind
+        As in `OutputWeighting`; the code of a row is 1 in the problem of its class.
+    class_weight : {None, ndarray of shape (n_outputs,), "balanced", "balanced_counts"}
+        Class weights.
+    """
+
+    def _absolute(self, totals, counts):
+        own, own_counts = totals[..., 1::2], counts[..., 1::2]
+        class_weight = balanced(own, own_counts) if self._balanced else self.class_weight
+        both = np.ones((*own.shape, 2))
+        both[..., 1] = class_weight
+        return both.reshape(totals.shape)
+
+
+def balanced(totals, counts):
+    """Class weights that give every class the same total.
+
+    Parameters
+    ----------
+    totals : ndarray of shape (..., n_classes)
+        Sizes of the classes.
+    counts : ndarray of shape (..., n_classes)
+        Their numbers of rows.
+
+    Returns
+    -------
+    ndarray of shape (..., n_classes)
+        ``sum / (n_classes_left * total)``, 0 for a class without size: it has nothing to weigh.
+    """
+    n_left = np.maximum((counts > 0).sum(axis=-1, keepdims=True), 1)
+    share = totals.sum(axis=-1, keepdims=True) / n_left
+    return np.divide(share, totals, out=np.zeros(totals.shape), where=totals > 0)

@@ -73,8 +73,6 @@ def decorrelated(objective):
 
 
 def _with(objective, features, loss, weights, intercepts):
-    n_weights = objective.weights.size
-    c, d = objective.weights.shape
     return LinearObjective(
         loss=loss,
         features=features,
@@ -85,8 +83,8 @@ def _with(objective, features, loss, weights, intercepts):
         intercepts=intercepts,
         feature_outputs=objective.feature_outputs,
         intercept_outputs=objective.intercept_outputs,
-        ridge=objective.penalty[:n_weights].reshape(c, d)[:, 0],
-        intercept_ridge=objective.penalty[n_weights:].max(initial=0.0),
+        ridge=objective.ridge,
+        intercept_ridge=objective.intercept_ridge,
     )
 
 

@@ -65,7 +65,7 @@ class DiagonalPreconditioner:
 
     def at(self, fits, outputs):
         """Function that multiplies vectors (m, p) with an approximate inverse Hessian."""
-        second = fits.weight[:, :, None] * fits.loss.hessian_diagonal(outputs, fits.targets)
+        second = fits.weight * fits.loss.hessian_diagonal(outputs, fits.targets)
         diagonal = second.reshape(len(second), -1) @ self.squares + fits.ridge
         # A column that is all zero, without a penalty, has no gradient either.
         floor = np.finfo(np.float64).eps * diagonal.max(axis=1, keepdims=True)
@@ -112,8 +112,8 @@ class Refit:
 
         Parameters
         ----------
-        weight : ndarray of shape (m, n_samples)
-            Weights of the training rows in each copy.
+        weight : ndarray of shape (m, n_samples, 1) or (m, n_samples, n_outputs)
+            Weights of the training rows in each copy, or of their losses in each output.
         factor : ndarray of shape (m,)
             Factors of the penalty.
         start : ndarray of shape (m, n_coordinates)
@@ -188,11 +188,11 @@ class _ReweightedFits:
 
     def value(self, delta, outputs):
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            losses = (self.weight * self.loss.value(outputs, self.targets)).sum(axis=1)
+            losses = (self.weight * self.loss.terms(outputs, self.targets)).sum(axis=(1, 2))
         return losses + ((self.ridge * delta / 2 + self.linear_term) * delta).sum(axis=1)
 
     def gradient(self, delta, outputs):
-        residual = self.weight[:, :, None] * self.loss.residual(outputs, self.targets)
+        residual = self.weight * self.loss.residual(outputs, self.targets)
         return self.pull(residual) + self.ridge * delta + self.linear_term
 
     def newton_step(self, outputs, gradient, norms, tol):
@@ -205,7 +205,7 @@ class _ReweightedFits:
         target = np.minimum(forcing, 0.5) * np.linalg.norm(gradient, axis=1)
 
         def multiply(direction):
-            image = self.pull(self.weight[:, :, None] * product(self.push(direction)))
+            image = self.pull(self.weight * product(self.push(direction)))
             return image + self.ridge * direction
 
         step, _ = conjugate_gradients(

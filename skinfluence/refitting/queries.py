@@ -56,7 +56,7 @@ class Queries:
         model, known = fitted_model.model, fitted_model.known_objective
         _require_loss(model, known, fitted_model.y)
         features = fitted_model.featurize(X)
-        y = _like(fitted_model.y, y, features.shape[0])
+        y = _like(fitted_model.y, fitted_model.read_targets(y), features.shape[0])
         queries = cls(features, y, is_classifier(model) and y.ndim == 1)
         if queries.have_labels:
             encode_labels(y, _classes(model, known))

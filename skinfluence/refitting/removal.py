@@ -70,7 +70,8 @@ def removal_of_each(linearisation):
     weighting = linearisation.objective.weighting
     class_weight, factor = weighting.without_each()
     coefficients = class_weight - factor[:, None] * weighting.group_weight
-    weight = weighting.sample_weight * class_weight[np.arange(len(factor)), weighting.codes]
+    weight = np.take_along_axis(class_weight, weighting.groups, axis=1)
+    weight *= weighting.sample_weight[:, None]
     rows, reweighting_gradient = _jacobian_and_reweighting_gradient(
         linearisation, slice(None), coefficients
     )
@@ -78,9 +79,9 @@ def removal_of_each(linearisation):
     residual, second = _derivatives(linearisation, slice(None))
     pull = _reweighting_gradient_at(linearisation, rows, reweighting_gradient, coefficients)
     in_curvature = _curvature_weight(linearisation, slice(None), weight)
-    shrink = np.eye(second.shape[1]) - in_curvature[:, None, None] * second @ own
+    shrink = np.eye(second.shape[1]) - in_curvature[:, :, None] * second @ own
     _warn_of_leverage(shrink)
-    right = weight[:, None] * (residual - np.einsum("nab,nb->na", second, pull))
+    right = weight * (residual - np.einsum("nab,nb->na", second, pull))
     moved = np.linalg.solve(shrink, right[:, :, None])[:, :, 0]
     removal = Removal(
         _moved_rows(linearisation, slice(None), moved), False, reweighting_gradient, coefficients
@@ -103,7 +104,7 @@ def removal_of_set(linearisation, indices):
     dropped[0, indices] = True
     class_weight, factor = weighting.class_weight_of(~dropped)
     coefficients = class_weight - factor[:, None] * weighting.group_weight
-    weight = (weighting.sample_weight * class_weight[0, weighting.codes])[indices]
+    weight = (weighting.sample_weight[:, None] * class_weight[0, weighting.groups])[indices]
     rows, reweighting_gradient = _jacobian_and_reweighting_gradient(
         linearisation, indices, coefficients
     )
@@ -114,10 +115,10 @@ def removal_of_set(linearisation, indices):
     )
     leverage = _own_inner(linearisation, rows)
     in_curvature = _curvature_weight(linearisation, indices, weight)
-    scaled = np.einsum("n,nab,nbm->nam", in_curvature, second, leverage.reshape(size, k, size * k))
+    scaled = (in_curvature[:, :, None] * second) @ leverage.reshape(size, k, size * k)
     shrink = np.eye(size * k) - scaled.reshape(size * k, size * k)
     _warn_of_leverage(shrink[None])
-    right = weight[:, None] * (residual - np.einsum("nab,nb->na", second, pull))
+    right = weight * (residual - np.einsum("nab,nb->na", second, pull))
     moved = np.linalg.solve(shrink, right.ravel()).reshape(size, k)
     removal = Removal(
         _moved_rows(linearisation, indices, moved), True, reweighting_gradient, coefficients
@@ -128,7 +129,7 @@ def removal_of_set(linearisation, indices):
 def _curvature_weight(linearisation, indices, weight):
     """Weight of each row in the curvature, ``weight`` where that is the curvature of all rows."""
     given = linearisation.curvature.row_weight
-    return weight if given is None else given[indices]
+    return weight if given is None else given[indices][:, None]
 
 
 def _own_leverages(linearisation, rows):
@@ -160,7 +161,9 @@ def _worth_refining(linearisation, length, removal):
     work = 10 * n_samples * (2 * linearisation.training_rows.n_columns + 50 * k * k)
     count = 0 if _is_final(linearisation, removal) else min(n_samples, int(REFINING / work))
     order = np.argsort(-length, kind="stable")[:count]
-    return np.sort(order[length[order] > 0])
+    # A row of weight 0 has no length, but is counted in balanced class weights.
+    moves = (length > 0) | removal.coefficients.any(axis=1)
+    return np.sort(order[moves[order]])
 
 
 def _is_final(linearisation, removal):
@@ -267,10 +270,14 @@ def _jacobian_and_reweighting_gradient(linearisation, indices, coefficients):
     objective = linearisation.objective
     features = objective.features[indices]
     rows = linearisation.jacobian_rows(features)
-    group_sums = objective.weighting.group_sums
     if not coefficients.any():
-        return rows, DenseRows(np.zeros((len(group_sums), rows.n_columns)))
-    return rows, DenseRows(group_sums @ linearisation.training_rows)
+        return rows, DenseRows(np.zeros((coefficients.shape[1], rows.n_columns)))
+    residual = objective.loss.residual(objective.training_outputs, objective.targets)
+
+    def pull(factors):
+        return _moved_rows(linearisation, slice(None), factors * residual)
+
+    return rows, DenseRows(objective.weighting.group_gradients(linearisation.training_rows, pull))
 
 
 def _reweighting_gradient_at(linearisation, rows, reweighting_gradient, coefficients):

@@ -5,7 +5,7 @@ from numbers import Integral, Real
 
 import joblib
 import numpy as np
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch, check_random_state
@@ -219,10 +219,6 @@ class Retraining:
         objective = self.objective
         if not isinstance(objective, LinearObjective) or objective.active is not None:
             return False
-        # One-vs-rest losses hold the balance of all rows; that of a subset is another.
-        balanced = getattr(self.model, "class_weight", None) == "balanced"
-        if balanced and getattr(objective.loss, "positive_weight", None) is not None:
-            return False
         # Without a penalty the estimator's own rule decides between equal minima.
         return objective.strictly_convex
 
@@ -241,7 +237,13 @@ class Retraining:
 
     def draw(self, n_subsets, share, random_state):
         """Random subsets, the same share of every class and of the rows without weight."""
-        strata = 2 * self.strata + (self.fitted_model.sample_weight > 0)
+        labels = self.fitted_model.y.reshape(self.n_train, -1)
+        strata = self.strata
+        if is_classifier(self.model) and labels.shape[1] > 1:
+            # Labels in several columns are one combination.
+            codes = [np.unique(column, return_inverse=True)[1] for column in labels.T]
+            strata = np.unique(codes, axis=1, return_inverse=True)[1].ravel()
+        strata = 2 * strata + (self.fitted_model.sample_weight > 0)
         strata = np.unique(strata, return_inverse=True)[1]
         return draw_subsets(strata, n_subsets, share, check_random_state(random_state))
 
