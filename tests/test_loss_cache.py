@@ -574,6 +574,7 @@ def test_a_run_that_is_interrupted_keeps_what_has_ended(fits, tmp_path, disk):
     with pytest.raises(RuntimeError, match="stopped"):
         refit(Counted(fits, stop=18), n_subsets=20, memory=memory)
     assert len(fits.counted) == 18
+    assert len(list(tmp_path.rglob("output.pkl"))) == 17 * disk
     fits.counted.clear()
     kept = refit(Counted(fits, stop=18), n_subsets=20, memory=memory)
     assert len(fits.counted) == 1 + 3
