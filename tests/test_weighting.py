@@ -16,6 +16,7 @@ from sklearn.preprocessing import scale
 from skinfluence import ExactInfluence
 from skinfluence.models import Weighting, objective
 from skinfluence.models.weighting import OneVsRestWeighting, OutputWeighting
+from skinfluence.rows import DenseRows
 
 TIGHT = {"tol": 1e-12, "max_iter": 1_000_000}
 N = 60
@@ -165,6 +166,7 @@ def test_a_class_that_is_gone_has_no_weight(rule):
     two = (size[[0, 1, 3]].sum() / 2) / np.array([size[:2].sum(), size[3]])
     weight, _ = Weighting(s, codes, rule).of_subsets(kept)
     assert_allclose(weight[0, :, 0], [two[0], 0.5 * two[0], 0, 0.3 * two[1], 0, 0])
+    assert_allclose(Weighting(s, codes, rule).class_weight_of(kept)[0], [[*two, 0.0]])
     for weighting in (
         Weighting(s, codes, rule),
         OneVsRestWeighting(s, onehot, rule),
@@ -400,3 +402,41 @@ def test_one_vs_rest_of_older_versions_weighs_both_sides(class_weight):
     model.intercept_ = np.concatenate([part.intercept_ for part in parts])
     fitted = objective(model, X, y, s)
     assert fitted.stationarity < 1e-10
+
+
+@pytest.mark.filterwarnings("ignore:.*L1 penalty:UserWarning")
+def test_an_intercept_without_a_penalty_is_active_where_it_is_0():
+    X = np.array([[-1.0], [1.0], [-2.0], [2.0]])
+    influence = ExactInfluence(lm.Lasso(0.1), damping=0).fit(X, X[:, 0])
+    assert influence.estimator_.intercept_ == 0
+    assert influence.n_components_ == 2
+
+
+# ---------------------------------------------------------------------------
+# Gradients by group
+# ---------------------------------------------------------------------------
+
+
+def test_gradients_of_groups_are_their_sums():
+    rng = np.random.default_rng(0)
+    n, k, p = 12, 3, 5
+    codes, s = rng.integers(0, 3, n), rng.uniform(0.5, 2.0, n)
+    jacobian, residual = rng.standard_normal((n, k, p)), rng.standard_normal((n, k))
+
+    def pull(factors):
+        return DenseRows(np.einsum("nk,nkp->np", factors * residual, jacobian))
+
+    training_rows = pull(np.ones((n, k)))
+    found = Weighting(s, codes, "balanced").group_gradients(training_rows, pull)
+    gradients = s[:, None] * training_rows.toarray()
+    assert_allclose(found, [gradients[codes == group].sum(axis=0) for group in range(3)])
+
+    onehot = 1 * (codes[:, None] == np.arange(k))
+    found = OneVsRestWeighting(s, onehot, "balanced").group_gradients(training_rows, pull)
+    gradients = (s[:, None] * residual)[:, :, None] * jacobian
+    expected = [
+        gradients[onehot[:, output] == value, output].sum(axis=0)
+        for output in range(k)
+        for value in (0, 1)
+    ]
+    assert_allclose(found, expected)
