@@ -10,7 +10,7 @@ from sklearn.datasets import load_iris, load_wine
 from sklearn.linear_model import Lasso, LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
-from skinfluence.curvature.sketched._complement import ComplementRows
+from skinfluence.curvature.sketched import ComplementRows
 from skinfluence.models import objective
 from skinfluence.rows import (
     BlockRows,

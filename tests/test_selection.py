@@ -93,9 +93,10 @@ def test_sklearn_checks(estimator, check):
 def test_memorization_is_the_l1_norm_in_the_eigenbasis(data, request):
     X, y = request.getfixturevalue(data)
     influence = exact().fit(X, y)
-    values, vectors = np.linalg.eigh(influence.linearisation_.curvature.matrix(0.0))
+    fit = influence.linearisation_.in_model_coordinates()
+    values, vectors = np.linalg.eigh(fit.curvature.matrix(0.0))
     assert len(eigenspaces(values)) == len(values)
-    gradients = influence.linearisation_.objective.training_gradient_rows().toarray()
+    gradients = fit.objective.training_gradient_rows().toarray()
     expected = np.abs(gradients @ vectors / values).sum(axis=1)
     assert_allclose(influence.memorization(), expected, rtol=1e-8)
 
@@ -132,7 +133,8 @@ def test_gram_route_has_the_same_memorization(n_classes):
 
 def memorization_by_definition(influence):
     """Norms in the eigenspaces of the curvature that an estimator solves with."""
-    rows = influence.linearisation_.training_rows
+    fit = influence.linearisation_.in_model_coordinates()
+    rows = fit.training_rows
     inverse = dense_inverse(influence)
     values, vectors = np.linalg.eigh((inverse + inverse.T) / 2)
     solved = rows.toarray() @ vectors * values
@@ -225,11 +227,9 @@ def test_theorem_holds_for_every_route(name):
     selector.fit(X[:40], y[:40])
     # The same sign and size as the influence itself, up to the bounded loss.
     influence = selector.influence_
-    weight = np.exp(
-        -influence.linearisation_.objective.losses(
-            X[40:], influence.linearisation_.objective.encode(y[40:])
-        )
-    )
+    fit = influence.linearisation_
+    features = fit.read(X[40:])
+    weight = np.exp(-fit.objective.losses(features, fit.targets(features, y[40:])))
     expected = weight @ influence.influence(X[40:], y[40:]) / len(weight)
     assert_allclose(selector.validation_influence_, expected, rtol=1e-6, atol=1e-10)
     assert_allclose(selector.memorization_, influence.memorization(), rtol=1e-6)
@@ -259,8 +259,9 @@ def test_theorem_holds_by_its_definition(cancer):
     selector = MemorizationSelector(exact(), criterion="sign", validation=(X[:1], y[:1]))
     selector.fit(X, y)
     influence = selector.influence_
-    values, vectors = np.linalg.eigh(influence.linearisation_.curvature.matrix(0.0))
-    chi = influence.linearisation_.objective.training_gradient_rows().toarray() @ vectors
+    fit = influence.linearisation_.in_model_coordinates()
+    values, vectors = np.linalg.eigh(fit.curvature.matrix(0.0))
+    chi = fit.objective.training_gradient_rows().toarray() @ vectors
     products = chi * chi[0]
     plus = np.where(products >= 0, products, 0).sum(axis=1).min()
     minus = -np.where(products < 0, products, 0).sum(axis=1).max()

@@ -89,7 +89,7 @@ def written_out(influence, Xq, yq):
     """Gradients of training rows and queries, F and the ridge, as dense arrays."""
     objective = influence.linearisation_.objective
     factor_rows = objective.factor_rows(influence.curvature).toarray()
-    queries = objective.gradient_rows(Xq, objective.encode(yq)).toarray()
+    queries = objective.gradient_rows(objective.read(Xq), objective.encode(yq)).toarray()
     ridge = objective.l2_penalty + influence.damping_
     return (
         objective.training_gradient_rows().toarray(),
@@ -245,6 +245,7 @@ def test_ridges_that_are_mixed_are_made_one_first(settings, global_random_seed):
     expected = -(queries * scale @ P.T) @ np.linalg.solve(H, P @ (rows * scale).T)
     assert_close(influence.influence(Xq, yq), expected, 1e-9)
     lifted = -np.linalg.solve(H, P @ (rows[:2] * scale).T).T @ P * scale
+    lifted = influence.linearisation_.objective.to_parameters(lifted)
     assert_allclose(influence.parameter_influence([0, 1]), lifted, atol=1e-9)
 
 
@@ -271,7 +272,7 @@ def test_both_sketches_are_drawn_for_roots_of_the_factors():
 
     influence, *_ = fit("multinomial", sketch_size=(12, 2), sketch=draw)
     second = influence.linearisation_.objective.output_curvature("hessian") / 150
-    X = problem("multinomial")[0]
+    X = np.asarray(influence.linearisation_.objective.features)
     # Data whose second moments are those of the features, by the trace of what their rows curve,
     # and of the outputs.
     features, outputs = given
@@ -364,7 +365,7 @@ def low_rank():
 def test_without_a_ridge_a_sketch_of_the_rank_is_exact(kind, global_random_seed):
     X, y, Xq = low_rank()
     model = lm.LinearRegression(fit_intercept=False)
-    with pytest.warns(NumericalWarning, match="singular"):
+    with pytest.warns(NumericalWarning, match="cannot tell these apart"):
         exact = ExactInfluence(model, damping=0.0).fit(X, y)
         expected = exact.influence(Xq, np.zeros(5))
     settings = {"damping": 0.0, "sketch": kind, "random_state": global_random_seed}
@@ -519,7 +520,7 @@ def test_effective_dimensions_of_the_factors():
     second = objective.output_curvature("hessian") / 150
     weight = np.einsum("nkk->n", second)
     E = second.sum(axis=0)
-    X = problem("multinomial")[0]
+    X = np.asarray(influence.linearisation_.objective.features)
     A = (X.T * weight) @ X / weight.sum()
     ridge = objective.l2_penalty[0]
     expected = (
@@ -528,7 +529,10 @@ def test_effective_dimensions_of_the_factors():
     )
     assert influence.factor_effective_dimensions_ == pytest.approx(expected)
     product = np.kron(E, A)
-    assert np.prod(expected) >= effective_dimension(eigh(product, eigvals_only=True), ridge)
+    # Below the factor the product of the dimensions may be less than that of the product.
+    price = 1 + ridge / (np.linalg.norm(A, 2) * np.linalg.norm(E, 2))
+    of_product = effective_dimension(eigh(product, eigvals_only=True), ridge)
+    assert price * np.prod(expected) >= of_product
     whole, *_ = fit("multinomial", sketch_size=90, factorized=False)
     assert not hasattr(whole, "factor_effective_dimensions_")
 

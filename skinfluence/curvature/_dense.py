@@ -192,6 +192,8 @@ def factor_of(block, ridge, describe=numbered):
         lower = np.linalg.cholesky(scaled)
     except LinAlgError:
         return _spectral_factor(matrix, scaled, scale, describe)
+    if not curved.all():
+        _warn_of_collinearity(np.diag(1.0 * ~curved), describe, "as if they were left out")
     norm = np.abs(scaled).sum(axis=0).max(initial=0.0)
     rcond, _ = dpocon(lower, norm, uplo="L")
     if rcond <= _rounding(len(scaled)):

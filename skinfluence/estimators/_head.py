@@ -253,7 +253,8 @@ class ClassifierHeadInfluence(BaseInfluence):
         Relative Influence, Memorization and Generalization*, Theorem 1.
         """
         check_is_fitted(self)
-        fit = self.linearisation_
+        # The damping of the comparison is one in the model's own coordinates.
+        fit = self.linearisation_.in_model_coordinates()
         objective = fit.fitted_model.objective
         X = check_queries(self, X, numeric=not reads_raw_data(self))
         features = fit.fitted_model.featurize(X)

@@ -128,6 +128,9 @@ class LinearObjective(Objective):
     def describe(self, coordinates):
         places = coordinates if self.active is None else self.active[coordinates]
         weights = places[places < self.weights.size] % self.weights.shape[1]
+        if self.centring is not None:
+            # The intercept stands for them, and no prediction changes.
+            weights = weights[~self.centring.is_flat[weights]]
         names = [self.feature_names[i] for i in np.unique(weights)]
         if (places >= self.weights.size).any() and not self.loss.ignores_shifts:
             names.append("the intercept")

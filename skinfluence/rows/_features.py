@@ -119,6 +119,8 @@ class Centring:
         # What the subtraction leaves of a column that is constant.
         noise = 8 * np.finfo(np.float64).eps * np.abs(self.centre)
         self.constant = (spread > 0) & (spread <= noise)
+        # Columns that never change.
+        self.is_flat = spread <= noise
         self._full = np.zeros(len(self.centre), dtype=bool)
         if sp.issparse(features):
             self._full = (
