@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 from sklearn import linear_model as lm
@@ -12,6 +13,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.datasets import load_diabetes, load_wine
 from sklearn.frozen import FrozenEstimator
 from sklearn.preprocessing import scale
+from sklearn.utils.fixes import parse_version
 
 from skinfluence import ExactInfluence
 from skinfluence.models import Weighting, objective
@@ -331,10 +333,16 @@ def test_leaving_out_of_sgd_one_vs_rest(class_weight):
 # ---------------------------------------------------------------------------
 
 
+# The name of an L1 penalty, which changed in scikit-learn 1.8.
+L1 = (
+    {"l1_ratio": 1}
+    if parse_version(sklearn.__version__) >= parse_version("1.8")
+    else {"penalty": "l1"}
+)
+
+
 def l1_logistic(C, **more):
-    return lm.LogisticRegression(
-        solver="liblinear", l1_ratio=1, C=C, random_state=0, **{**TIGHT, **more}
-    )
+    return lm.LogisticRegression(solver="liblinear", C=C, random_state=0, **TIGHT, **L1, **more)
 
 
 def l1_data():

@@ -12,7 +12,10 @@ class ExactInfluence(BaseInfluence):
     ----------
     estimator : estimator
         The model, a linear model or a network that the package knows, maybe inside a
-        Pipeline or a search. A clone is fitted; a ``FrozenEstimator`` is taken as it is.
+        Pipeline or a search, or fitted one for each output or class. A clone is fitted; a
+        ``FrozenEstimator`` is taken as it is. In a ``TransformedTargetRegressor`` the transformer
+        is held fixed and losses are in the unit of the transformed targets; in a stack the base
+        estimators, which must be frozen, are held fixed.
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 where the model's own penalty
         makes its objective strictly convex, else 0.1 times the mean eigenvalue.
