@@ -12,7 +12,8 @@ from sklearn.preprocessing import StandardScaler
 
 from skinfluence import ExactInfluence, KFACInfluence, RelativeHessianInfluence, SketchedInfluence
 from skinfluence.exceptions import NumericalWarning
-from skinfluence.refitting.removal import first_steps, removal_of_each
+from skinfluence.refitting.newton_step import first_steps
+from skinfluence.refitting.removal import removal_of_each
 
 NC = {"solver": "newton-cholesky", "tol": 1e-12, "max_iter": 100}
 
@@ -254,7 +255,7 @@ def test_newton_steps_are_the_dfbeta_of_statsmodels(intercept):
     expected = sm.OLS(y, design).fit().get_influence().dfbeta
     influence = ExactInfluence(lm.LinearRegression(fit_intercept=intercept), damping=0).fit(X, y)
     fit = influence.linearisation_
-    steps = first_steps(fit, removal_of_each(fit), np.arange(len(y)))
+    steps = first_steps(fit, removal_of_each(fit).steps, np.arange(len(y)))
     # dfbeta is the estimate with the row minus that without it.
     np.testing.assert_allclose(-steps, expected, atol=1e-8 * np.abs(expected).max())
 
@@ -273,7 +274,7 @@ def test_newton_steps_are_the_d_params_of_statsmodels(family, load, model):
     expected = fitted.get_influence(observed=True).d_params
     influence = ExactInfluence(model, damping=0).fit(X, y)
     fit = influence.linearisation_
-    steps = first_steps(fit, removal_of_each(fit), np.arange(len(y)))
+    steps = first_steps(fit, removal_of_each(fit).steps, np.arange(len(y)))
     np.testing.assert_allclose(-steps, expected, atol=1e-8 * np.abs(expected).max())
 
 

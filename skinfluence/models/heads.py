@@ -76,6 +76,10 @@ class LayerObjective(LinearObjective):
     def read(self, features):
         return self.featurize(features)
 
+    def loss_without(self, classes):
+        # The layer is one of a network, which keeps its outputs.
+        return self.loss
+
     @property
     def strictly_convex(self):
         # In the head alone it may be, but the model's is not: directions fixed only by the small

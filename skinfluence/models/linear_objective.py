@@ -92,6 +92,11 @@ class LinearObjective(Objective):
         n_intercepts = len(self.intercepts)
         return bool((self.penalty[: len(self.penalty) - n_intercepts] > 0).all())
 
+    def loss_without(self, classes):
+        if self.active is not None:
+            return None
+        return self.loss.of_remaining(np.setdiff1d(np.arange(len(self.classes)), classes))
+
     def pullback(self, features, vectors):
         rows = KroneckerRows(
             vectors[:, :, self.feature_outputs], features, vectors[:, :, self.intercept_outputs]

@@ -59,9 +59,10 @@ class Weighting:
     def _class_weights(self, totals):
         if self._balanced:
             sums = totals.sum(axis=1, keepdims=True)
+            # A class that is gone has no rows to weigh, and does not count.
+            n_classes = np.count_nonzero(totals, axis=1)[:, None]
             with np.errstate(divide="ignore", invalid="ignore"):
-                balanced = sums / (self.n_groups * totals)
-            # A class that is gone has no rows to weigh.
+                balanced = sums / (n_classes * totals)
             return np.where(totals > 0, balanced, 0.0)
         given = np.ones(self.n_groups) if self.class_weight is None else self.class_weight
         return np.broadcast_to(given, totals.shape)
@@ -105,9 +106,8 @@ class Weighting:
         factor : ndarray of shape (n_samples,)
             What the penalty is multiplied by without row i.
         """
-        totals = self._totals
-        class_weight = self._class_weights(totals.sum(axis=0) - totals)
-        weights = self.sample_weight.sum() - self.sample_weight
+        class_weight = self._class_weights(_sums_without_each(self._totals))
+        weights = _sums_without_each(self.sample_weight)
         counts = np.full_like(weights, len(weights) - 1)
         return class_weight, self._penalty_factor(weights, counts)
 
@@ -115,3 +115,12 @@ class Weighting:
     def group_weight(self):
         """Class weights in the fitted objective, (n_groups,)."""
         return self._class_weights(self._totals.sum(axis=0, keepdims=True))[0]
+
+
+def _sums_without_each(terms):
+    """Sum over the first axis without each of its terms, which are not negative."""
+    sums = np.zeros_like(terms)
+    # Sums of the others, not differences: a term may outweigh them by any number of digits.
+    sums[1:] = np.cumsum(terms[:-1], axis=0)
+    sums[:-1] += np.cumsum(terms[:0:-1], axis=0)[::-1]
+    return sums

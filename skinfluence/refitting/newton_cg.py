@@ -12,6 +12,8 @@ and ``b`` minus the gradient of the penalty at the fitted parameters. For linear
 the refitted model itself.
 """
 
+from copy import copy
+
 import numpy as np
 
 CG_STEPS = 200
@@ -99,7 +101,14 @@ class Refit:
         pulled = objective.weight[:, None] * residual
         self.balance = (pulled.reshape(1, -1) @ jacobian)[0] if balance is None else balance
         norms = np.sqrt(jacobian.squared_norms()).reshape(self.shape)
-        self.scale = float(np.abs(pulled * norms).sum()) or 1.0
+        self.gradient_norms = np.abs(residual * norms).sum(axis=1)
+        self.loss = objective.loss
+
+    def with_loss(self, loss):
+        """The same fits by another loss of the outputs, from the same fitted model."""
+        other = copy(self)
+        other.loss = loss
+        return other
 
     def minimise(self, weight, factor, start, *, tol=1e-8, max_iter=50):
         """Minimisers of the fits.
@@ -111,7 +120,8 @@ class Refit:
         factor : ndarray of shape (m,)
             Factors of the penalty.
         start : ndarray of shape (m, n_coordinates)
-            Where the steps start; not changed.
+            A first step from the fitted parameters. As much of it is taken as lowers the
+            objective.
         tol : float, default=1e-8
             Norm of the gradient relative to the sum of the norms of its terms.
         max_iter : int, default=50
@@ -124,14 +134,14 @@ class Refit:
         gradient_norm : ndarray of shape (m,)
             Relative gradient norms reached.
         """
-        delta = start.copy()
-        norms = np.full(len(delta), np.inf)
-        running = np.arange(len(delta))
+        norms = np.full(len(start), np.inf)
+        running = np.arange(len(start))
         fits = _ReweightedFits(self, weight, factor)
-        outputs = fits.outputs(delta)
+        fitted = self.objective.training_outputs
+        delta, outputs, _ = fits.search(np.zeros_like(start), fitted, start)
         for step in range(max_iter + 1):
             gradient = fits.gradient(delta[running], outputs)
-            norms[running] = np.linalg.norm(gradient, axis=1) / self.scale
+            norms[running] = np.linalg.norm(gradient, axis=1) / fits.scale
             left = norms[running] > tol
             if step == max_iter or not left.any():
                 break
@@ -150,13 +160,16 @@ class _ReweightedFits:
 
     def __init__(self, refit, weight, factor):
         self.refit = refit
-        self.loss = refit.objective.loss
+        self.loss = refit.loss
         self.targets = refit.objective.targets
         self.weight = weight
         self.factor = factor
         ridge = refit.damping * refit.objective.total_weight
         self.ridge = factor[:, None] * refit.penalty + ridge
         self.linear_term = -factor[:, None] * refit.balance
+        # Of the rows that a fit has: those that it lost may outweigh them by far.
+        scale = weight @ refit.gradient_norms
+        self.scale = np.where(scale > 0, scale, 1.0)
 
     def __len__(self):
         return len(self.weight)
@@ -177,12 +190,11 @@ class _ReweightedFits:
         """``sum_i J_i' residual_i``, (m, p)."""
         return residual.reshape(len(residual), -1) @ self.refit.jacobian
 
-    def outputs(self, delta):
-        return self.refit.objective.training_outputs + self.push(delta)
-
     def value(self, delta, outputs):
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            losses = (self.weight * self.loss.value(outputs, self.targets)).sum(axis=1)
+            losses = self.weight * self.loss.value(outputs, self.targets)
+        # A loss without weight may be infinite.
+        losses = np.where(self.weight > 0, losses, 0.0).sum(axis=1)
         return losses + ((self.ridge * delta / 2 + self.linear_term) * delta).sum(axis=1)
 
     def gradient(self, delta, outputs):
@@ -221,16 +233,32 @@ class _ReweightedFits:
         return step
 
     def search(self, delta, outputs, step):
-        """Points along the steps, halved until the objective falls, and the outputs there."""
+        """Points along the steps, halved until the objective falls, and the outputs there.
+
+        Steps begin as long as the domain of the loss allows. A fit whose objective does not
+        fall stays where it is.
+
+        Returns
+        -------
+        delta : ndarray of shape (m, n_coordinates)
+            The points.
+        outputs : ndarray of shape (m, n_samples, k)
+            Outputs of the training rows there.
+        better : ndarray of bool of shape (m,)
+            Which fits have moved.
+        """
+        # A step that overflowed is none.
+        step = np.where(np.isfinite(step).all(axis=1, keepdims=True), step, 0.0)
+        # Rows without weight stay: nothing keeps them inside the domain.
+        moves = self.push(step) * (self.weight > 0)[:, :, None]
+        length = self.loss.largest_step(outputs, moves).min(axis=1, initial=1.0)
         before = self.value(delta, outputs)
-        moves = self.push(step)
-        length = np.ones(len(delta))
         # What rounding alone can change of the objective.
-        slack = 1e-13 * (np.abs(before) + self.refit.scale)
+        slack = 1e-13 * (np.abs(before) + self.scale)
         for _ in range(HALVINGS):
             reached = delta + length[:, None] * step
             after = self.value(reached, outputs + length[:, None, None] * moves)
-            worse = ~(after <= before + slack)
+            worse = ~(np.isfinite(after) & (after <= before + slack))
             if not worse.any():
                 break
             length[worse] /= 2
