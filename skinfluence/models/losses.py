@@ -20,7 +20,7 @@ from scipy.special import expit, logsumexp, softmax, xlogy
 from skinfluence._utils.validation import column_or_2d, encode_labels
 
 # A step towards the edge of a domain goes this share of the way: the loss ends there.
-SHARE_OF_WAY = 0.99
+SHARE_OF_WAY = 0.9
 
 
 class Loss(ABC):

@@ -13,11 +13,18 @@ the refitted model itself.
 """
 
 from copy import copy
+from dataclasses import dataclass
 
 import numpy as np
 
 CG_STEPS = 200
 HALVINGS = 12
+
+# Caution, a share of the preconditioner, at which even a gradient step fails by rounding.
+MAX_CAUTION = 1e3
+
+# Curvature relative to that of the preconditioner below which a direction has none.
+FLAT = 1e-16
 
 
 class CurvaturePreconditioner:
@@ -135,24 +142,43 @@ class Refit:
             Relative gradient norms reached.
         """
         norms = np.full(len(start), np.inf)
+        delta = np.zeros_like(start)
         running = np.arange(len(start))
         fits = _ReweightedFits(self, weight, factor)
-        fitted = self.objective.training_outputs
-        delta, outputs, _ = fits.search(np.zeros_like(start), fitted, start)
+        points, _ = fits.search(fits.fitted_points(), start)
+        caution = np.zeros(len(start))
         for step in range(max_iter + 1):
-            gradient = fits.gradient(delta[running], outputs)
+            gradient = fits.gradient(points)
+            delta[running] = points.delta
             norms[running] = np.linalg.norm(gradient, axis=1) / fits.scale
-            left = norms[running] > tol
+            left = (norms[running] > tol) & (caution <= MAX_CAUTION)
             if step == max_iter or not left.any():
                 break
-            running, fits = running[left], fits[left]
-            move = fits.newton_step(outputs[left], gradient[left], norms[running], tol)
-            reached, outputs, better = fits.search(delta[running], outputs[left], move)
-            delta[running] = reached
-            running, fits, outputs = running[better], fits[better], outputs[better]
-            if not len(running):
-                break
+            if not left.all():
+                running, gradient, caution = running[left], gradient[left], caution[left]
+                fits, points = fits[left], points[left]
+            move = fits.newton_step(points.outputs, gradient, norms[running], tol, caution)
+            points, length = fits.search(points, move)
+            caution = _next_caution(caution, length)
         return delta, norms
+
+
+def _next_caution(caution, length):
+    """More after a step that was shortened, less after a full one."""
+    less = np.where(caution > 0.1, caution / 10, 0.0)
+    return np.where(length < 1, np.maximum(10 * caution, 0.1), less)
+
+
+@dataclass
+class _Points:
+    """Where m fits stand: the parameters, the outputs of the rows, and the objective."""
+
+    delta: np.ndarray
+    outputs: np.ndarray
+    value: np.ndarray
+
+    def __getitem__(self, chosen):
+        return _Points(self.delta[chosen], self.outputs[chosen], self.value[chosen])
 
 
 class _ReweightedFits:
@@ -163,6 +189,7 @@ class _ReweightedFits:
         self.loss = refit.loss
         self.targets = refit.objective.targets
         self.weight = weight
+        self.absent = weight == 0
         self.factor = factor
         ridge = refit.damping * refit.objective.total_weight
         self.ridge = factor[:, None] * refit.penalty + ridge
@@ -175,11 +202,16 @@ class _ReweightedFits:
         return len(self.weight)
 
     def __getitem__(self, chosen):
-        return (
-            self
-            if chosen.all()
-            else _ReweightedFits(self.refit, self.weight[chosen], self.factor[chosen])
-        )
+        return _ReweightedFits(self.refit, self.weight[chosen], self.factor[chosen])
+
+    def fitted_points(self):
+        """All fits at the fitted parameters."""
+        delta = np.zeros((len(self), len(self.refit.balance)))
+        outputs = self.refit.objective.training_outputs
+        # The outputs and losses of one model stand for all fits.
+        losses = self.loss.value(outputs, self.targets)
+        losses[~np.isfinite(losses)] = 0.0
+        return _Points(delta, outputs, self.weight @ losses)
 
     def push(self, delta):
         """``J_i delta`` of every row, (m, n, k)."""
@@ -192,75 +224,91 @@ class _ReweightedFits:
 
     def value(self, delta, outputs):
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            losses = self.weight * self.loss.value(outputs, self.targets)
+            losses = self.loss.value(outputs, self.targets)
         # A loss without weight may be infinite.
-        losses = np.where(self.weight > 0, losses, 0.0).sum(axis=1)
+        losses[self.absent] = 0.0
+        losses = np.einsum("mn,mn->m", self.weight, losses)
         return losses + ((self.ridge * delta / 2 + self.linear_term) * delta).sum(axis=1)
 
-    def gradient(self, delta, outputs):
-        residual = self.weight[:, :, None] * self.loss.residual(outputs, self.targets)
-        return self.pull(residual) + self.ridge * delta + self.linear_term
+    def gradient(self, points):
+        residual = self.weight[:, :, None] * self.loss.residual(points.outputs, self.targets)
+        return self.pull(residual) + self.ridge * points.delta + self.linear_term
 
-    def newton_step(self, outputs, gradient, norms, tol):
-        """``-H^{-1} gradient`` by conjugate gradients, as exact as the gradient is small."""
+    def newton_step(self, outputs, gradient, norms, tol, caution):
+        """``-(H + caution P)^{-1} gradient`` by conjugate gradients with preconditioner P^{-1}.
+
+        As exact as the gradient is small: Newton steps then converge superlinearly, without
+        waste on the early ones. ``caution`` (m,) shortens and turns steps where H, as that of
+        a piecewise quadratic loss, holds for a small neighbourhood only.
+        """
         product = self.loss.hessian_product(outputs, self.targets)
         precondition = self.refit.preconditioner.at(self, outputs)
-        # Superlinear convergence of the Newton steps, without waste on the early ones, nor on
-        # the last: the gradient that remains is about the residual that is left here.
+        # Nor waste on the last step: the gradient that remains is about the residual here.
         forcing = np.maximum(np.minimum(0.1, np.sqrt(norms)), 0.2 * tol / norms)
         target = np.minimum(forcing, 0.5) * np.linalg.norm(gradient, axis=1)
         step = np.zeros_like(gradient)
         residual = -gradient
         direction = preconditioned = precondition(residual)
+        # P times the direction, without P: it takes ``preconditioned`` back to ``residual``.
+        weighed = residual.copy()
         energy = (residual * preconditioned).sum(axis=1)
         # Below this only directions are left that the preconditioner leaves out.
         exhausted = 1e-24 * energy
-        for _ in range(CG_STEPS):
+        curved = np.ones(len(gradient), dtype=bool)
+        for iteration in range(CG_STEPS):
             running = np.linalg.norm(residual, axis=1) > target
-            running &= energy > exhausted
+            running &= curved & (energy > exhausted)
             if not running.any():
                 break
             image = self.pull(self.weight[:, :, None] * product(self.push(direction)))
-            image += self.ridge * direction
-            curved = (direction * image).sum(axis=1)
-            length = np.where(running & (curved > 0), energy / np.where(curved > 0, curved, 1), 0)
+            image += self.ridge * direction + caution[:, None] * weighed
+            curvature = (direction * image).sum(axis=1)
+            # Along a direction without curvature the quadratic has no minimum: a gradient step
+            # has to do, or what was found before.
+            curved &= ~running | (curvature > FLAT * (direction * weighed).sum(axis=1))
+            length = np.full(len(gradient), 1.0 if iteration == 0 else 0.0)
+            length[~running] = 0.0
+            np.divide(energy, curvature, out=length, where=running & curved)
             step += length[:, None] * direction
             residual -= length[:, None] * image
             preconditioned = precondition(residual)
             before, energy = energy, (residual * preconditioned).sum(axis=1)
             ratio = np.where(running, energy / np.where(before > 0, before, 1), 0)
             direction = preconditioned + ratio[:, None] * direction
+            weighed = residual + ratio[:, None] * weighed
         return step
 
-    def search(self, delta, outputs, step):
-        """Points along the steps, halved until the objective falls, and the outputs there.
+    def search(self, points, step):
+        """Points along the steps, which are halved until the objective falls.
 
         Steps begin as long as the domain of the loss allows. A fit whose objective does not
         fall stays where it is.
 
         Returns
         -------
-        delta : ndarray of shape (m, n_coordinates)
+        points : _Points
             The points.
-        outputs : ndarray of shape (m, n_samples, k)
-            Outputs of the training rows there.
-        better : ndarray of bool of shape (m,)
-            Which fits have moved.
+        length : ndarray of shape (m,)
+            Share of the steps that was taken, 0 for fits that stay.
         """
         # A step that overflowed is none.
         step = np.where(np.isfinite(step).all(axis=1, keepdims=True), step, 0.0)
+        moves = self.push(step)
         # Rows without weight stay: nothing keeps them inside the domain.
-        moves = self.push(step) * (self.weight > 0)[:, :, None]
-        length = self.loss.largest_step(outputs, moves).min(axis=1, initial=1.0)
-        before = self.value(delta, outputs)
+        moves[self.absent] = 0.0
+        length = np.array(self.loss.largest_step(points.outputs, moves).min(axis=1))
         # What rounding alone can change of the objective.
-        slack = 1e-13 * (np.abs(before) + self.scale)
+        slack = 1e-13 * (np.abs(points.value) + self.scale)
         for _ in range(HALVINGS):
-            reached = delta + length[:, None] * step
-            after = self.value(reached, outputs + length[:, None, None] * moves)
-            worse = ~(np.isfinite(after) & (after <= before + slack))
+            reached = self._along(points, step, moves, length)
+            worse = ~(np.isfinite(reached.value) & (reached.value <= points.value + slack))
             if not worse.any():
-                break
+                return reached, length
             length[worse] /= 2
         length[worse] = 0.0
-        return delta + length[:, None] * step, outputs + length[:, None, None] * moves, ~worse
+        return self._along(points, step, moves, length), length
+
+    def _along(self, points, step, moves, length):
+        delta = points.delta + length[:, None] * step
+        outputs = points.outputs + length[:, None, None] * moves
+        return _Points(delta, outputs, self.value(delta, outputs))
