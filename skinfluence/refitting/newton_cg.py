@@ -20,11 +20,8 @@ import numpy as np
 CG_STEPS = 200
 HALVINGS = 12
 
-# Caution, a share of the preconditioner, at which even a gradient step fails by rounding.
+# Caution at which a step is so short that nothing but rounding can be in its way.
 MAX_CAUTION = 1e3
-
-# Curvature relative to that of the preconditioner below which a direction has none.
-FLAT = 1e-16
 
 
 class CurvaturePreconditioner:
@@ -157,7 +154,9 @@ class Refit:
             if not left.all():
                 running, gradient, caution = running[left], gradient[left], caution[left]
                 fits, points = fits[left], points[left]
-            move = fits.newton_step(points.outputs, gradient, norms[running], tol, caution)
+            # Where there is no curvature a step may overflow: it counts as none.
+            with np.errstate(over="ignore", invalid="ignore"):
+                move = fits.newton_step(points.outputs, gradient, norms[running], tol, caution)
             points, length = fits.search(points, move)
             caution = _next_caution(caution, length)
         return delta, norms
@@ -235,48 +234,55 @@ class _ReweightedFits:
         return self.pull(residual) + self.ridge * points.delta + self.linear_term
 
     def newton_step(self, outputs, gradient, norms, tol, caution):
-        """``-(H + caution P)^{-1} gradient`` by conjugate gradients with preconditioner P^{-1}.
+        """``-(H + caution H_0)^{-1} gradient`` by conjugate gradients.
 
-        As exact as the gradient is small: Newton steps then converge superlinearly, without
-        waste on the early ones. ``caution`` (m,) shortens and turns steps where H, as that of
-        a piecewise quadratic loss, holds for a small neighbourhood only.
+        ``H_0`` is the Hessian of all rows at the fitted parameters. ``caution`` (m,) shortens
+        and turns steps where H, as that of a piecewise quadratic loss, holds nearby only.
         """
         product = self.loss.hessian_product(outputs, self.targets)
+        add_caution = self._cautious(caution)
         precondition = self.refit.preconditioner.at(self, outputs)
-        # Nor waste on the last step: the gradient that remains is about the residual here.
+        # Superlinear convergence of the Newton steps, without waste on the early ones, nor on
+        # the last: the gradient that remains is about the residual that is left here.
         forcing = np.maximum(np.minimum(0.1, np.sqrt(norms)), 0.2 * tol / norms)
         target = np.minimum(forcing, 0.5) * np.linalg.norm(gradient, axis=1)
+
+        def multiply(direction):
+            moves = self.push(direction)
+            residual = self.weight[:, :, None] * product(moves)
+            return self.pull(add_caution(residual, moves)) + ridge * direction
+
+        ridge = (1 + caution[:, None]) * self.ridge
         step = np.zeros_like(gradient)
         residual = -gradient
         direction = preconditioned = precondition(residual)
-        # P times the direction, without P: it takes ``preconditioned`` back to ``residual``.
-        weighed = residual.copy()
         energy = (residual * preconditioned).sum(axis=1)
         # Below this only directions are left that the preconditioner leaves out.
         exhausted = 1e-24 * energy
-        curved = np.ones(len(gradient), dtype=bool)
-        for iteration in range(CG_STEPS):
+        for _ in range(CG_STEPS):
             running = np.linalg.norm(residual, axis=1) > target
-            running &= curved & (energy > exhausted)
+            running &= energy > exhausted
             if not running.any():
                 break
-            image = self.pull(self.weight[:, :, None] * product(self.push(direction)))
-            image += self.ridge * direction + caution[:, None] * weighed
-            curvature = (direction * image).sum(axis=1)
-            # Along a direction without curvature the quadratic has no minimum: a gradient step
-            # has to do, or what was found before.
-            curved &= ~running | (curvature > FLAT * (direction * weighed).sum(axis=1))
-            length = np.full(len(gradient), 1.0 if iteration == 0 else 0.0)
-            length[~running] = 0.0
-            np.divide(energy, curvature, out=length, where=running & curved)
+            image = multiply(direction)
+            curved = (direction * image).sum(axis=1)
+            length = np.where(running & (curved > 0), energy / np.where(curved > 0, curved, 1), 0)
             step += length[:, None] * direction
             residual -= length[:, None] * image
             preconditioned = precondition(residual)
             before, energy = energy, (residual * preconditioned).sum(axis=1)
             ratio = np.where(running, energy / np.where(before > 0, before, 1), 0)
             direction = preconditioned + ratio[:, None] * direction
-            weighed = residual + ratio[:, None] * weighed
         return step
+
+    def _cautious(self, caution):
+        """Function that adds ``caution H_0`` to products with the Hessian, at the outputs."""
+        if not caution.any():
+            return lambda residual, moves: residual
+        objective = self.refit.objective
+        product = self.loss.hessian_product(objective.training_outputs, self.targets)
+        weight = caution[:, None, None] * objective.weight[:, None]
+        return lambda residual, moves: residual + weight * product(moves)
 
     def search(self, points, step):
         """Points along the steps, which are halved until the objective falls.
@@ -289,10 +295,10 @@ class _ReweightedFits:
         points : _Points
             The points.
         length : ndarray of shape (m,)
-            Share of the steps that was taken, 0 for fits that stay.
+            Share of the steps that was taken, 0 for fits that stay where they are.
         """
-        # A step that overflowed is none.
-        step = np.where(np.isfinite(step).all(axis=1, keepdims=True), step, 0.0)
+        finite = np.isfinite(step).all(axis=1)
+        step = np.where(finite[:, None], step, 0.0)
         moves = self.push(step)
         # Rows without weight stay: nothing keeps them inside the domain.
         moves[self.absent] = 0.0
@@ -303,10 +309,12 @@ class _ReweightedFits:
             reached = self._along(points, step, moves, length)
             worse = ~(np.isfinite(reached.value) & (reached.value <= points.value + slack))
             if not worse.any():
-                return reached, length
+                break
             length[worse] /= 2
-        length[worse] = 0.0
-        return self._along(points, step, moves, length), length
+        else:
+            length[worse] = 0.0
+            reached = self._along(points, step, moves, length)
+        return reached, np.where(step.any(axis=1), length, 0.0)
 
     def _along(self, points, step, moves, length):
         delta = points.delta + length[:, None] * step
