@@ -110,8 +110,13 @@ class Refit:
 
     def with_loss(self, loss):
         """The same fits by another loss of the outputs, from the same fitted model."""
+        if loss is self.loss:
+            return self
         other = copy(self)
         other.loss = loss
+        # Nothing balances a coordinate without a penalty. What keeps the fitted loss from its
+        # minimum there would leave a loss that is flat along it without one.
+        other.balance = np.where(self.penalty > 0, self.balance, 0.0)
         return other
 
     def minimise(self, weight, factor, start, *, tol=1e-8, max_iter=50):

@@ -88,29 +88,48 @@ def removal_of_sets(linearisation, sets):
 
 
 def _removed(linearisation, removals):
-    refused = _refused(linearisation, removals)
+    refused = _without_model(linearisation, removals)
+    _refuse(
+        removals,
+        refused,
+        refused,
+        "nothing is left to fit, or a class loses its last row and the others have no known model",
+        "Keep a row of every class.",
+    )
     steps = newton_steps(linearisation, removals)
     chosen = _worth_refining(linearisation, removals, steps, refused)
     delta, norms = _refine(linearisation, removals, steps, chosen)
+    diverged = np.zeros_like(refused)
+    # A gradient as large as all its terms together is no approximate minimum.
+    diverged[chosen[~(norms < 1)]] = True
+    _refuse(
+        removals,
+        diverged,
+        refused | diverged,
+        "no minimum of the objective of the other rows is found from the fitted model",
+        "Use more damping, or a model with a stronger penalty.",
+    )
     _warn_of_unsure(removals, steps, chosen, norms)
-    return Removed(removals, steps, chosen, delta, refused)
+    return Removed(removals, steps, chosen, delta, refused | diverged)
 
 
-def _refused(linearisation, removals):
-    """Which removals leave no model, (n_removals,), said in an error or a warning."""
-    refused = removals.leaves_nothing.copy()
+def _without_model(linearisation, removals):
+    """Which removals leave no model that is known, (n_removals,)."""
+    without = removals.leaves_nothing.copy()
     can_refine = _is_sum_of_rows(linearisation)
     for removal, loss in removals.other_losses.items():
-        refused[removal] |= loss is None or not can_refine
-    if refused.any():
-        message = (
-            f"There is no refit without {removals.named(np.flatnonzero(refused))}: nothing is "
-            "left to fit, or a class loses its last row and no model of the others is known. "
-        )
-        if refused.all():
-            raise ValueError(message + "Keep a row of every class.")
-        warn_user(message + "Their effects are NaN.", NumericalWarning)
-    return refused
+        without[removal] |= loss is None or not can_refine
+    return without
+
+
+def _refuse(removals, which, so_far, reason, advice):
+    """Say that removals ``which`` have no refit: an error if now (``so_far``) none has one."""
+    if not which.any():
+        return
+    message = f"There is no refit without {removals.named(np.flatnonzero(which))}: {reason}."
+    if so_far.all():
+        raise ValueError(f"{message} {advice}")
+    warn_user(f"{message} Their effects are NaN. {advice}", NumericalWarning)
 
 
 def _is_sum_of_rows(linearisation):
@@ -179,12 +198,13 @@ def _by_loss(removals, chosen):
 
 def _warn_of_unsure(removals, steps, chosen, norms):
     """Warn of refinements that did not converge, and of steps alone where they are large."""
-    failed = norms > UNSURE
+    failed = (norms > UNSURE) & (norms < 1)
     if failed.any():
         warn_user(
-            f"The refits without {removals.named(chosen[failed])} did not converge, {failed.sum()} "
-            f"in all: the largest relative gradient is {norms.max():.1e}. Their predicted changes "
-            "are unsure. Use more damping or a stronger penalty, or refit to know.",
+            f"{failed.sum()} refit(s) did not converge, those without "
+            f"{removals.named(chosen[failed])}: the largest relative gradient is "
+            f"{norms[failed].max():.1e}. Their predicted changes are unsure. Use more damping or "
+            "a stronger penalty, or refit to know.",
             NumericalWarning,
         )
     near = steps.distance < 1 - NEAR_ONE

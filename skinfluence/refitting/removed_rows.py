@@ -112,15 +112,17 @@ class Removals:
 
     def named(self, positions):
         """Removals as a message names them, with the classes that they empty."""
-        names = [self._name(position) for position in positions[:MAX_NAMED]]
+        if len(self) == 1:
+            return f"these {len(self.rows)} training row(s){self._classes(0)}"
+        names = [f"{position}{self._classes(position)}" for position in positions[:MAX_NAMED]]
         more = [f"and {len(positions) - MAX_NAMED} more"] if len(positions) > MAX_NAMED else []
         return f"{self.noun} {', '.join(names + more)}"
 
-    def _name(self, position):
+    def _classes(self, position):
         codes = self.emptied.get(position)
         if codes is None:
-            return str(position)
-        return f"{position} (class {', '.join(map(str, self.objective.classes[codes]))})"
+            return ""
+        return f" (all of class {', '.join(map(str, self.objective.classes[codes]))})"
 
 
 def each_row(objective):
