@@ -84,7 +84,7 @@ def newton_steps(linearisation, removals):
         distance[members] = block.distance
     return NewtonSteps(
         _rows_of_blocks(parts, len(removals), linearisation.training_rows.n_columns),
-        removals.reweighting,
+        woodbury.reweighting,
         woodbury.reweighting_gradient,
         squared_length,
         distance,
