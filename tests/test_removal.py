@@ -27,7 +27,8 @@ from skinfluence.models.losses import (
     SoftmaxScores,
 )
 from skinfluence.models.weighting import Weighting
-from skinfluence.refitting.removal import moved_losses, removal_of_sets
+from skinfluence.refitting.newton_step import first_steps
+from skinfluence.refitting.removal import moved_losses, removal_of_each, removal_of_sets
 
 LR = lm.LogisticRegression
 NC = {"solver": "newton-cholesky", "tol": 1e-12, "max_iter": 200}
@@ -98,6 +99,16 @@ def test_means_stay_positive_under_an_identity_link(power):
         kept = np.setdiff1d(np.arange(40), dropped)
         expected = refitted(model, (X, y), queries, kept)
         assert relative_error(influence.removal_effect(dropped, *queries), expected) < 1e-6
+
+
+def test_rows_that_left_may_lie_outside_of_the_domain():
+    X = np.array([[1.0], [1.2], [2.1], [5.0]])
+    y = np.array([1.1, 1.0, 0.3, 6.0])
+    model = lm.TweedieRegressor(power=1, link="identity", alpha=1e-3, **NC)
+    influence = ExactInfluence(model).fit(X, y)
+    assert clone(model).fit(X[:3], y[:3]).predict(X[3:]) < 0
+    expected = refitted(model, (X, y), (X[:3], y[:3]), np.arange(3))
+    assert relative_error(influence.removal_effect([3], X[:3], y[:3]), expected) < 1e-6
 
 
 def test_queries_outside_of_the_domain_after_a_removal_are_named():
@@ -369,6 +380,17 @@ def test_two_rows_of_two_classes_are_refused():
         influence.leave_one_out_effect(X, y)
 
 
+def test_the_only_row_of_a_direction_leaves_a_finite_effect_in_doubt():
+    # Powers of 2 throughout, so that 1 less the leverage is 0 without a rounding error.
+    X, y = np.array([[1.0, 0.0]] + 7 * [[0.0, 1.0]]), np.arange(8.0)
+    influence = ExactInfluence(lm.LinearRegression(fit_intercept=False), damping=0).fit(X, y)
+    with pytest.warns(NumericalWarning, match=r"leverage above 0.99: training row\(s\) 0\. "):
+        effect = influence.leave_one_out_effect(X, y)
+    assert np.isfinite(effect).all()
+    # The mean of the others is 4; without y = 1 it is 4.5.
+    assert_allclose(effect[[1, 7], 1], [3.5**2 - 3**2, 2.5**2 - 3**2])
+
+
 @pytest.mark.filterwarnings("ignore:HuberRegressor has not converged")
 def test_a_minimum_that_does_not_exist_is_refused():
     # Two rows are fitted without an error, by a scale that tends to 0.
@@ -425,23 +447,25 @@ def test_objectives_that_divide_by_the_number_of_rows_are_those_of_the_smaller_m
 # What is refined, and what is reported
 
 
-def test_the_longest_steps_are_refined(monkeypatch):
+@pytest.mark.parametrize(
+    "model",
+    [LR(**NC), LR(class_weight="balanced", **NC), lm.PoissonRegressor(alpha=0.1, **NC)],
+    ids=["sum", "balanced", "mean"],
+)
+def test_the_longest_steps_are_refined(model, monkeypatch):
     X, y = two_classes()
-    influence = ExactInfluence(LR(**NC)).fit(X, y)
+    influence = ExactInfluence(model).fit(X, y)
     exact = influence.leave_one_out_effect(X, y)
     monkeypatch.setattr(f"{REMOVAL}.REFINING", 0)
     first = influence.leave_one_out_effect(X, y)
     # Work of one refinement: see `_worth_refining`.
-    work = 10 * len(y) * (2 * 7 + 50)
-    monkeypatch.setattr(f"{REMOVAL}.REFINING", 7 * work)
+    monkeypatch.setattr(f"{REMOVAL}.REFINING", 7 * 10 * len(y) * (2 * 7 + 50))
     some = influence.leave_one_out_effect(X, y)
     refined = np.abs(some - exact).max(axis=0) <= 1e-9 * np.abs(exact).max()
     assert_array_equal(some[:, ~refined], first[:, ~refined])
     fit = influence.linearisation_
-    p = influence.estimator_.predict_proba(X)[:, 1]
-    # Length of a Newton step in the metric of H.
-    leverage = fit.self_influence() / (p - y) ** 2 / len(y)
-    length = leverage * ((p - y) / (1 - p * (1 - p) * leverage)) ** 2
+    steps = first_steps(fit, removal_of_each(fit).steps, np.arange(len(y)))
+    length = np.einsum("np,pq,nq->n", steps, fit.curvature.matrix(0.0), steps)
     assert_array_equal(np.flatnonzero(refined), np.sort(np.argsort(-length)[:7]))
 
 
