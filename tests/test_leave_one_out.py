@@ -14,7 +14,8 @@ from sklearn.preprocessing import scale
 
 from skinfluence import ExactInfluence, KFACInfluence, RelativeHessianInfluence, SketchedInfluence
 from skinfluence.exceptions import NumericalWarning
-from skinfluence.refitting.removal import first_steps, removal_of_each
+from skinfluence.refitting.newton_step import first_steps
+from skinfluence.refitting.removal import removal_of_each
 from tests.helpers import (
     NEWTON,
     assert_close,
@@ -195,7 +196,7 @@ def test_the_longest_steps_are_refined_where_not_all_can_be(monkeypatch):
     influence = ExactInfluence(LR(C=10.0, **NEWTON)).fit(X, y)
     fit = influence.linearisation_
     none, all_, some = effect(0), effect(1e12), effect(4e6)
-    steps = first_steps(fit, removal_of_each(fit), np.arange(len(y)))
+    steps = first_steps(fit, removal_of_each(fit).steps, np.arange(len(y)))
     length = np.einsum("np,pq,nq->n", steps, fit.curvature.matrix(0.0), steps)
     refined = (some != none).any(axis=0)
     assert 5 < refined.sum() < 100
@@ -262,7 +263,7 @@ def test_newton_steps_are_the_dfbeta_of_statsmodels(intercept):
     expected = sm.OLS(y, design).fit().get_influence().dfbeta
     influence = ExactInfluence(lm.LinearRegression(fit_intercept=intercept), damping=0).fit(X, y)
     fit = influence.linearisation_
-    steps = first_steps(fit, removal_of_each(fit), np.arange(len(y)))
+    steps = first_steps(fit, removal_of_each(fit).steps, np.arange(len(y)))
     # dfbeta is the estimate with the row minus that without it.
     assert_close(-fit.objective.to_parameters(steps), expected, 1e-8)
 
@@ -281,7 +282,7 @@ def test_newton_steps_are_the_d_params_of_statsmodels(family, load, model):
     expected = fitted.get_influence(observed=True).d_params
     influence = ExactInfluence(model, damping=0).fit(X, y)
     fit = influence.linearisation_
-    steps = first_steps(fit, removal_of_each(fit), np.arange(len(y)))
+    steps = first_steps(fit, removal_of_each(fit).steps, np.arange(len(y)))
     assert_close(-fit.objective.to_parameters(steps), expected, 1e-8)
 
 

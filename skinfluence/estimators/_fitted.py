@@ -19,7 +19,7 @@ from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence._utils.validation import check_indices, check_queries, reads_raw_data
 from skinfluence.estimators._memorization import memorization
 from skinfluence.metrics import InfluenceScorer
-from skinfluence.refitting.removal import moved_losses, removal_of_each, removal_of_set
+from skinfluence.refitting.removal import moved_losses, removal_of_each, removal_of_sets
 from skinfluence.rows import DenseRows
 
 
@@ -256,8 +256,8 @@ class FittedInfluence(
         _check_reduce(reduce)
         features = self._features(X)
         targets = self.linearisation_.targets(features, y)
-        moved = removal_of_each(self.linearisation_)
-        return moved_losses(self.linearisation_, moved, features, targets, reduce)
+        removed = removal_of_each(self.linearisation_)
+        return moved_losses(self.linearisation_, removed, features, targets, reduce)
 
     def removal_effect(self, indices, X, y):
         """Predicted change of the losses when a set of training rows is dropped at once.
@@ -279,8 +279,9 @@ class FittedInfluence(
         check_is_fitted(self)
         features = self._features(X)
         targets = self.linearisation_.targets(features, y)
-        moved = removal_of_set(self.linearisation_, check_indices(indices, self.n_samples_))
-        return moved_losses(self.linearisation_, moved, features, targets, None)[:, 0]
+        rows = check_indices(indices, self.n_samples_)
+        removed = removal_of_sets(self.linearisation_, [rows])
+        return moved_losses(self.linearisation_, removed, features, targets, None)[:, 0]
 
     # How well refits agree.
 

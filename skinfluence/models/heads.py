@@ -80,6 +80,10 @@ class LayerObjective(LinearObjective):
     def read(self, features):
         return super().read(self.featurize(features))
 
+    def loss_without(self, classes):
+        # The layer is one of a network, which keeps its outputs.
+        return self.loss
+
     @property
     def strictly_convex(self):
         return False

@@ -159,6 +159,12 @@ class LinearObjective(Objective):
         active = np.arange(self.weights.size) if self.active is None else self.active
         return bool((self.penalty[: np.count_nonzero(active < self.weights.size)] > 0).all())
 
+    def loss_without(self, classes):
+        # Class weights of single problems would be others without a class.
+        if self.active is not None or not self.weighting.is_shared:
+            return None
+        return self.loss.of_remaining(np.setdiff1d(np.arange(len(self.classes)), classes))
+
     def pullback(self, features, vectors):
         rows = KroneckerRows(
             vectors[:, :, self.feature_outputs], features, vectors[:, :, self.intercept_outputs]

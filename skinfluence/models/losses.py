@@ -19,6 +19,9 @@ from scipy.special import expit, logsumexp, softmax, xlogy
 
 from skinfluence._utils.validation import column_or_2d, encode_labels
 
+# A step towards the edge of a domain goes this share of the way: the loss ends there.
+SHARE_OF_WAY = 0.9
+
 
 class Loss(ABC):
     """A per-sample loss of raw outputs."""
@@ -79,6 +82,20 @@ class Loss(ABC):
         root = np.sqrt(np.clip(values, 0, None))
         return root[..., None] * np.swapaxes(vectors, -1, -2)
 
+    def largest_step(self, z, moves):
+        """Largest shares, at most 1, of moves of the outputs that stay where the loss is finite.
+
+        Parameters
+        ----------
+        z, moves : ndarray of shape (..., n, k)
+            Outputs inside the domain of the loss, and where they are to go from there.
+
+        Returns
+        -------
+        ndarray of shape (..., n)
+        """
+        return np.ones(moves.shape[:-1])
+
     def margin(self, z):
         """Derivative of the prediction that is explained, (n, k).
 
@@ -86,6 +103,12 @@ class Loss(ABC):
         distance between the scores of the predicted class and of the next for a classifier.
         """
         return np.ones_like(z)
+
+
+def _share_that_stays_positive(z, moves):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(moves < 0, -SHARE_OF_WAY * z / moves, 1.0)
+    return np.clip(share, 0, 1)
 
 
 def _check_convex(values):
@@ -102,6 +125,22 @@ class ClassificationLoss(Loss):
 
     def encode(self, y, classes):
         return encode_labels(y, classes).astype(np.float64)[:, None]
+
+    def of_remaining(self, kept):
+        """Loss of the model that scikit-learn fits when only some of the classes have rows.
+
+        Parameters
+        ----------
+        kept : ndarray of int of shape (n_kept,)
+            Positions of the classes that have rows, ascending.
+
+        Returns
+        -------
+        Loss or None
+            In the same outputs and with the same penalty, infinite for samples of the other
+            classes; None if there is no such model, as of one class alone.
+        """
+        return None
 
     def margin(self, z):
         if z.shape[1] == 1:
@@ -138,6 +177,48 @@ class OneVsRest(ClassificationLoss):
 
     def hessian(self, z, y):
         return np.abs(y) * self.second_derivative(np.sign(y) * z)
+
+    def of_remaining(self, kept):
+        if len(kept) < 2:
+            return None
+        return _RemainingOneVsRest(self, kept)
+
+
+class _RemainingOneVsRest(Loss):
+    """A one-vs-rest loss of the problems of some classes: the others' outputs do not count.
+
+    Parameters
+    ----------
+    loss : OneVsRest
+        Loss of several classes.
+    kept : ndarray of int of shape (n_kept,)
+        Positions of the classes that are left, at least 2.
+    """
+
+    def __init__(self, loss, kept):
+        self.loss = loss
+        self.kept = kept
+        # Two classes are one problem, in which the second is positive.
+        self.columns = kept if len(kept) > 2 else kept[1:]
+
+    def encode(self, y, classes):
+        return self.loss.encode(y, classes)
+
+    def value(self, z, y):
+        known = (y[..., self.kept] > 0).any(axis=-1)
+        z, y = z[..., self.columns], y[..., self.columns]
+        return np.where(known, self.loss.value(z, y), np.inf)
+
+    def residual(self, z, y):
+        return self._on_columns(self.loss.residual(z, y))
+
+    def hessian(self, z, y):
+        return self._on_columns(self.loss.hessian(z, y))
+
+    def _on_columns(self, derivative):
+        out = np.zeros_like(derivative)
+        out[..., self.columns] = derivative[..., self.columns]
+        return out
 
 
 class LogisticLoss(OneVsRest):
@@ -331,6 +412,38 @@ class SoftmaxLoss(ClassificationLoss):
     def margin(self, z):
         return super().margin(z @ self.contrasts.T) @ self.contrasts
 
+    def of_remaining(self, kept):
+        n_classes, k = self.contrasts.shape
+        # Only in contrasts is the penalty that of the smaller model.
+        if len(kept) < 2 or k == n_classes:
+            return None
+        return _RemainingSoftmax(self.contrasts[kept], kept)
+
+
+class _RemainingSoftmax(SoftmaxLoss):
+    """A softmax of some of the classes.
+
+    Parameters
+    ----------
+    contrasts : ndarray of shape (n_kept, k)
+        Scores of these classes from the outputs.
+    kept : ndarray of int of shape (n_kept,)
+        Their positions among the targets, at least 2.
+    """
+
+    def __init__(self, contrasts, kept):
+        # The penalty |W|^2 of two scores that differ by w is |w|^2 / 2; a binary model has the
+        # penalty |w|^2, as if its w were 1 / sqrt(2) as long.
+        super().__init__(len(kept), contrasts / np.sqrt(2) if len(kept) == 2 else contrasts)
+        self.kept = kept
+
+    def value(self, z, y):
+        known = y[..., self.kept]
+        return np.where(known.any(axis=-1), super().value(z, known), np.inf)
+
+    def residual(self, z, y):
+        return super().residual(z, y[..., self.kept])
+
 
 class SoftmaxScores(SoftmaxLoss):
     """``logsumexp(z) - z_y`` of one output for each class, as networks have them.
@@ -450,6 +563,9 @@ class ConcomitantHuber(RegressionLoss):
         factor = np.where(inside, 2 / z[..., 1], 0.0)[..., None, None]
         return factor * direction[..., :, None] * direction[..., None, :]
 
+    def largest_step(self, z, moves):
+        return _share_that_stays_positive(z[..., 1], moves[..., 1])
+
     def margin(self, z):
         return np.stack([np.ones(len(z)), np.zeros(len(z))], axis=1)
 
@@ -480,7 +596,19 @@ class HalfTweedieLoss(RegressionLoss):
     def _mean(self, z):
         return np.exp(z) if self.log_link else z
 
+    @property
+    def _needs_positive_outputs(self):
+        return not self.log_link and self.power != 0
+
     def value(self, z, y):
+        if not self._needs_positive_outputs:
+            return self._deviance(z, y)
+        # The objective ends where the mean does.
+        inside = z > 0
+        deviance = self._deviance(np.where(inside, z, 1.0), y)
+        return np.where(inside.all(axis=-1), deviance, np.inf)
+
+    def _deviance(self, z, y):
         mu, p = self._mean(z), self.power
         if p == 0:
             deviance = (y - mu) ** 2
@@ -504,6 +632,11 @@ class HalfTweedieLoss(RegressionLoss):
         if self.log_link:
             return (2 - p) * mu ** (2 - p) + (p - 1) * y * mu ** (1 - p)
         return (1 - p) * mu ** (-p) + p * y * mu ** (-p - 1)
+
+    def largest_step(self, z, moves):
+        if self._needs_positive_outputs:
+            return _share_that_stays_positive(z, moves).min(axis=-1)
+        return super().largest_step(z, moves)
 
     def margin(self, z):
         # The output that a user sees is the mean.

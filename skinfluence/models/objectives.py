@@ -122,6 +122,21 @@ class Objective(ABC):
         """
         return "parameters " + ", ".join(map(str, coordinates))
 
+    def loss_without(self, classes):
+        """Loss of the refit when some classes are left without rows.
+
+        Parameters
+        ----------
+        classes : ndarray of int
+            Positions of these classes.
+
+        Returns
+        -------
+        Loss or None
+            Here the loss itself: a network keeps its outputs. None if there is no refit.
+        """
+        return self.loss
+
     # Follow from these.
 
     @cached_property

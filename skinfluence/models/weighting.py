@@ -53,6 +53,14 @@ class Weighting:
         self.groups = n_classes * np.arange(codes.shape[1]) + codes
         self.n_groups = self._member.shape[1]
 
+    # Whether all outputs share one weight of each row.
+    is_shared = True
+
+    @property
+    def classes_of_rows(self):
+        """Class of every row, (n_samples,); None where outputs have classes of their own."""
+        return self.codes
+
     # Weights in the fitted objective.
 
     @property
@@ -105,11 +113,9 @@ class Weighting:
         factor : ndarray of shape (n_samples,)
             What the penalty is multiplied by without row i.
         """
-        totals, member = self._totals, self._member
-        class_weight = self._class_weights(
-            totals.sum(axis=0) - totals, member.sum(axis=0) - member
-        )
-        weights = self.sample_weight.sum() - self.sample_weight
+        totals = _sums_without_each(self._totals)
+        class_weight = self._class_weights(totals, self._member.sum(axis=0) - self._member)
+        weights = _sums_without_each(self.sample_weight)
         counts = np.full_like(weights, len(weights) - 1)
         return class_weight, self._penalty_factor(weights, counts)
 
@@ -176,6 +182,13 @@ class OutputWeighting(Weighting):
         How the penalty scales, as in `Weighting`.
     """
 
+    is_shared = False
+
+    @property
+    def classes_of_rows(self):
+        positive = self.codes == 1
+        return positive.argmax(axis=1) if (positive.sum(axis=1) == 1).all() else None
+
     def __post_init__(self):
         self._set_groups(self.codes, 2)
         kept = np.ones((1, len(self.codes)))
@@ -220,6 +233,15 @@ class OneVsRestWeighting(OutputWeighting):
         both = np.ones((*own.shape, 2))
         both[..., 1] = class_weight
         return both.reshape(totals.shape)
+
+
+def _sums_without_each(terms):
+    """Sum over the first axis without each of its terms, which are not negative."""
+    sums = np.zeros_like(terms)
+    # Sums of the others, not differences: a term may outweigh them by any number of digits.
+    sums[1:] = np.cumsum(terms[:-1], axis=0)
+    sums[:-1] += np.cumsum(terms[:0:-1], axis=0)[::-1]
+    return sums
 
 
 def balanced(totals, counts):

@@ -12,6 +12,9 @@ and ``b`` minus the gradient of the penalty at the fitted parameters. For linear
 the refitted model itself.
 """
 
+from copy import copy
+from dataclasses import dataclass
+
 import numpy as np
 
 from skinfluence.curvature import conjugate_gradients
@@ -22,6 +25,9 @@ CG_STEPS = 200
 EXHAUSTED = 1e-24
 
 HALVINGS = 12
+
+# Caution at which a step is so short that nothing but rounding can be in its way.
+MAX_CAUTION = 1e3
 
 
 class CurvaturePreconditioner:
@@ -105,7 +111,19 @@ class Refit:
         pulled = objective.weight[:, None] * residual
         self.balance = (pulled.reshape(1, -1) @ jacobian)[0] if balance is None else balance
         norms = np.sqrt(jacobian.squared_norms()).reshape(self.shape)
-        self.scale = float(np.abs(pulled * norms).sum()) or 1.0
+        self.gradient_norms = np.abs(residual * norms)
+        self.loss = objective.loss
+
+    def with_loss(self, loss):
+        """The same fits by another loss of the outputs, from the same fitted model."""
+        if loss is self.loss:
+            return self
+        other = copy(self)
+        other.loss = loss
+        # Nothing balances a coordinate without a penalty. What keeps the fitted loss from its
+        # minimum there would leave a loss that is flat along it without one.
+        other.balance = np.where(self.penalty > 0, self.balance, 0.0)
+        return other
 
     def minimise(self, weight, factor, start, *, tol=1e-8, max_iter=50):
         """Minimisers of the fits.
@@ -117,7 +135,8 @@ class Refit:
         factor : ndarray of shape (m,)
             Factors of the penalty.
         start : ndarray of shape (m, n_coordinates)
-            Where the steps start; not changed.
+            A first step from the fitted parameters. As much of it is taken as lowers the
+            objective.
         tol : float, default=1e-8
             Norm of the gradient relative to the sum of the norms of its terms.
         max_iter : int, default=50
@@ -130,25 +149,46 @@ class Refit:
         gradient_norm : ndarray of shape (m,)
             Relative gradient norms reached.
         """
-        delta = start.copy()
-        norms = np.full(len(delta), np.inf)
-        running = np.arange(len(delta))
+        norms = np.full(len(start), np.inf)
+        delta = np.zeros_like(start)
+        running = np.arange(len(start))
         fits = _ReweightedFits(self, weight, factor)
-        outputs = fits.outputs(delta)
+        points, _ = fits.search(fits.fitted_points(), start)
+        caution = np.zeros(len(start))
         for step in range(max_iter + 1):
-            gradient = fits.gradient(delta[running], outputs)
-            norms[running] = np.linalg.norm(gradient, axis=1) / self.scale
-            left = norms[running] > tol
+            gradient = fits.gradient(points)
+            delta[running] = points.delta
+            norms[running] = np.linalg.norm(gradient, axis=1) / fits.scale
+            left = (norms[running] > tol) & (caution <= MAX_CAUTION)
             if step == max_iter or not left.any():
                 break
-            running, fits = running[left], fits[left]
-            move = fits.newton_step(outputs[left], gradient[left], norms[running], tol)
-            reached, outputs, better = fits.search(delta[running], outputs[left], move)
-            delta[running] = reached
-            running, fits, outputs = running[better], fits[better], outputs[better]
-            if not len(running):
-                break
+            if not left.all():
+                running, gradient, caution = running[left], gradient[left], caution[left]
+                fits, points = fits[left], points[left]
+            # Where there is no curvature a step may overflow: it counts as none.
+            with np.errstate(over="ignore", invalid="ignore"):
+                move = fits.newton_step(points.outputs, gradient, norms[running], tol, caution)
+            points, length = fits.search(points, move)
+            caution = _next_caution(caution, length)
         return delta, norms
+
+
+def _next_caution(caution, length):
+    """More after a step that was shortened, less after a full one."""
+    less = np.where(caution > 0.1, caution / 10, 0.0)
+    return np.where(length < 1, np.maximum(10 * caution, 0.1), less)
+
+
+@dataclass
+class _Points:
+    """Where m fits stand: the parameters, the outputs of the rows, and the objective."""
+
+    delta: np.ndarray
+    outputs: np.ndarray
+    value: np.ndarray
+
+    def __getitem__(self, chosen):
+        return _Points(self.delta[chosen], self.outputs[chosen], self.value[chosen])
 
 
 class _ReweightedFits:
@@ -156,23 +196,32 @@ class _ReweightedFits:
 
     def __init__(self, refit, weight, factor):
         self.refit = refit
-        self.loss = refit.objective.loss
+        self.loss = refit.loss
         self.targets = refit.objective.targets
         self.weight = weight
+        self.absent = ~weight.any(axis=2)
         self.factor = factor
         ridge = refit.damping * refit.objective.total_weight
         self.ridge = factor[:, None] * refit.penalty + ridge
         self.linear_term = -factor[:, None] * refit.balance
+        # Of the rows that a fit has: those that it lost may outweigh them by far.
+        scale = (weight * refit.gradient_norms).sum(axis=(1, 2))
+        self.scale = np.where(scale > 0, scale, 1.0)
 
     def __len__(self):
         return len(self.weight)
 
     def __getitem__(self, chosen):
-        return (
-            self
-            if chosen.all()
-            else _ReweightedFits(self.refit, self.weight[chosen], self.factor[chosen])
-        )
+        return _ReweightedFits(self.refit, self.weight[chosen], self.factor[chosen])
+
+    def fitted_points(self):
+        """All fits at the fitted parameters."""
+        delta = np.zeros((len(self), len(self.refit.balance)))
+        outputs = self.refit.objective.training_outputs
+        # The outputs and losses of one model stand for all fits.
+        losses = self.loss.terms(outputs, self.targets)
+        losses[~np.isfinite(losses)] = 0.0
+        return _Points(delta, outputs, (self.weight * losses).sum(axis=(1, 2)))
 
     def push(self, delta):
         """``J_i delta`` of every row, (m, n, k)."""
@@ -183,21 +232,26 @@ class _ReweightedFits:
         """``sum_i J_i' residual_i``, (m, p)."""
         return residual.reshape(len(residual), -1) @ self.refit.jacobian
 
-    def outputs(self, delta):
-        return self.refit.objective.training_outputs + self.push(delta)
-
     def value(self, delta, outputs):
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            losses = (self.weight * self.loss.terms(outputs, self.targets)).sum(axis=(1, 2))
+            losses = self.loss.terms(outputs, self.targets)
+        # A loss without weight may be infinite.
+        losses[self.absent] = 0.0
+        losses = (self.weight * losses).sum(axis=(1, 2))
         return losses + ((self.ridge * delta / 2 + self.linear_term) * delta).sum(axis=1)
 
-    def gradient(self, delta, outputs):
-        residual = self.weight * self.loss.residual(outputs, self.targets)
-        return self.pull(residual) + self.ridge * delta + self.linear_term
+    def gradient(self, points):
+        residual = self.weight * self.loss.residual(points.outputs, self.targets)
+        return self.pull(residual) + self.ridge * points.delta + self.linear_term
 
-    def newton_step(self, outputs, gradient, norms, tol):
-        """``-H^{-1} gradient`` by conjugate gradients, as exact as the gradient is small."""
+    def newton_step(self, outputs, gradient, norms, tol, caution):
+        """``-(H + caution H_0)^{-1} gradient`` by conjugate gradients.
+
+        ``H_0`` is the Hessian of all rows at the fitted parameters. ``caution`` (m,) shortens
+        and turns steps where H, as that of a piecewise quadratic loss, holds nearby only.
+        """
         product = self.loss.hessian_product(outputs, self.targets)
+        add_caution = self._cautious(caution)
         precondition = self.refit.preconditioner.at(self, outputs)
         # Superlinear convergence of the Newton steps, without waste on the early ones, nor on
         # the last: the gradient that remains is about the residual that is left here.
@@ -205,27 +259,58 @@ class _ReweightedFits:
         target = np.minimum(forcing, 0.5) * np.linalg.norm(gradient, axis=1)
 
         def multiply(direction):
-            image = self.pull(self.weight * product(self.push(direction)))
-            return image + self.ridge * direction
+            moves = self.push(direction)
+            residual = self.weight * product(moves)
+            return self.pull(add_caution(residual, moves)) + ridge * direction
 
+        ridge = (1 + caution[:, None]) * self.ridge
         step, _ = conjugate_gradients(
             multiply, -gradient, precondition, target, max_iter=CG_STEPS, exhausted=EXHAUSTED
         )
         return step
 
-    def search(self, delta, outputs, step):
-        """Points along the steps, halved until the objective falls, and the outputs there."""
-        before = self.value(delta, outputs)
+    def _cautious(self, caution):
+        """Function that adds ``caution H_0`` to products with the Hessian, at the outputs."""
+        if not caution.any():
+            return lambda residual, moves: residual
+        objective = self.refit.objective
+        product = self.loss.hessian_product(objective.training_outputs, self.targets)
+        weight = caution[:, None, None] * objective.weight[:, None]
+        return lambda residual, moves: residual + weight * product(moves)
+
+    def search(self, points, step):
+        """Points along the steps, which are halved until the objective falls.
+
+        Steps begin as long as the domain of the loss allows. A fit whose objective does not
+        fall stays where it is.
+
+        Returns
+        -------
+        points : _Points
+            The points.
+        length : ndarray of shape (m,)
+            Share of the steps that was taken, 0 for fits that stay where they are.
+        """
+        finite = np.isfinite(step).all(axis=1)
+        step = np.where(finite[:, None], step, 0.0)
         moves = self.push(step)
-        length = np.ones(len(delta))
+        # Rows without weight stay: nothing keeps them inside the domain.
+        moves[self.absent] = 0.0
+        length = np.array(self.loss.largest_step(points.outputs, moves).min(axis=1))
         # What rounding alone can change of the objective.
-        slack = 1e-13 * (np.abs(before) + self.refit.scale)
+        slack = 1e-13 * (np.abs(points.value) + self.scale)
         for _ in range(HALVINGS):
-            reached = delta + length[:, None] * step
-            after = self.value(reached, outputs + length[:, None, None] * moves)
-            worse = ~(after <= before + slack)
+            reached = self._along(points, step, moves, length)
+            worse = ~(np.isfinite(reached.value) & (reached.value <= points.value + slack))
             if not worse.any():
                 break
             length[worse] /= 2
-        length[worse] = 0.0
-        return delta + length[:, None] * step, outputs + length[:, None, None] * moves, ~worse
+        else:
+            length[worse] = 0.0
+            reached = self._along(points, step, moves, length)
+        return reached, np.where(step.any(axis=1), length, 0.0)
+
+    def _along(self, points, step, moves, length):
+        delta = points.delta + length[:, None] * step
+        outputs = points.outputs + length[:, None, None] * moves
+        return _Points(delta, outputs, self.value(delta, outputs))
