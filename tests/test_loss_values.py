@@ -139,7 +139,7 @@ def test_every_loss_is_compared():
     known = {
         thing
         for thing in vars(losses).values()
-        if isinstance(thing, type) and issubclass(thing, losses.Loss)
+        if isinstance(thing, type) and issubclass(thing, losses.Loss) and thing.__name__[0] != "_"
     }
     abstract = {losses.Loss, losses.ClassificationLoss, losses.OneVsRest, losses.RegressionLoss}
     # Made of the others, which tests of their own compare.
