@@ -113,9 +113,8 @@ def refitted(model, loss, train, queries, rows, weight=None):
     return np.column_stack([losses(everything != row) - before for row in rows])
 
 
-def agreement(predicted, actual):
-    slope = np.polyfit(predicted.ravel(), actual.ravel(), 1)[0]
-    return np.corrcoef(predicted.ravel(), actual.ravel())[0, 1], slope
+def relative_error(predicted, actual):
+    return np.abs(predicted - actual).max() / np.abs(actual).max()
 
 
 LR = lm.LogisticRegression
@@ -140,6 +139,10 @@ CASES = {
 }  # fmt: skip
 
 
+# L-BFGS and liblinear stop early on these, whatever their tolerance.
+LOOSE = {"diabetes huber": 1e-2, "breast cancer svc": 1e-5}
+
+
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 @pytest.mark.parametrize("name", CASES)
 def test_leave_one_out_effect_is_that_of_refitting(name, weighted):
@@ -150,11 +153,9 @@ def test_leave_one_out_effect_is_that_of_refitting(name, weighted):
     influence = ExactInfluence(model).fit(X, y, sample_weight=weight)
     predicted = influence.leave_one_out_effect(Xq, yq)
     top = np.argsort(-influence.self_influence())[:30]
-    for rows, least in ((rng.permutation(len(y))[:30], 0.999), (top, 0.99)):
+    for rows in (rng.permutation(len(y))[:30], top):
         actual = refitted(model, loss, (X, y), (Xq, yq), rows, weight)
-        pearson, slope = agreement(predicted[:, rows], actual)
-        assert pearson >= least
-        assert abs(slope - 1) <= 0.02
+        assert relative_error(predicted[:, rows], actual) < LOOSE.get(name, 1e-6)
 
 
 @pytest.mark.slow
@@ -173,12 +174,10 @@ def test_leave_one_out_effect_on_whole_data_sets(load, model, loss):
     predicted = influence.leave_one_out_effect(Xq, yq)
     random = np.random.default_rng(1).permutation(len(y))[:30]
     top = np.argsort(-influence.self_influence())[:30]
-    for rows, least in ((random, 0.999), (top, 0.99)):
-        pearson, slope = agreement(
-            predicted[:, rows], refitted(model, loss, (X, y), (Xq, yq), rows)
-        )
-        assert pearson >= least
-        assert abs(slope - 1) <= 0.02
+    # Some of the random rows are beyond the work that is spent on refining.
+    for rows, error in ((random, 1e-2), (top, 1e-6)):
+        actual = refitted(model, loss, (X, y), (Xq, yq), rows)
+        assert relative_error(predicted[:, rows], actual) < error
 
 
 def test_leaving_out_equals_influence_to_first_order():
@@ -188,7 +187,7 @@ def test_leaving_out_equals_influence_to_first_order():
     scores = influence.influence(X[:5], y[:5])
     effect = influence.leave_one_out_effect(X[:5], y[:5])
     first_order = -scores * weight / weight.sum()
-    assert agreement(first_order, effect)[0] > 0.999
+    assert relative_error(first_order, effect) < 0.1
     assert np.sign(first_order[np.abs(first_order) > 0.5]).tolist() == (
         np.sign(effect[np.abs(first_order) > 0.5]).tolist()
     )
