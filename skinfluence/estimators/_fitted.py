@@ -245,12 +245,22 @@ class FittedInfluence(
         Returns
         -------
         ndarray of shape (n_queries, n_train) or (n_train,)
-            Change of the loss, in units of the loss.
+            Change of the loss, in units of the loss. Where a row is the last of its class, the
+            refit is that of a linear model of the other classes, in which queries of the class
+            that is gone have an infinite loss; NaN if there is no such model. A network keeps
+            its outputs.
+
+        Raises
+        ------
+        ValueError
+            If no row can be left out: nothing, or one class alone, would be left.
 
         Warns
         -----
         NumericalWarning
-            If rows have a leverage near 1, so that no single step can foresee the refit.
+            Naming the rows without which there is no refit, or some queries have no finite loss,
+            or iterations did not converge, or whose leverage is near 1, so that no single step
+            can foresee the refit.
         """
         check_is_fitted(self)
         _check_reduce(reduce)
@@ -274,7 +284,14 @@ class FittedInfluence(
         Returns
         -------
         ndarray of shape (n_queries,)
-            Change of the loss; positive: dropping the rows raises it.
+            Change of the loss; positive: dropping the rows raises it. Infinite for queries of a
+            class that is left without rows, see `leave_one_out_effect`.
+
+        Raises
+        ------
+        ValueError
+            If the removal leaves nothing to fit, or a class without rows where no model of the
+            other classes is known.
         """
         check_is_fitted(self)
         features = self._features(X)

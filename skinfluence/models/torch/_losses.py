@@ -43,26 +43,33 @@ class CallableLoss(Loss):
         return losses
 
     def value(self, z, y):
-        flat = torch.as_tensor(np.reshape(z, (-1, z.shape[-1])))
-        y = np.tile(y, (len(flat) // len(y), 1))
+        flat, y = _flattened(z, y)
         return self._losses(flat, y).detach().numpy().reshape(z.shape[:-1])
 
     def _gradient(self, z, y):
-        z = torch.as_tensor(z).clone().requires_grad_()
-        total = self._losses(z, y).sum()
-        return z, torch.autograd.grad(total, z, create_graph=True)[0]
+        flat, y = _flattened(z, y)
+        flat = flat.clone().requires_grad_()
+        total = self._losses(flat, y).sum()
+        return flat, torch.autograd.grad(total, flat, create_graph=True)[0]
 
     def residual(self, z, y):
-        return self._gradient(z, y)[1].detach().numpy()
+        return self._gradient(z, y)[1].detach().numpy().reshape(z.shape)
 
     def hessian(self, z, y):
-        z, gradient = self._gradient(z, y)
+        flat, gradient = self._gradient(z, y)
+        k = z.shape[-1]
         if not gradient.requires_grad:
-            return np.zeros((*z.shape, z.shape[1]))
+            return np.zeros((*z.shape, k))
         columns = [
             torch.autograd.grad(
-                gradient[:, a].sum(), z, retain_graph=True, materialize_grads=True
+                gradient[:, a].sum(), flat, retain_graph=True, materialize_grads=True
             )[0]
-            for a in range(z.shape[1])
+            for a in range(k)
         ]
-        return torch.stack(columns, dim=1).numpy()
+        return torch.stack(columns, dim=1).numpy().reshape(*z.shape, k)
+
+
+def _flattened(z, y):
+    """Outputs of several models (..., n, k) as samples of one, and as many targets."""
+    flat = torch.as_tensor(np.reshape(z, (-1, z.shape[-1])))
+    return flat, np.tile(y, (len(flat) // len(y), 1))
