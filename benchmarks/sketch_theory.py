@@ -110,7 +110,7 @@ def real_problems():
         model.fit(X[train], y[train])
         exact = ExactInfluence(FrozenEstimator(model)).fit(X[train], y[train])
         objective = exact.linearisation_.objective
-        F = objective.factor_rows("hessian").moment(np.ones(len(train)))
+        F = objective.factor_rows("hessian").moment()
         penalty = objective.l2_penalty[0]
         values = np.clip(np.linalg.eigvalsh(F), 0, None)
         ridge = penalty + damping_for(values, penalty, dimension)

@@ -81,7 +81,7 @@ class DenseCurvature(Curvature):
         return leverages_by_whitening(self, rows, damping)
 
     def averaged(self, other):
-        if not isinstance(other, DenseCurvature):
+        if other.solver != self.solver:
             return None
         blocks = (self.blocks + other.blocks) / 2
         return DenseCurvature(self.index, blocks, self.penalty, self.describe)

@@ -68,7 +68,7 @@ class GramCurvature(Curvature):
         return self._written_out().whiten(rows, damping)
 
     def _written_out(self):
-        moment = self.rows.moment(np.ones(self.rows.n_samples))
+        moment = self.rows.moment()
         index = np.arange(len(moment))[None]
         return DenseCurvature(index, moment[None], self.penalty, self.describe)
 

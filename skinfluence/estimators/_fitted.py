@@ -68,9 +68,13 @@ class FittedInfluence(
 
     # Scores.
 
+    def _check_fitted(self):
+        check_is_fitted(self)
+        self.linearisation_.fitted_model.check_unchanged()
+
     def _features(self, X):
         """Queries as the objective reads them."""
-        check_is_fitted(self)
+        self._check_fitted()
         return self.linearisation_.read(check_queries(self, X, numeric=not reads_raw_data(self)))
 
     def _query_rows(self, X, y=None):
@@ -146,7 +150,7 @@ class FittedInfluence(
         ValueError
             If ``k`` exceeds the number of training rows, or ``by`` is unknown.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         if by not in ("harmful", "helpful", "absolute"):
             raise ValueError(f"by must be 'harmful', 'helpful' or 'absolute'. Got {by!r} instead.")
         if not isinstance(k, Integral) or not 1 <= k <= self.n_samples_:
@@ -178,7 +182,7 @@ class FittedInfluence(
         ndarray of shape (n_train,)
             ``g_p' H^{-1} g_p >= 0``: large for rows that the model fits against all others.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         return self.linearisation_.self_influence()
 
     def memorization(self):
@@ -201,7 +205,7 @@ class FittedInfluence(
         Kounavis, Dia and Ramazanli, *On Influence Functions, Classification Influence, Relative
         Influence, Memorization and Generalization*, Definition 6.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         return memorization(self.linearisation_.in_model_coordinates())
 
     def parameter_influence(self, indices=None):
@@ -218,7 +222,7 @@ class FittedInfluence(
             Derivative of the parameters with respect to the weight of each row, in the
             model's own layout: ``coef_`` row by row, then ``intercept_`` (then ``scale_``).
         """
-        check_is_fitted(self)
+        self._check_fitted()
         indices = check_indices(indices, self.n_samples_)
         return self.linearisation_.parameter_influence(indices)
 
@@ -262,7 +266,7 @@ class FittedInfluence(
             or iterations did not converge, or whose leverage is near 1, so that no single step
             can foresee the refit.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         _check_reduce(reduce)
         features = self._features(X)
         targets = self.linearisation_.targets(features, y)
@@ -293,7 +297,7 @@ class FittedInfluence(
             If the removal leaves nothing to fit, or a class without rows where no model of the
             other classes is known.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         features = self._features(X)
         targets = self.linearisation_.targets(features, y)
         rows = check_indices(indices, self.n_samples_)
@@ -332,7 +336,7 @@ class FittedInfluence(
         --------
         skinfluence.metrics.InfluenceScorer : Other measures, other numbers of refits.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         X = check_queries(self, X, numeric=not reads_raw_data(self))
         scorer = InfluenceScorer() if self.scoring is None else self.scoring
         return scorer(self, X, y)
@@ -355,13 +359,13 @@ class FittedInfluence(
         ndarray of shape (n_samples, n_components_)
             ``H^{-1/2}`` times the gradients.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         return self.linearisation_.whiten(self._query_rows(X, y))
 
     @property
     def effective_dimension_(self):
         """``tr(F H^{-1})``: how many directions the data, not the ridge, decide."""
-        check_is_fitted(self)
+        self._check_fitted()
         return self.linearisation_.effective_dimension()
 
     @property

@@ -10,6 +10,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
 
 from skinfluence._utils.sklearn_private import StrOptions, _fit_context, check_parameters
+from skinfluence._utils.validation import check_training_data
 from skinfluence.estimators._base import fit_model
 from skinfluence.estimators._sketched import SketchedInfluence
 from skinfluence.estimators._sketched_scores import SketchedScores
@@ -191,8 +192,8 @@ class SketchedInfluenceCV(SketchedScores):
             If the data are unfit, a size is no positive integer, or a score is not defined.
         """
         fitted_model = fit_model(self, X, y, sample_weight)
+        X, y = check_training_data(self, X, y, classifier=is_classifier(self.estimator))
         grid = self._grid(fitted_model)
-        X, y = fitted_model.X, fitted_model.y
         given = None if sample_weight is None else fitted_model.sample_weight
         splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         splits = list(splitter.split(X, y))

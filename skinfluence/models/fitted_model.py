@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 from sklearn.pipeline import Pipeline
 
+from skinfluence._utils.kept_rows import fingerprint_of, kept_rows
 from skinfluence._utils.validation import check_model_features
 from skinfluence.models.doors import objective
 from skinfluence.models.wrappers import unwrap
@@ -38,13 +39,23 @@ class FittedModel:
     """
 
     def __init__(self, given, fitted, X, y, sample_weight):
-        self.given, self.fitted, self.X = given, fitted, X
+        self.given, self.fitted = given, fitted
         unwrapped = unwrap(fitted)
         self.model, self.featurizers = unwrapped.model, unwrapped.featurizers
         self.target_steps = unwrapped.target_steps
-        self.features = self.featurize(X)
-        self.y = self.read_targets(np.asarray(y))
-        self.sample_weight = sample_weight
+        self.features, self._fingerprint = kept_rows(self.featurize(X), X)
+        self.y = self.read_targets(np.array(y))
+        self.sample_weight = np.array(sample_weight)
+
+    def check_unchanged(self):
+        """Raise a ValueError if the user's array has changed since the model was fitted."""
+        if self._fingerprint is None or fingerprint_of(self.features) == self._fingerprint:
+            return
+        raise ValueError(
+            "The training rows have changed since fit, and are too large to be copied by it: "
+            "influence would mix old numbers with new ones. Fit again, or give fit a copy of "
+            "the rows."
+        )
 
     def featurize(self, X):
         """Rows as the model sees them.

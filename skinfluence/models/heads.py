@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skinfluence.models.linear_objective import LinearObjective
-from skinfluence.models.losses import SoftmaxLoss, SoftmaxScores
+from skinfluence.models.losses import SoftmaxLoss
 from skinfluence.models.registry import objective
 
 
@@ -120,7 +120,7 @@ def head(model, X, y, sample_weight, name="auto"):
         If no layer has that name, or it is not the last one.
     """
     full = objective(model, X, y, sample_weight)
-    if not isinstance(full, LinearObjective):
+    if not full.is_linear:
         raise TypeError(
             f"{type(model).__name__} has no linear head that is known. Supported: linear models, "
             "perceptrons, TorchModel and skorch nets with a last linear layer. Register a "
@@ -178,7 +178,7 @@ def linear_head(full, featurize, weight, bias, penalty):
     loss, expand = full.loss, None
     ridge = penalty[: weight.size].reshape(weight.shape)[:, 0]
     intercept_ridge = penalty[-1] if len(bias) else 0.0
-    if isinstance(loss, SoftmaxScores):
+    if loss.ignores_shifts:
         # A constant that is added to all scores changes nothing: leave it out, so that the
         # Hessian is not singular.
         loss = SoftmaxLoss(len(weight))

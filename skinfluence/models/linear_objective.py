@@ -39,6 +39,8 @@ class LinearObjective(Objective):
         Passed on to Objective.
     """
 
+    is_linear = True
+
     def __init__(
         self,
         *,
@@ -275,7 +277,7 @@ def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=
     if sparse:
         warn_of_active_set(model, weights)
         penalties["lasso"] = lasso
-    if isinstance(loss, SoftmaxLoss):
+    if loss.has_contrasts:
         contrasts = loss.contrasts
         if sparse:
             # The active set is one of classes, not of their contrasts.

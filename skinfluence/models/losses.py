@@ -29,6 +29,9 @@ class Loss(ABC):
     separable = True
     quadratic = False
 
+    # Whether outputs are contrasts of the scores of the classes.
+    has_contrasts = False
+
     # Whether adding a constant to all outputs changes nothing.
     ignores_shifts = False
 
@@ -372,6 +375,7 @@ class SoftmaxLoss(ClassificationLoss):
     """
 
     separable = False
+    has_contrasts = True
 
     def __init__(self, n_classes, contrasts=None):
         self.contrasts = helmert(n_classes).T if contrasts is None else contrasts

@@ -239,7 +239,7 @@ class Objective(ABC):
             F on these coordinates; it is 0 between blocks.
         """
         rows = self.factor_rows(curvature)
-        moment = rows.moment(np.ones(rows.n_samples))
+        moment = rows.moment()
         return np.arange(len(moment))[None], moment[None]
 
     def restricted(self, weight):
@@ -281,6 +281,9 @@ class Objective(ABC):
     def strictly_convex(self):
         """Whether the model's own penalty makes the objective strictly convex."""
         return False
+
+    # Whether outputs are linear in the features, with coordinates ``[W.ravel(), b]``.
+    is_linear = False
 
     # Whether the curvature may be indefinite or nearly flat in directions that the data hardly
     # determine, as that of a network is.

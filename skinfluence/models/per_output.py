@@ -102,7 +102,7 @@ def _part(model, member, X, y, sample_weight):
         # The sum warns for all of them.
         warnings.filterwarnings("ignore", ".*L1 penalty", UserWarning)
         part = objective(unwrapped.model, X, y, sample_weight)
-    if not isinstance(part, LinearObjective) or part.targets.shape[1] != 1:
+    if not part.is_linear or part.targets.shape[1] != 1:
         _refuse(model, unwrapped.model, "is not linear with one output")
     if not part.loss.separable:
         _refuse(model, unwrapped.model, "has more parameters than those of its output")

@@ -63,7 +63,7 @@ def decorrelated(objective):
         intercepts[objective.intercept_outputs == output] += row @ centre
     weights = weights if basis is None else weights @ basis
     loss = objective.loss
-    if isinstance(loss, SoftmaxLoss):
+    if loss.has_contrasts:
         second = loss.hessian(objective.training_outputs, objective.targets)
         _, turn = eigh(np.einsum("n,nab->ab", objective.weight, second))
         loss = SoftmaxLoss(len(loss.contrasts), contrasts=loss.contrasts @ turn)

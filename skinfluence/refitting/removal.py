@@ -163,8 +163,8 @@ def _worth_refining(linearisation, removals, steps, refused):
     if not _is_sum_of_rows(linearisation):
         return np.arange(0)
     required = ~removals.has_newton_step & ~refused
-    if linearisation.objective.loss.quadratic and not steps.reweighting.any():
-        # A quadratic that loses rows is at its minimum after one step.
+    if _is_quadratic(linearisation) and not steps.reweighting.any():
+        # A quadratic that loses rows is at its minimum after one step with its own curvature.
         return np.flatnonzero(required)
     n_samples, k = linearisation.objective.training_outputs.shape
     # A refinement takes about ten products with the Jacobian and its transpose, and as many
@@ -175,6 +175,13 @@ def _worth_refining(linearisation, removals, steps, refused):
     order = np.argsort(-length, kind="stable")[: int(np.ceil(REFINING / work))]
     required[order[length[order] > 0]] = True
     return np.flatnonzero(required)
+
+
+def _is_quadratic(linearisation):
+    """Whether the curvature is that of a quadratic, with all its rows."""
+    curvature = linearisation.curvature
+    is_own = curvature.solver is not None and curvature.row_weight is None
+    return linearisation.objective.loss.quadratic and is_own
 
 
 def _refine(linearisation, removals, steps, chosen):

@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight
 from skinfluence._utils.arrays import booleans, require_shape
 from skinfluence._utils.sklearn_private import Interval, validate_params
 from skinfluence._utils.warnings import warn_user
-from skinfluence.models import FittedModel, LinearObjective, fit_arguments
+from skinfluence.models import FittedModel, fit_arguments
 from skinfluence.refitting.closed_form import ClosedForm
 from skinfluence.refitting.fingerprints import NoFingerprintError, fingerprint, versions
 from skinfluence.refitting.loss_cache import is_entry, loss_store, no_store
@@ -217,7 +217,7 @@ class Retraining:
     def in_closed_form(self):
         """Whether refits are steps on the objective, instead of fits of clones."""
         objective = self.objective
-        if not isinstance(objective, LinearObjective) or objective.active is not None:
+        if objective is None or not objective.is_linear or objective.active is not None:
             return False
         # Without a penalty the estimator's own rule decides between equal minima.
         return objective.strictly_convex

@@ -135,13 +135,11 @@ class Rows(ABC):
         """``vectors @ C'C`` for these rows C and an array (m, n_columns)."""
         return self.dotted_by(vectors) @ self
 
-    def moment(self, weight):
-        """``sum_i weight_i sum_j row_ij row_ij'`` for weights (n_samples,) >= 0."""
+    def moment(self):
+        """``C'C`` of the matrix C of the rows, (n_columns, n_columns)."""
         total = np.zeros((self.n_columns, self.n_columns))
-        root = np.sqrt(weight)
-        for batch in self.batches():
-            rows = self[batch].toarray()
-            rows *= np.repeat(root[batch], self.rows_per_sample)[:, None]
+        for part in self._parts():
+            rows = part.toarray()
             total += rows.T @ rows
         return total
 

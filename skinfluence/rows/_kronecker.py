@@ -178,27 +178,14 @@ class KroneckerRows(Rows):
             return super().dotted_by(vectors, out)
         return into(out, (self @ np.ascontiguousarray(vectors.T)).T)
 
-    def moment(self, weight):
-        if self.residual.shape[2] == 1:
-            return outer_moment(
-                self.activation,
-                *(
-                    np.einsum("n,nsa,nsb->nab", weight, a, b)
-                    for a, b in (
-                        (self.residual, self.residual),
-                        (self.residual, self.intercept_columns),
-                        (self.intercept_columns, self.intercept_columns),
-                    )
-                ),
-            )
-        root = np.sqrt(weight)[:, None, None]
-        residual, intercept_columns = self.residual * root, self.intercept_columns * root
-        transposed = residual.transpose(0, 2, 1)
+    def moment(self):
+        residual = self.residual.transpose(0, 2, 1)
+        intercepts = self.intercept_columns.transpose(0, 2, 1)
         return outer_moment(
             self.activation,
-            transposed @ residual,
-            transposed @ intercept_columns,
-            intercept_columns.transpose(0, 2, 1) @ intercept_columns,
+            residual @ self.residual,
+            residual @ self.intercept_columns,
+            intercepts @ self.intercept_columns,
         )
 
     def column_squares(self):

@@ -69,8 +69,8 @@ class StreamedRows(Rows):
             out[:, self.row_slice(batch)] = self[batch].dotted_by(vectors)
         return out
 
-    def moment(self, weight):
-        return sum(self[batch].moment(weight[batch]) for batch in self.batches())
+    def moment(self):
+        return sum(part.moment() for part in self._parts())
 
     def squared_norms(self):
         return np.concatenate([part.squared_norms() for part in self._parts()])

@@ -128,7 +128,7 @@ def moments(rows, weight, shared="expand"):
 
 def _moments_of(block, weight, shared):
     if not block.is_layer:
-        return DenseMoment(block.moment(np.ones(block.n_samples)))
+        return DenseMoment(block.moment())
     residual, inputs = factors(block)
     n_samples, s, t, c = residual.shape
     if shared == "reduce":

@@ -72,7 +72,7 @@ def _feature_spectrum(projection):
     features = projection.plan.features
     n_samples, d = features.shape
     if d <= MAX_EXACT:
-        return np.linalg.eigvalsh(features.moment(np.ones(n_samples)))
+        return np.linalg.eigvalsh(features.moment())
     if n_samples <= MAX_EXACT:
         return np.linalg.eigvalsh(features.inner(features))
     return feature_eigenvalues(projection.plan, projection.feature_sketch)

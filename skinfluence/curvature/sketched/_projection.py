@@ -71,7 +71,7 @@ class Projection(Space):
         moment = np.zeros((self.sketch.size, self.sketch.size))
         for part in parts:
             projected = self._scaled(factor_rows[part]) @ self.sketch
-            moment += projected.moment(np.ones(projected.n_samples))
+            moment += projected.moment()
         return moment
 
     def _scaled(self, rows):

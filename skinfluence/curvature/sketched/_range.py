@@ -108,7 +108,7 @@ class _Span:
         if min(n_rows, n_columns) > MAX_EIGENBASIS:
             self.project = self._by_iteration
         elif n_columns <= n_rows:
-            self._basis, _ = _range(rows.moment(np.ones(rows.n_samples)))
+            self._basis, _ = _range(rows.moment())
             self.project = self._by_basis
         else:
             basis, values = _range(rows.inner(rows))

@@ -194,7 +194,7 @@ def _needed(plan, sketch, eps, delta):
 def feature_eigenvalues(plan, sketch):
     """Eigenvalues of the sketched second moment of the features."""
     projected = plan.features @ sketch
-    return np.linalg.eigvalsh(projected.moment(np.ones(projected.n_samples)))
+    return np.linalg.eigvalsh(projected.moment())
 
 
 def feature_ridge(plan):
