@@ -15,7 +15,7 @@ from sklearn.utils.validation import (
 from skinfluence._utils.sklearn_private import _check_feature_names, _check_n_features
 
 # Sums of squares of such values are still finite.
-LARGEST = 1e145
+LARGEST = 1e151
 
 # Rows are read as they are, and cast to float64 one batch at a time.
 # Networks read samples of more than one axis; models that do not say so in their fit.

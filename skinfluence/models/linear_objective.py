@@ -10,7 +10,7 @@ from skinfluence._utils.batching import batches
 from skinfluence._utils.warnings import warn_user
 from skinfluence.models.losses import SoftmaxLoss
 from skinfluence.models.objectives import ROUNDING, Objective, select
-from skinfluence.rows import Centring, KroneckerRows, outer_moment
+from skinfluence.rows import Centring, KroneckerRows, far_from_0, outer_moment
 
 
 class LinearObjective(Objective):
@@ -95,10 +95,16 @@ class LinearObjective(Objective):
         covered = set(self.feature_outputs) <= set(self.intercept_outputs)
         if damping > 0 or not covered or self._intercepts_are_penalised:
             return self
+        weight = self._weight_of_centre()
+        # With fewer rows than parameters, what intercepts share with features loses the digits
+        # that a small penalty needs.
+        fewer = self.training_outputs.size < len(self.theta)
+        if not (fewer or far_from_0(self.features, weight)):
+            return self
         part = copy(self)
         part.__dict__.pop("training_outputs", None)
         part.original, part.stationarity = self, self.stationarity
-        part.centring = Centring(self.features, self._weight_of_centre())
+        part.centring = Centring(self.features, weight)
         part.features = part.centring(self.features)
         part.intercepts = self.intercepts + self._shift_of(self.weights, part.centring.centre)
         if len(self.intercepts):

@@ -10,7 +10,7 @@ Conventions
 
 from skinfluence.rows._base import DenseRows, Rows, WrappedRows
 from skinfluence.rows._composed import BlockRows, CombinedRows, SelectedRows
-from skinfluence.rows._features import CentredFeatures, Centring
+from skinfluence.rows._features import CentredFeatures, Centring, far_from_0
 from skinfluence.rows._kronecker import KroneckerRows, outer_moment, weighted_gram
 from skinfluence.rows._shared import SharedRows
 from skinfluence.rows._streamed import StreamedRows
@@ -27,6 +27,7 @@ __all__ = [
     "SharedRows",
     "StreamedRows",
     "WrappedRows",
+    "far_from_0",
     "outer_moment",
     "weighted_gram",
 ]

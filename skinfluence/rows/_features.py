@@ -10,6 +10,10 @@ import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
 
+# Distance of a mean from 0, in standard deviations, up to which products lose fewer than three of
+# sixteen digits.
+FAR = 30.0
+
 
 class CentredFeatures:
     """Features ``x_i - centre``.
@@ -155,6 +159,29 @@ class Centring:
         n, k = block.shape
         own = (block.ravel(), np.tile(columns, n), np.arange(n + 1) * k)
         return sp.csr_matrix(rest + sp.csr_matrix(own, shape=features.shape))
+
+
+def far_from_0(features, weight):
+    """Whether the mean of some column is so far from 0 that products lose digits.
+
+    Parameters
+    ----------
+    features : {array, CSR matrix} of shape (n_samples, d)
+        Features.
+    weight : ndarray of shape (n_samples,)
+        Weights of the samples, non-negative and not all 0.
+    """
+    share = weight / weight.sum()
+    if sp.issparse(features):
+        mean, square = features.T @ share, features.multiply(features).T @ share
+    else:
+        mean, square = np.zeros((2, features.shape[1]))
+        for batch in batches(len(features), 16 * features.shape[1]):
+            part = np.asarray(features[batch], dtype=np.float64)
+            mean += share[batch] @ part
+            square += np.einsum("n,nd,nd->d", share[batch], part, part)
+    # E x^2 = mean^2 + spread^2, without a difference that could be rounding alone.
+    return bool((mean**2 > square * FAR**2 / (1 + FAR**2)).any())
 
 
 def _mean_and_spread(features, share):
