@@ -16,15 +16,26 @@ import numpy as np
 from scipy.linalg import cholesky, eigh, solve_triangular
 from scipy.linalg.lapack import dlange, dpocon
 
+from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature._base import Curvature
-from skinfluence.curvature._dense import DenseCurvature, check_definite, factor_of, numbered
+from skinfluence.curvature._dense import (
+    TELLING_ERROR,
+    DenseCurvature,
+    check_definite,
+    factor_of,
+    numbered,
+)
 from skinfluence.curvature._eigenbasis import Eigenbasis, OutsideBasis
+from skinfluence.exceptions import NumericalWarning
 from skinfluence.rows import CombinedRows, DenseRows, Rows
 
 EPS = np.finfo(np.float64).eps
 
 # Relative error that a difference may have.
 ACCURATE = 1e-10
+
+# Up to so many columns, F may be written out where its rows are too uneven.
+WRITTEN_OUT = 4096
 
 # Share of the squared length of a row outside a span that is rounding.
 OUTSIDE = 1e-7
@@ -54,11 +65,27 @@ class GramCurvature(Curvature):
     def _factorised(self, damping):
         if self._state[0] != damping:
             ridge = self.penalty + damping
-            gram = _CholeskyGram(self.rows, ridge)
-            if EPS / gram.rcond > ACCURATE:
-                gram = _SpectralGram(self.rows, ridge)
-            self._state = (damping, _Bordered(gram, ridge, self.describe))
+            self._state = (damping, self._solver(ridge, damping))
         return self._state[1]
+
+    def _solver(self, ridge, damping):
+        """What solves rows without a loss of digits."""
+        gram = _CholeskyGram(self.rows, ridge)
+        if EPS / gram.rcond <= ACCURATE:
+            return _Bordered(gram, ridge, self.describe)
+        gram = _SpectralGram(self.rows, ridge)
+        if gram.error <= TELLING_ERROR:
+            return _Bordered(gram, ridge, self.describe)
+        if len(ridge) <= WRITTEN_OUT:
+            # A matrix of columns can be scaled, one of rows cannot.
+            return _WrittenOut(self._written_out(), damping)
+        warn_user(
+            "The columns of the gradients differ so much in scale that their inner products are "
+            f"known to a relative error of about {gram.error:.0e} only. Scale the features, for "
+            "example by StandardScaler in a Pipeline, or use damping > 0.",
+            NumericalWarning,
+        )
+        return _Bordered(gram, ridge, self.describe)
 
     def solve(self, rows, damping):
         return self._factorised(damping).solve(rows)
@@ -93,6 +120,17 @@ class GramCurvature(Curvature):
     def effective_dimension(self, damping):
         # tr(F H^-1) is the sum of the leverages of the factor rows.
         return float(np.einsum("iss->", self.leverages(self.rows, damping)))
+
+
+class _WrittenOut:
+    """H as a matrix, at one damping."""
+
+    def __init__(self, curvature, damping):
+        self.curvature = curvature
+        self.damping = damping
+
+    def solve(self, rows):
+        return self.curvature.solve(rows, self.damping)
 
 
 class _CholeskyGram:
@@ -138,6 +176,8 @@ class _SpectralGram:
         self.root = np.sqrt(1.0 + values)
         self.span = _SpanRows(rows, self.inverse, self.vectors[:, kept], np.sqrt(values[kept]))
         self._kept = kept
+        # What the rounding of the largest eigenvalue does to the smallest.
+        self.error = EPS * values[-1] / (1.0 + values[kept].min(initial=values[-1]))
 
     def half(self, right):
         return (self.vectors.T @ right) / self.root[:, None]
