@@ -34,7 +34,6 @@ LR = lm.LogisticRegression
 
 @parametrize_with_checks(
     [
-        ExactInfluence(LR()),
         ExactInfluence(lm.Ridge()),
         ExactInfluence(LR(), curvature="empirical_fisher", damping=0.1),
     ]

@@ -246,3 +246,23 @@ def test_an_empty_grid_is_an_error(settings):
 def test_a_size_that_is_none_is_an_error():
     with pytest.raises(ValueError, match="'sketch_size' parameter of SketchedInfluence"):
         SketchedInfluenceCV(MODEL, sketch_sizes=[0], dampings=[0.1], cv=2).fit(*cancer())
+
+
+class Scores(BaseEstimator):
+    """NaN for every damping but the good ones."""
+
+    def __init__(self, good=()):
+        self.good = good
+
+    def __call__(self, estimator, X, y):
+        return 1.0 - estimator.damping if estimator.damping in self.good else np.nan
+
+
+def test_a_score_of_nan_is_never_the_best():
+    X, y = cancer()
+    search = SketchedInfluenceCV(MODEL, sketch_sizes=[4], dampings=[0.0, 0.1, 1.0], cv=FOLDS)
+    search.set_params(scoring=Scores(good=(0.1, 1.0))).fit(X, y)
+    assert search.best_params_["damping"] == 0.1
+    assert_array_equal(search.cv_results_["rank_test_score"], [3, 1, 2])
+    with pytest.raises(ValueError, match="All candidates have the score NaN"):
+        search.set_params(scoring=Scores()).fit(X, y)

@@ -9,17 +9,11 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRe
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import ExactInfluence, RelativeHessianInfluence
 from skinfluence.estimators import LepComparison, LepConditions, SamplingOrder, row_sums
 from skinfluence.rows import DenseRows
 from tests.helpers import assert_close, digits, spd
-
-
-@parametrize_with_checks([RelativeHessianInfluence(LogisticRegression())])
-def test_estimator_follows_the_rules_of_scikit_learn(estimator, check):
-    check(estimator)
 
 
 def make_data(n_samples=3000, n_classes=2, seed=0):
@@ -405,3 +399,15 @@ def test_rows_outside_of_the_subset_have_no_leverage_in_it():
     assert_close(found[:, outside], expected[:, outside], 1e-6)
     whole = RelativeHessianInfluence(model, subset_size=300, random_state=0).fit(X, y)
     assert_close(whole.leave_one_out_effect(Xq, yq), expected, 1e-8)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.filterwarnings("ignore:The Hessian of the network")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_subsets_of_a_network_give_a_curvature_that_is_definite(seed):
+    X, y = digits(4)
+    network = MLPClassifier((8,), max_iter=30, random_state=seed)
+    influence = RelativeHessianInfluence(network, subset_size=0.5, random_state=seed)
+    influence.fit(X[:200], y[:200])
+    assert np.isfinite(influence.influence(X[:5], y[:5])).all()
+    assert np.isfinite(influence.self_influence()).all()

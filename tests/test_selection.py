@@ -73,10 +73,8 @@ def random_rotation(size, rng):
 @pytest.mark.filterwarnings("ignore:LogisticRegression has not converged on these rows")
 @parametrize_with_checks(
     [
-        MemorizationSelector(random_state=0),
         MemorizationSelector(ExactInfluence(Ridge()), keep="generalizable"),
         MemorizationSelector(ExactInfluence(Ridge()), criterion="sign", random_state=0),
-        FilteredEstimator(LogisticRegression(), MemorizationSelector(random_state=0)),
         FilteredEstimator(Ridge(), MemorizationSelector(random_state=0)),
     ]
 )

@@ -3,7 +3,6 @@
 import numpy as np
 from scipy.linalg import eigh
 
-from skinfluence._utils.arrays import with_fixed_signs
 from skinfluence._utils.batching import batches
 from skinfluence.curvature.kronecker._factors import (
     columns_of,
@@ -15,14 +14,28 @@ from skinfluence.rows import DenseRows
 
 
 class KroneckerBasis:
-    """Eigenbasis ``Q_A (x) Q_E`` of a layer, and the curvature's values in it."""
+    """Eigenbasis ``Q_A (x) Q_E`` of a layer, and the curvature's values in it.
 
-    def __init__(self, moments):
+    Parameters
+    ----------
+    moments : LayerMoments
+        Moments of the layer.
+    penalty : ndarray of shape (n_columns,)
+        The model's own penalty on its columns.
+    """
+
+    def __init__(self, moments, penalty):
         self.has_bias = moments.has_bias
         self.shape = moments.shape
-        alpha, self.inputs = signed_eigh(moments.inputs)
-        gamma, self.outputs = signed_eigh(moments.outputs)
+        penalty = self._as_matrix(penalty)
+        alpha, self.inputs = _eigenpairs(moments.inputs, penalty.mean(axis=0))
+        gamma, self.outputs = _eigenpairs(moments.outputs, penalty.mean(axis=1))
         self.values = np.clip(gamma, 0, None)[:, None] * np.clip(alpha, 0, None)
+        # The diagonal of the penalty in the basis, exact where it is constant.
+        self.ridge = (self.outputs**2).T @ penalty @ self.inputs**2
+
+    def _as_matrix(self, column):
+        return matrix_of(column[None], self.shape, self.has_bias)[0]
 
     def rotated(self, block):
         """Gradients in the basis, (n_rows, c, d), from a block of rows."""
@@ -66,18 +79,22 @@ class KroneckerBasis:
             total += np.einsum("nscd,nscd->cd", rotated, rotated)
         return total
 
-    def ridge(self, penalty):
-        """Diagonal of the penalty in the basis, exact where it is constant, (c, d)."""
-        penalty = matrix_of(penalty[None], self.shape, self.has_bias)[0]
-        return (self.outputs**2).T @ penalty @ self.inputs**2
-
 
 class DenseBasis:
-    """Eigenbasis of a block of parameters that are no linear layer."""
+    """Eigenbasis of a block of parameters that are no linear layer.
 
-    def __init__(self, moment):
-        values, self.vectors = signed_eigh(moment)
+    Parameters
+    ----------
+    moments : DenseMoment
+        Moment of the block.
+    penalty : ndarray of shape (n_columns,)
+        The model's own penalty on its columns.
+    """
+
+    def __init__(self, moments, penalty):
+        values, self.vectors = _eigenpairs(moments.matrix, penalty)
         self.values = np.clip(values, 0, None)
+        self.ridge = (self.vectors**2).T @ penalty
 
     def rotated(self, block):
         """Rows in the basis, (n_rows, p)."""
@@ -99,12 +116,15 @@ class DenseBasis:
         """Sum over the rows of their squares in the basis, (p,)."""
         return np.einsum("np,np->p", *2 * [self.rotated(block)])
 
-    def ridge(self, penalty):
-        """Diagonal of the penalty in the basis, (p,)."""
-        return (self.vectors**2).T @ penalty
 
+def _eigenpairs(moment, penalty):
+    """Eigenpairs of a moment and, where it vanishes, those of the penalty (n,) inside.
 
-def signed_eigh(moment):
-    """Eigenvalues, and eigenvectors whose signs do not change between fits."""
+    A basis of a null space is arbitrary, and the diagonal of a penalty depends on it.
+    """
     values, vectors = eigh(moment)
-    return values, with_fixed_signs(vectors)
+    null = values <= np.finfo(np.float64).eps * len(values) * values[-1]
+    if null.any() and np.ptp(penalty):
+        inside = vectors[:, null]
+        vectors[:, null] = inside @ eigh(inside.T @ (penalty[:, None] * inside))[1]
+    return values, vectors

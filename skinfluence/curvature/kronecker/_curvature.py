@@ -4,7 +4,6 @@ import numpy as np
 
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature import Curvature
-from skinfluence.curvature._base import leverages_by_whitening
 from skinfluence.curvature._eigenbasis import Eigenbasis
 from skinfluence.curvature.kronecker._bases import DenseBasis, KroneckerBasis
 from skinfluence.curvature.kronecker._factors import block_batches
@@ -86,15 +85,13 @@ class KroneckerCurvature(Curvature):
     """
 
     def __init__(self, rows, layers, penalty, correction):
+        self._edges = np.cumsum([np.prod(layer.shape) for layer in layers])[:-1]
         self.bases = [
-            KroneckerBasis(layer) if layer.is_layer else DenseBasis(layer.matrix)
-            for layer in layers
+            (KroneckerBasis if layer.is_layer else DenseBasis)(layer, own)
+            for layer, own in zip(layers, np.split(penalty, self._edges), strict=True)
         ]
-        self._edges = np.cumsum([basis.values.size for basis in self.bases])[:-1]
         if correction:
             self._correct(rows)
-        parts = self._split(np.asarray(penalty)[None])
-        self._ridges = [b.ridge(p[0]) for b, p in zip(self.bases, parts, strict=True)]
         self._warned = False
 
     def _correct(self, rows):
@@ -110,10 +107,7 @@ class KroneckerCurvature(Curvature):
 
     def _totals(self, damping):
         """Eigenvalues of H in every block, and up to where they count as 0."""
-        totals = [
-            basis.values + ridge + damping
-            for basis, ridge in zip(self.bases, self._ridges, strict=True)
-        ]
+        totals = [basis.values + basis.ridge + damping for basis in self.bases]
         largest = max(total.max() for total in totals)
         return totals, np.finfo(np.float64).eps * max(map(np.size, totals)) * largest
 
@@ -150,16 +144,25 @@ class KroneckerCurvature(Curvature):
         return RotatedRows(self.bases, solved, rows.rows_per_sample)
 
     def whiten(self, rows, damping):
+        # The symmetric root: the only one that no choice of eigenvectors moves.
         out = np.empty(rows.shape)
-        factor_rows = [np.sqrt(inverse) for inverse in self._inverses(damping)]
+        roots = [np.sqrt(inverse) for inverse in self._inverses(damping)]
         for batch in rows.batches():
-            parts = zip(self._rotated(rows[batch]), factor_rows, strict=True)
-            white = [(part * root).reshape(len(part), -1) for part, root in parts]
-            out[rows.row_slice(batch)] = np.hstack(white)
+            pairs = zip(self._rotated(rows[batch]), roots, strict=True)
+            white = [part * root for part, root in pairs]
+            white = RotatedRows(self.bases, white, rows.rows_per_sample)
+            out[rows.row_slice(batch)] = white.toarray()
         return out
 
     def leverages(self, rows, damping):
-        return leverages_by_whitening(self, rows, damping)
+        inverses = self._inverses(damping)
+        s = rows.rows_per_sample
+        out = np.zeros((rows.n_samples, s, s))
+        for batch in rows.batches():
+            for part, inverse in zip(self._rotated(rows[batch]), inverses, strict=True):
+                part = part.reshape(-1, s, inverse.size)
+                out[batch] += (part * inverse.ravel()) @ part.transpose(0, 2, 1)
+        return out
 
     def effective_dimension(self, damping):
         pairs = zip(self.bases, self._inverses(damping), strict=True)

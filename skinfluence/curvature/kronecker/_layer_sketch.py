@@ -3,10 +3,11 @@
 from numbers import Integral
 
 import numpy as np
+from scipy.linalg import eigh
 from sklearn.utils import Bunch
 
+from skinfluence._utils.arrays import with_fixed_signs
 from skinfluence.curvature._space import Space
-from skinfluence.curvature.kronecker._bases import signed_eigh
 from skinfluence.curvature.kronecker._factors import (
     block_batches,
     columns_of,
@@ -157,7 +158,8 @@ def draw_layer_sketch(layer, sizes, kind, random_state):
     pair = []
     for moment, size in zip((layer.inputs, layer.outputs), sizes, strict=True):
         if kind == "nystrom":
-            pair.append(signed_eigh(moment)[1][:, ::-1][:, :size].T)
+            leading = eigh(moment)[1][:, ::-1][:, :size]
+            pair.append(with_fixed_signs(leading).T)
         else:
             pair.append(random_state.standard_normal((size, len(moment))) / np.sqrt(size))
     return LayerSketch(*pair, layer.has_bias)
