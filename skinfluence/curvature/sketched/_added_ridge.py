@@ -1,9 +1,9 @@
 """The ridge that a sketch adds, and the effective dimension behind a sketched spectrum.
 
-A random sketch shrinks: its resolvent with the ridge ``l`` behaves like the exact one with
-the ridge ``mu = m / tr((P F P' + l I)^{-1})``, which is larger [1]_. A sketch that takes a share
-``a`` of the rows of an orthogonal matrix adds less, ``a l + (1 - a) m / tr(...)``, the law of a
-free compression.
+A random sketch shrinks: its resolvent with the ridge ``l`` behaves like the exact resolvent with
+the larger ridge ``mu = m / tr((P F P' + l I)^{-1})`` [1]_. A sketch that takes a share ``a`` of
+the rows of an orthogonal matrix adds less, ``a l + (1 - a) m / tr(...)``, by the law of a free
+compression.
 
 References
 ----------

@@ -1,4 +1,4 @@
-"""What a sketch makes of rows and of their curvature."""
+"""Sketched rows, and the curvature in the space of the sketch."""
 
 from functools import cached_property
 
@@ -90,12 +90,12 @@ class Projection(Space):
 
     @property
     def sketched_size(self):
-        """Columns in the coordinates of the sketch that are not kept as they are."""
+        """Number of sketched columns in the coordinates of the sketch."""
         return self.sketch.size - self.plan.n_unsketched
 
     @property
     def _full_penalty(self):
-        """Penalty on all columns, as they are scaled."""
+        """Penalty on all columns, after they are scaled."""
         plan = self.plan
         if self.scale is None:
             return plan.penalty
@@ -122,7 +122,7 @@ class Projection(Space):
         return SpectralCurvature(self.moment, penalty)
 
     def complement_curvature(self, *, with_curvature=True):
-        """Curvature with the ridge, and maybe one number for F, outside of the basis."""
+        """Curvature with the ridge, and maybe one number for F, outside the basis."""
         plan, reduced = self.plan, self.reduced_penalty
         factor_rows = self._scaled(plan.factor_rows)
         inside = SpectralCurvature(self.moment, reduced)
@@ -157,7 +157,7 @@ class Projection(Space):
         return ridge
 
     def _effective_moment(self):
-        """F on the sketched coordinates once the unsketched ones are solved for."""
+        """F on the sketched coordinates once the unsketched coordinates are eliminated."""
         size = self.sketched_size
         inner, edge = self.moment[:size, :size], self.moment[:size, size:]
         corner = self.moment[size:, size:] + np.diag(
