@@ -1,4 +1,4 @@
-"""Models of scikit-learn around others that have no objective of their own."""
+"""Wrappers of scikit-learn without an objective of their own, each refused with the reason."""
 
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import (
