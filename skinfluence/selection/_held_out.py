@@ -3,7 +3,7 @@
 Held-out labels may be as wrong as training labels, and then the mean loss is no judge: at the
 minimum, few wrong labels with large gradients balance the many right ones. So a held-out row
 counts with the bounded loss ``1 - exp(-l)``, which for a log loss ``l`` is the probability of an
-error. Its gradient is ``exp(-l)`` times the gradient of ``l``, and almost 0 where the model is sure
+error. Its gradient is ``exp(-l)`` times the gradient of ``l``, almost 0 where the model is sure
 that the label is wrong.
 """
 

@@ -73,7 +73,7 @@ class NystromSketch(Sketch):
         for _ in range(n_power_iterations):
             basis = np.linalg.qr(_adjoint(data, np.asarray(data @ basis)))[0]
         image = _adjoint(data, np.asarray(data @ basis))
-        # The leading left singular vectors of the image G Q approximate the leading eigenvectors of
+        # The leading left singular vectors of G Q approximate the leading eigenvectors of
         # the Gram matrix G, without another pass over the data.
         return cls(_leading_by_svd(image, size), seed)
 
