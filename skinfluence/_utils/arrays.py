@@ -31,7 +31,7 @@ def require_shape(values, name, shape, meaning):
     if values.shape != shape:
         raise ValueError(
             f"{name} must have the shape {meaning} = {shape}, got {values.shape}. Its "
-            "axes must stand for the same things in the same order as those of the "
+            "axes must stand for the same things in the same order as the axes of the "
             "other arrays: select rows, or transpose."
         )
 
@@ -72,7 +72,7 @@ def correlation(left, right):
 
 
 def with_fixed_signs(vectors):
-    """Columns turned so that the entry of largest size is positive.
+    """Columns times -1 or 1, so that the entry of largest size is positive.
 
     An eigenvector is known up to its sign, and a library may choose another sign for each fit.
     """

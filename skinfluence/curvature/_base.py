@@ -1,4 +1,4 @@
-"""What all curvatures share."""
+"""The base class of all curvatures."""
 
 from abc import ABC, abstractmethod
 

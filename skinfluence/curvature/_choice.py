@@ -25,7 +25,7 @@ def choose_curvature(objective, curvature, damping):
     Parameters
     ----------
     objective : Objective
-        What was minimised.
+        Objective of the fitted model.
     curvature : {"hessian", "ggn", "empirical_fisher"}
         The requested curvature.
     damping : float
@@ -76,7 +76,7 @@ def choose_solver(objective, curvature, solver, damping=0.0):
     Parameters
     ----------
     objective : Objective
-        What was minimised.
+        Objective of the fitted model.
     curvature : {"hessian", "ggn", "empirical_fisher"}
         Which curvature.
     solver : {"auto", "direct", "gram", "cg", "lissa"}
@@ -103,7 +103,7 @@ def make_curvature(objective, curvature, solver, random_state=None):
     Parameters
     ----------
     objective : Objective
-        What was minimised.
+        Objective of the fitted model.
     curvature : {"hessian", "ggn", "empirical_fisher"}
         Which curvature.
     solver : {"direct", "gram", "cg", "lissa"}

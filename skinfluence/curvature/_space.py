@@ -1,4 +1,4 @@
-"""How the coordinates of a model and those of its curvature relate."""
+"""Maps between the coordinates of a model and of its curvature."""
 
 
 class Space:

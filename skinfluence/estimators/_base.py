@@ -77,7 +77,7 @@ class BaseInfluence(FittedInfluence, ABC):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, sample_weight=None):
-        """Fit the model, then learn what influence needs to know of it.
+        """Fit the model, then linearise its loss at the fitted parameters.
 
         Parameters
         ----------
@@ -103,12 +103,12 @@ class BaseInfluence(FittedInfluence, ABC):
         return self.linearise(fit_model(self, X, y, sample_weight))
 
     def linearise(self, fitted_model):
-        """Learn what influence needs to know of a model that is fitted already.
+        """Linearise the loss of a model that is fitted already.
 
         Parameters
         ----------
         fitted_model : FittedModel
-            The model and what it was fitted on.
+            The fitted model with its training data.
 
         Returns
         -------

@@ -62,8 +62,8 @@ def classification_terms(hessian, n_head, query_gradients, gradients, partition=
         ``t1`` (c, c), ``t2`` (q, n), ``head_part`` (q, n) ``= g_t' Q_C' L_C^{-1} Q_C g_p``,
         ``classification`` (q, n) the numerator of (39), ``partition`` (p,), and how dominant it
         is: ``inverse_share`` of the trace of the inverse, ``coordinate_share`` of the squared
-        coordinates of the classifier's eigenvectors, ``t1_share`` the norm of T1 over that of
-        the classifier's Hessian.
+        coordinates of the classifier's eigenvectors, ``t1_share`` the norm of T1 over the norm
+        of the classifier's Hessian.
     """
     values, vectors = eigh(hessian)
     if partition is None:

@@ -1,4 +1,4 @@
-"""What all influence estimators give once they are fitted.
+"""The public methods that all fitted influence estimators share.
 
 Everything follows from one value, the linearisation that a fit makes.
 """
@@ -45,7 +45,7 @@ class FittedInfluence(
         Parameters
         ----------
         linearisation : Linearisation
-            What a fit knows.
+            Linearisation of a fit.
 
         Returns
         -------
@@ -222,7 +222,7 @@ class FittedInfluence(
         indices = check_indices(indices, self.n_samples_)
         return self.linearisation_.parameter_influence(indices)
 
-    # What happens when rows are left out.
+    # Effects of leaving rows out.
 
     def leave_one_out_effect(self, X, y, *, reduce=None):
         """Predicted change of the losses when a training row is left out and the model refitted.
@@ -258,8 +258,8 @@ class FittedInfluence(
         -----
         NumericalWarning
             Names the rows without which there is no refit, some queries have no finite loss, or
-            the iteration did not converge, and those whose leverage is near 1, so that no
-            single step can foresee the refit.
+            the iteration did not converge, and rows with a leverage near 1, for which no single
+            step can foresee the refit.
         """
         check_is_fitted(self)
         _check_reduce(reduce)

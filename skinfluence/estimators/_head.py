@@ -15,7 +15,7 @@ from skinfluence.estimators._head_fidelity import FullModel
 from skinfluence.models import head
 from skinfluence.sketching import SKETCHES
 
-# What sketch_size="auto" guarantees: the defaults of SketchedInfluence.
+# Error and share of seeds for sketch_size="auto": the defaults of SketchedInfluence.
 EPS, DELTA = 0.25, 0.05
 
 # Queries that are compared where the full Hessian is too large to decompose.

@@ -24,7 +24,7 @@ class FullModel:
     curvature : {"hessian", "ggn", "empirical_fisher"}
         Which curvature.
     damping : float
-        What is added to its eigenvalues.
+        Added to the eigenvalues of the curvature.
     random_state : int, RandomState or None
         Draws the preconditioner where the curvature is used through products only.
     """

@@ -17,9 +17,9 @@ class Linearisation:
     Parameters
     ----------
     fitted_model : FittedModel
-        The model and what it was fitted on.
+        The fitted model with its training data.
     objective : Objective
-        What the parameters under study minimise.
+        Objective that the parameters under study minimise.
     curvature_kind : {"hessian", "ggn", "empirical_fisher"}
         Which curvature.
     curvature : Curvature

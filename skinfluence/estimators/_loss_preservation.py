@@ -22,7 +22,7 @@ RELATIVE_DELTAS = np.outer([1.0, -1.0], np.geomspace(1e-6, 8.0, 15)).ravel()
 
 
 class LepComparison:
-    """Influences by a subset's Hessian against those by a reference, for some queries.
+    """Influences by a subset's Hessian against influences by a reference, for some queries.
 
     Parameters
     ----------

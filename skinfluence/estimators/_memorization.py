@@ -39,7 +39,7 @@ def sign_bounds(linearisation, query):
     Parameters
     ----------
     linearisation : Linearisation
-        What a fit knows.
+        Linearisation of a fit.
     query : Rows
         One projected gradient row ``g_t``.
 
@@ -54,7 +54,7 @@ def sign_bounds(linearisation, query):
         eigenspaces whose terms have the other sign, divided by the largest norm of ``g_t`` in
         an eigenspace, relation (72).
     thresholds : tuple of float
-        D+ and D- of the theorem, which hold for all training rows at once.
+        D+ and D- of the theorem, which apply to all training rows at once.
     """
     rows = linearisation.training_rows
     basis = linearisation.eigenbasis(query)

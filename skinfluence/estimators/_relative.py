@@ -226,8 +226,8 @@ class RelativeHessianInfluence(BaseInfluence):
         y : array-like of shape (n_queries,)
             Their targets.
         reference : {"auto", "full", "subset"}, default="auto"
-            What to compare with: the Hessian of all rows, or of a second subset with four
-            times as many rows. "auto" takes all rows where that is affordable.
+            Hessian to compare with: of all rows, or of a second subset with four times as many
+            rows. "auto" takes all rows where that is affordable.
         delta : float, default=None
             The number of Theorem 2 at which its conditions are measured. None takes, for each
             query, the best of a grid.

@@ -22,7 +22,7 @@ class Probes:
     Parameters
     ----------
     objective : Objective
-        What was minimised.
+        Objective of the fitted model.
     kind : {"hessian", "ggn", "empirical_fisher"}
         Which curvature.
     damping : float

@@ -231,7 +231,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         if objective.has_factor_rows(self.curvature):
             return self.curvature
         warn_user(
-            "The Hessian of a network has negative eigenvalues, so that it has no rows to sketch. "
+            "The Hessian of a network has negative eigenvalues, and so no factor rows to sketch. "
             "The Gauss-Newton matrix takes its place; use curvature='ggn' to say so.",
             UserWarning,
         )

@@ -232,7 +232,7 @@ class SketchedInfluenceCV(SketchedScores):
         sizes = sorted(int(size) if float(size).is_integer() else size for size in sizes)
         dampings = sorted(map(float, dampings))
         if not (sizes and dampings):
-            raise ValueError("sketch_sizes and dampings must hold at least one value each.")
+            raise ValueError("sketch_sizes and dampings must have at least one value each.")
         return list(ParameterGrid({"sketch_size": sizes, "damping": dampings}))
 
     def _candidate(self, fitted_model, sketch_size, damping, sketch=None):
@@ -318,7 +318,7 @@ class _Leading:
     Parameters
     ----------
     basis : NystromSketch or LandmarkSketch
-        The largest of them.
+        The largest sketch.
     """
 
     def __init__(self, basis):

@@ -19,7 +19,7 @@ class SketchedScores(FittedInfluence):
         Parameters
         ----------
         linearisation : Linearisation
-            What a fit knows.
+            Linearisation of a fit.
 
         Returns
         -------

@@ -1,7 +1,7 @@
 """Random subsets of weighted rows that represent all rows, and the size that they need.
 
 Every row has a permanent random number, and the rows are taken in the order of these numbers:
-a larger subset contains the smaller ones, and the rows that follow a subset are a disjoint one.
+a larger subset contains the smaller ones, and the rows after a subset make a second, disjoint one.
 """
 
 from numbers import Integral
@@ -14,7 +14,7 @@ from skinfluence.curvature import choose_solver, make_curvature
 from skinfluence.metrics._ratio import ratio_spread
 from skinfluence.refitting.random_subsets import shuffled_by_stratum
 
-# Rows of the first of the subsets that grow until two of them agree.
+# Rows of each of the first two subsets, which double until they agree.
 FIRST_SIZE = 128
 
 # Probe queries and training rows on which two subsets are compared.
@@ -114,7 +114,7 @@ class WeightedSubsets:
     Parameters
     ----------
     objective : Objective
-        What was minimised.
+        Objective of the fitted model.
     kind : {"hessian", "ggn", "empirical_fisher"}
         Which curvature.
     damping : float
@@ -212,7 +212,7 @@ class WeightedSubsets:
         if len(missing):
             names = self.objective.classes[missing].tolist()
             raise ValueError(
-                f"The subset of {np.count_nonzero(weight)} rows holds none of the class(es) "
+                f"The subset of {np.count_nonzero(weight)} rows has none of the class(es) "
                 f"{names}. Use stratify=True, or a larger subset_size."
             )
 

@@ -70,7 +70,7 @@ class EffectiveDimensionDisplay:
         Parameters
         ----------
         estimator : influence estimator
-            Fitted, with ``eigenvalues_``, those of its curvature, and ``damping_``.
+            Fitted, with the eigenvalues ``eigenvalues_`` of its curvature, and ``damping_``.
         dampings : array-like of shape (n_dampings,), default=None
             Positive dampings of the curve. None means a range somewhat wider than the
             range of the eigenvalues.

@@ -185,7 +185,7 @@ def almost_positive(inverse_hessian, gradients, *, query_gradients=None):
 
     See Also
     --------
-    label_sign_agreement : What Theorem 4 concludes from the assumption.
+    label_sign_agreement : The conclusion of Theorem 4 from the assumption.
 
     References
     ----------

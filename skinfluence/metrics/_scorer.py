@@ -136,7 +136,7 @@ class InfluenceScorer(BaseEstimator):
         y : array-like of shape (n_queries,)
             Their targets.
         truth : Bunch, default=None
-            What `ground_truth` returned for the same model, training rows and queries.
+            Result of `ground_truth` for the same model, training rows and queries.
 
         Returns
         -------

@@ -7,7 +7,7 @@ Conventions
 - ``value`` is (..., n), ``residual = dl/dz`` (..., n, k); ``hessian = d2l/dz2`` is
   (..., n, k) for a loss that is a sum over its outputs (``separable``), else (..., n, k, k).
 
-Losses are those of the objective, without weights, penalty and constant factors.
+Losses are terms of the objective, without weights, penalty and constant factors.
 """
 
 from abc import ABC, abstractmethod
@@ -334,7 +334,7 @@ class MultilabelLoss(DelegatedLoss):
 
 
 class PairwiseLoss(DelegatedLoss):
-    """The loss of a binary classifier for each pair of classes that includes the row's class.
+    """The loss of a binary classifier, summed over the pairs that include the row's class.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The objective that a fitted model minimised: what every kind of model has to define.
+"""The objective that a fitted model minimised, and the methods that define it.
 
     T(theta) = sum_i w_i l(z_i, theta) + 1/2 theta' diag(penalty) theta + l1_gradient' theta
 

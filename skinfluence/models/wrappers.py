@@ -169,7 +169,7 @@ def _(estimator):
 
 
 def fit_arguments(estimator, sample_weight):
-    """Arguments that hand ``sample_weight`` to the final model of an unfitted estimator.
+    """Arguments of ``fit`` that pass ``sample_weight`` to the final model of an estimator.
 
     Raises
     ------

@@ -238,7 +238,7 @@ def _contents(cell):
 
 
 def _nested(code):
-    """A code object and those of the functions and classes inside it."""
+    """A code object and the code objects of functions and classes inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

@@ -67,7 +67,7 @@ def newton_steps(linearisation, removals):
     Parameters
     ----------
     linearisation : Linearisation
-        What a fit knows of its model.
+        Linearisation of a fit.
     removals : Removals
         The rows that leave.
 

@@ -36,7 +36,7 @@ class Queries:
         Parameters
         ----------
         fitted_model : FittedModel
-            The model and what it was fitted on.
+            The fitted model with its training data.
         X : array-like of shape (n_queries, n_features)
             Queries as the user gave them, before all steps.
         y : array-like of shape (n_queries,) or (n_queries, n_targets)

@@ -66,7 +66,7 @@ def removal_of_each(linearisation):
     Parameters
     ----------
     linearisation : Linearisation
-        What a fit knows of its model.
+        Linearisation of a fit.
 
     Returns
     -------
@@ -159,7 +159,7 @@ def _is_sum_of_rows(linearisation):
 
 
 def _worth_refining(linearisation, removals, steps, refused):
-    """Removals with the longest steps, as many as the work allows, and those without a step."""
+    """Removals without a Newton step, and those with the longest steps, as work allows."""
     if not _is_sum_of_rows(linearisation):
         return np.arange(0)
     required = ~removals.has_newton_step & ~refused
@@ -222,7 +222,7 @@ def _warn_of_unsure(removals, steps, chosen, norms):
     failed = (norms > UNSURE) & (norms < 1)
     if failed.any():
         warn_user(
-            f"{failed.sum()} refit(s) did not converge, those without "
+            f"{failed.sum()} refit(s) did not converge, without "
             f"{removals.named(chosen[failed])}: the largest relative gradient is "
             f"{norms[failed].max():.1e}. Their predicted changes are unsure. Use more damping or "
             "a stronger penalty, or refit to know.",
@@ -246,7 +246,7 @@ def moved_losses(linearisation, removed, features, targets, reduce):
     Parameters
     ----------
     linearisation : Linearisation
-        What a fit knows of its model.
+        Linearisation of a fit.
     removed : Removed
         The models without some rows.
     features : array of shape (n_queries, d)

@@ -56,7 +56,7 @@ class Removals:
 
         0 for removals without a Newton step.
 
-        At the minimum the gradient of the penalty is minus that of the losses, so that a
+        At the minimum, the gradient of the penalty is minus the gradient of the losses, so a
         penalty with the factor f adds ``-f`` times the gradients of all rows.
         """
         group_weight = self.objective.weighting.group_weight

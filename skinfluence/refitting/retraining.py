@@ -185,7 +185,7 @@ class Retraining:
     Parameters
     ----------
     fitted_model : FittedModel
-        The model and what it was fitted on.
+        The fitted model with its training data.
     queries : Queries
         Queries as the model sees them, and their targets.
     """

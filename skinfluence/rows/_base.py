@@ -188,7 +188,7 @@ class Rows(ABC):
         return DenseRows(self.toarray() * mask[:, None], self.rows_per_sample)
 
     def concatenated(self, others):
-        """These rows and those of further samples, in their order."""
+        """These rows followed by the rows of further samples."""
         if not others:
             return self
         arrays = [rows.toarray() for rows in (self, *others)]

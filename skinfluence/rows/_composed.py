@@ -86,7 +86,7 @@ class BlockRows(Rows):
         if others is None:
             return super().inner(other, out)
         out = np.empty((self.shape[0], other.shape[0])) if out is None else out
-        # Memory holds the sum and the terms of one batch, never the terms of all rows.
+        # Memory is needed for the sum and the terms of one batch, never for the terms of all rows.
         for batch in batches(self.n_samples, 8 * 4 * self.rows_per_sample * other.shape[0]):
             pairs = zip(self[batch].blocks, others, strict=True)
             terms = (mine.inner(theirs) for mine, theirs in pairs)

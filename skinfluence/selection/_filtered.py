@@ -317,7 +317,7 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
         return self.selector_.feature_names_in_
 
     def get_metadata_routing(self):
-        """Who gets which metadata.
+        """Metadata that the estimator and the selector request.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Splitting training rows into those to memorize and those to generalize from."""
+"""Splitting training rows into memorizable and generalizable ones."""
 
 from numbers import Integral, Real
 

@@ -135,7 +135,7 @@ class IdentitySketch(Sketch):
     n_columns : int
         Columns of the rows.
     size : int, default=None
-        Ignored: all columns are kept.
+        Ignored: the identity has all columns.
     seed : int, default=0
         Ignored.
     """

@@ -16,8 +16,8 @@ def effective_dimension(eigenvalues, damping):
     Parameters
     ----------
     eigenvalues : array-like of shape (n_eigenvalues,)
-        Eigenvalues of the curvature F; negative eigenvalues, and those below the rounding of
-        the largest, count as 0.
+        Eigenvalues of the curvature F. Negative eigenvalues, and eigenvalues below the rounding
+        of the largest, count as 0.
     damping : float or array-like of float
         The ridge :math:`\lambda \ge 0`, or several; at 0 the result is the rank.
 

@@ -62,7 +62,7 @@ def exact_effective_dimension(eigenvalues, ridge, share=0.0):
     Returns
     -------
     float
-        Infinite where the sketch is too small to tell.
+        Infinite where the sketch is too small for an estimate.
     """
     own = debiased_ridge(eigenvalues, ridge, share)
     if own == 0.0:

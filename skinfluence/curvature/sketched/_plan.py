@@ -62,7 +62,7 @@ class SketchPlan:
         Parameters
         ----------
         objective : Objective
-            What was minimised.
+            Objective of the fitted model.
         kind : {"hessian", "ggn", "empirical_fisher"}
             Which curvature.
         damping : float

@@ -23,7 +23,7 @@ class Projection(Space):
     Parameters
     ----------
     plan : SketchPlan
-        What is sketched.
+        Plan of the sketch.
     sketch : Sketch
         Sketch of all columns.
     """
@@ -37,7 +37,7 @@ class Projection(Space):
         keeps_outputs = outputs is None or outputs.is_identity
         apart = outputs is not None and outputs.is_identity
         self.scale = None if sketch.is_identity else plan.scale_to_one_ridge(apart=apart)
-        # Dropped outputs carry as much curvature as kept ones, so a ridge cannot replace them.
+        # Dropped outputs have as much curvature as the others, so a ridge cannot replace them.
         self.has_complement = (
             plan.complement and keeps_outputs and self.is_orthonormal and plan.ridge.min() > 0
         )
@@ -107,7 +107,7 @@ class Projection(Space):
         c, d = self.plan.layer_shape
         penalty = self._full_penalty
         first = penalty[: c * d].reshape(c, d)[:, 0]
-        # One number for each output, or one for all of them.
+        # One number for each output, or one number for all outputs.
         each = np.repeat(first, -(-self.sketched_size // c))[: self.sketched_size]
         return np.concatenate([each, penalty[c * d :]])
 

@@ -28,7 +28,7 @@ def choose_projection(plan, sketch_size, *, eps, delta, relative_error=None):
     Parameters
     ----------
     plan : SketchPlan
-        What is sketched.
+        Plan of the sketch.
     sketch_size : {"auto", "certified"}, int or (int, int)
         As `SketchedInfluence` takes it.
     eps, delta : float
@@ -116,12 +116,12 @@ def by_theorem(plan, eps, delta):
 
 
 def by_certificate(plan, eps, relative_error):
-    """Projection whose scores are within eps of the exact ones on probe queries.
+    """Projection whose scores are within eps of the exact scores on probe queries.
 
     Parameters
     ----------
     plan : SketchPlan
-        What is sketched.
+        Plan of the sketch.
     eps : float
         Largest relative error.
     relative_error : callable
