@@ -556,7 +556,7 @@ def test_a_model_that_has_no_key_is_refitted(fits, tmp_path):
     first = refit(Locked(fits)).losses
     assert_array_equal(refit(Locked(fits)).losses, first)
     assert len(fits.counted) == 2 * (1 + 4)
-    with pytest.warns(UserWarning, match="refits of Locked are not kept in memory, because"):
+    with pytest.warns(UserWarning, match="refits of Locked are not stored in memory, because"):
         refit(Locked(fits), memory=str(tmp_path))
     assert len(fits.counted) == 3 * (1 + 4)
     assert not list(tmp_path.rglob("output.pkl"))

@@ -239,7 +239,7 @@ def test_networks_are_refitted_by_clones():
 
 @pytest.mark.parametrize("settings", [{"sketch_sizes": []}, {"dampings": []}])
 def test_an_empty_grid_is_an_error(settings):
-    with pytest.raises(ValueError, match="must hold at least one value each"):
+    with pytest.raises(ValueError, match="must have at least one value each"):
         SketchedInfluenceCV(MODEL, **{"cv": 2, **settings}).fit(*cancer())
 
 

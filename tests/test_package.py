@@ -200,6 +200,43 @@ def test_documented_defaults_are_the_defaults(name):
     assert {k: repr(v) for k, v in documented.items()} == {k: repr(v) for k, v in actual.items()}
 
 
+# What several estimators say about a parameter or an attribute, they say in the same words. A
+# class is left out where the name means something else: other models, splits instead of threads.
+SHARED = {
+    "estimator": {"ClassifierHeadInfluence", "SketchedInfluenceCV", "FilteredEstimator"},
+    "n_jobs": {"SketchedInfluenceCV"},
+    # These three find a size, and tell it.
+    "verbose": {"SketchedInfluence", "SketchedInfluenceCV", "RelativeHessianInfluence"},
+    # The other rows are not there.
+    "estimator_": {"FilteredEstimator"},
+    # A head may be sketched instead of solved.
+    "solver_": {"ClassifierHeadInfluence"},
+} | {
+    name: set()
+    for name in (
+        *("damping", "curvature", "solver", "batch_size", "scoring", "tail", "factorized"),
+        *("debias", "project_queries", "damping_", "curvature_kind_", "stationarity_"),
+        *("n_features_in_", "feature_names_in_", "classes_"),
+    )
+}
+
+
+def shared_paragraphs(name):
+    """Paragraph about a parameter or an attribute, of every public class that has it."""
+    for cls in (getattr(skinfluence, public) for public in skinfluence.__all__):
+        if inspect.isclass(cls) and cls.__name__ not in SHARED[name]:
+            doc = NumpyDocString(inspect.getdoc(cls))
+            for entry in (*doc["Parameters"], *doc["Attributes"]):
+                if name in entry.name.split(", "):
+                    yield cls.__name__, " ".join(entry.desc)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_shared_parameters_are_described_in_the_same_words(name):
+    paragraphs = dict(shared_paragraphs(name))
+    assert len(paragraphs) > 1 and len(set(paragraphs.values())) == 1, paragraphs
+
+
 def test_default_of_a_docstring_is_read():
     assert documented_default("float, default=1.0") == 1.0
     assert documented_default("tuple of int, default=(1, 2)") == (1, 2)

@@ -366,7 +366,7 @@ def test_a_subset_without_one_of_the_classes_is_refused():
     relative = RelativeHessianInfluence(
         LogisticRegression(), subset_size=50, stratify=False, random_state=1
     )
-    with pytest.raises(ValueError, match=r"holds none of the class\(es\) \['rare'\]. Use strat"):
+    with pytest.raises(ValueError, match=r"has none of the class\(es\) \['rare'\]. Use strat"):
         relative.fit(X, y)
     relative.set_params(stratify=True).fit(X, y)
     relative.set_params(subset_size=2)

@@ -308,7 +308,7 @@ def test_given_subsets_are_taken():
 def test_a_subset_without_rows_is_an_error():
     X, y = numbers()
     subsets = np.zeros((1, len(y)), dtype=bool)
-    with pytest.raises(ValueError, match="Subset 0 holds no training row that has a weight"):
+    with pytest.raises(ValueError, match="Subset 0 has no training row with a positive weight"):
         retrain_on_subsets(linear_model.Ridge(), X, y, X, y, subsets=subsets)
 
 

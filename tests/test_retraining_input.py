@@ -202,7 +202,7 @@ def test_multilabel_networks_are_refitted():
 
 def test_no_subsets_are_refused(no_refits):
     X, y = numbers()
-    with pytest.raises(ValueError, match="subsets holds no subset. Expected one at least"):
+    with pytest.raises(ValueError, match="subsets is empty. Expected at least one subset"):
         retrain_on_subsets(Ridge(), X, y, X, y, subsets=np.zeros((0, len(y)), dtype=bool))
 
 
@@ -212,7 +212,7 @@ def test_no_subsets_are_refused(no_refits):
 def test_a_subset_of_one_class_is_refused(model, no_refits):
     X, y = two_classes()
     subsets = np.array([y != "", y == "yes"])
-    with pytest.raises(ValueError, match="Subset 1 holds rows of one class only, so that no"):
+    with pytest.raises(ValueError, match="Subset 1 has rows of one class only, so no"):
         retrain_on_subsets(model, X, y, X, y, subsets=subsets)
 
 

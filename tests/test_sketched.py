@@ -663,7 +663,7 @@ def test_a_range_that_is_not_found_gives_upper_bounds(monkeypatch):
     monkeypatch.setattr(f"{ROOM}._range.MAX_ITER", 3)
     X, y, Xq = thin()
     influence = ridge_on_thin_rows(X, y)
-    with pytest.warns(ConvergenceWarning, match="at most what is reported"):
+    with pytest.warns(ConvergenceWarning, match="at most the reported value"):
         found = influence.leakage(Xq, np.zeros(15))
     expected = dense_leakage(X.T @ X, Xq)
     assert (found >= expected).all() and found.max() > expected.max()

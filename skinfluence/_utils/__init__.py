@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of influence."""
+"""Small helpers that do not depend on influence."""

@@ -1,4 +1,4 @@
-"""Checks of the arrays that the measures take, and correlations of their rows."""
+"""Checks of the arrays that metrics take, and correlations of their rows."""
 
 import numpy as np
 from sklearn.utils import check_array, column_or_1d
@@ -21,17 +21,17 @@ def booleans(values, name):
     if values.dtype != bool:
         raise ValueError(
             f"{name} must be an array of booleans, got dtype {values.dtype}. Make a "
-            "mask of it: True for the rows that are meant, False for the others."
+            "mask of it: True for the rows that you mean, False for the others."
         )
     return values
 
 
 def require_shape(values, name, shape, meaning):
-    """Raise a ValueError that says what was expected, and what came."""
+    """Raise a ValueError that says what was expected and what came."""
     if values.shape != shape:
         raise ValueError(
             f"{name} must have the shape {meaning} = {shape}, got {values.shape}. Its "
-            "axes must stand for the same things in the same order as those of the "
+            "axes must stand for the same things in the same order as the axes of the "
             "other arrays: select rows, or transpose."
         )
 
@@ -72,9 +72,9 @@ def correlation(left, right):
 
 
 def with_fixed_signs(vectors):
-    """Columns turned so that the entry of largest size is positive.
+    """Columns times -1 or 1, so that the entry of largest size is positive.
 
-    An eigenvector is known up to its sign, which a library may choose anew for each fit.
+    An eigenvector is known up to its sign, and a library may choose another sign for each fit.
     """
     largest = np.abs(vectors).argmax(axis=0)
     signs = np.sign(vectors[largest, np.arange(vectors.shape[1])])

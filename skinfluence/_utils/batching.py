@@ -17,7 +17,7 @@ def batches(n_rows, row_bytes, batch_size=None):
     row_bytes : int
         Bytes that one row of the intermediate result needs.
     batch_size : int, default=None
-        Rows in a batch; by default as many as ``working_memory`` holds.
+        Rows in a batch; by default as many as ``working_memory`` allows.
 
     Returns
     -------
@@ -26,7 +26,7 @@ def batches(n_rows, row_bytes, batch_size=None):
     if n_rows == 0:
         return []
     if batch_size is None:
-        # A row larger than the working memory still has to be held once.
+        # A row larger than the working memory still has to be computed once.
         fitting = max(1, _working_bytes() // max(1, int(row_bytes)))
         batch_size = min(n_rows, fitting)
     return list(gen_batches(n_rows, int(batch_size)))
@@ -43,11 +43,11 @@ class Schedule:
     Parameters
     ----------
     batch_size : int, default=None
-        Rows in a batch; by default as many as ``working_memory`` holds.
+        Rows in a batch; by default as many as ``working_memory`` allows.
     n_jobs : int, default=None
         Threads over batches.
     verbose : int, default=0
-        How much joblib reports of them.
+        How much joblib reports of the batches.
     """
 
     batch_size: int | None = None

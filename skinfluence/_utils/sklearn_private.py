@@ -1,4 +1,4 @@
-"""The private parts of scikit-learn that the package leans on.
+"""The private parts of scikit-learn that the package uses.
 
 A rename in scikit-learn breaks this file and no other.
 """

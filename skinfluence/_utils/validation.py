@@ -1,4 +1,4 @@
-"""Checks of what users hand in."""
+"""Checks of models and data that users pass."""
 
 import inspect
 
@@ -17,13 +17,13 @@ from skinfluence._utils.sklearn_private import _check_feature_names, _check_n_fe
 # Sums of squares of such values are still finite.
 LARGEST = 1e151
 
-# Rows are read as they are, and cast to float64 one batch at a time.
-# Networks read samples of more than one axis; models that do not say so in their fit.
+# Rows stay in their dtype, and each batch is cast to float64 by itself. Samples may have several
+# axes, which networks read; other models refuse such data in their own fit.
 _ARRAY = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "allow_nd": True}
 
 
 def check_model(estimator):
-    """The model that an influence estimator wraps, if it is one.
+    """Check that an influence estimator wraps a model, and return the model.
 
     Raises
     ------
@@ -44,9 +44,9 @@ def check_model(estimator):
 
 
 def check_training_data(estimator, X, y, *, classifier):
-    """Training rows as an array and targets, or the errors that scikit-learn's users know.
+    """Check training rows and targets, with the error messages of scikit-learn.
 
-    What only a featurizer can read (strings, categories) is left for it to check.
+    A featurizer itself checks data that only it can read (strings, categories).
     """
     if y is None:
         raise ValueError(
@@ -111,7 +111,7 @@ def check_queries(estimator, X, *, numeric):
 
 
 def check_model_features(X):
-    """Features as the model sees them: float rows, dense or CSR, never copied needlessly."""
+    """Features as the model sees them: float rows, dense or CSR, not copied where possible."""
     features = check_array(X, **_ARRAY)
     check_size(features)
     return features

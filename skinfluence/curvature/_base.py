@@ -1,4 +1,4 @@
-"""What all curvatures share."""
+"""The base class of all curvatures."""
 
 from abc import ABC, abstractmethod
 
@@ -15,10 +15,10 @@ class Curvature(ABC):
     ``eigenbasis``. Should be overridden for efficiency: ``leverages``.
     """
 
-    # The solver of `make_curvature` that makes it, None for an approximation.
+    # Name of the solver in `make_curvature`, None for an approximation.
     solver = None
 
-    # Weight of each training row in F (n_samples,), where F is not that of all rows.
+    # Weight of each training row in F (n_samples,), where F comes from some of the rows.
     row_weight = None
 
     @abstractmethod
@@ -30,17 +30,17 @@ class Curvature(ABC):
         """``tr(F H^{-1})``."""
 
     def averaged(self, other):
-        """Mean of this curvature and another, None where it has no simple form."""
+        """Mean of this curvature and another, None where the mean has no simple form."""
         return None
 
     def precondition(self, vectors, damping):
-        """About ``H^{-1} v`` for vectors (m, n_coordinates), cheaply and symmetrically."""
+        """Approximate ``H^{-1} v`` for vectors (m, n_coordinates), cheaply and symmetrically."""
         return self.solve(DenseRows(vectors), damping).toarray()
 
     def exact_part(self, rows):
         """The part of this curvature that is an exact sum over training rows.
 
-        Only from that part can a row's share be removed.
+        Only that part can be downdated when a row leaves.
 
         Parameters
         ----------
@@ -50,22 +50,22 @@ class Curvature(ABC):
         Returns
         -------
         tuple of (Curvature, Rows) or None
-            The part, with ``rows`` projected to it; None if there is no such part.
+            The part, with ``rows`` projected to it; None if there is none.
         """
         return self, rows
 
     def whiten(self, rows, damping):
         """Array (n_rows, c) with ``w.w' = v' H^{-1} v'`` for rows ``v, v'``."""
         raise ValueError(
-            f"{type(self).__name__} holds no square root of the curvature, so it has no "
+            f"{type(self).__name__} has no square root of the curvature, and so no "
             "embedding. Use solver='direct', or a sketch."
         )
 
     def eigenbasis(self, damping, query=None):
         """`Eigenbasis` of H, in which inner products with the row ``query`` may be taken."""
         raise ValueError(
-            f"{type(self).__name__} holds no eigenvectors of the curvature, which memorization "
-            "asks for. Use solver='direct' or 'gram', or a sketch."
+            f"{type(self).__name__} has no eigenvectors of the curvature, which memorization "
+            "needs. Use solver='direct' or 'gram', or a sketch."
         )
 
     def leverages(self, rows, damping):

@@ -9,31 +9,32 @@ from skinfluence.curvature._gram import GramCurvature
 from skinfluence.curvature._matrix_free import MatrixFreeCurvature
 from skinfluence.exceptions import NumericalWarning
 
-# Beyond these sizes a dense Hessian (or Gram matrix) no longer fits and iteration takes over.
+# Above these sizes a dense Hessian (or Gram matrix) no longer fits into memory, and iteration
+# takes over.
 MAX_DENSE = 20_000
 
 SOLVERS = {"auto", "direct", "gram", "cg", "lissa"}
 
-# Lanczos vectors at a time, and how often they are started again.
+# Number of Lanczos vectors, and of restarts.
 N_LANCZOS, N_RESTARTS = 100, 3
 
 
 def choose_curvature(objective, curvature, damping):
-    """Curvature that was asked for, or the GGN where that is an indefinite Hessian.
+    """The requested curvature, or the GGN in place of an indefinite Hessian.
 
     Parameters
     ----------
     objective : Objective
-        What was minimised.
+        Objective of the fitted model.
     curvature : {"hessian", "ggn", "empirical_fisher"}
-        The curvature that was asked for.
+        The requested curvature.
     damping : float
-        What is added to its eigenvalues.
+        Added to the eigenvalues of the curvature.
 
     Returns
     -------
     {"hessian", "ggn", "empirical_fisher"}
-        It has no negative eigenvalues with the damping.
+        A curvature without negative eigenvalues at this damping.
     """
     if objective.has_factor_rows(curvature):
         return curvature
@@ -50,7 +51,7 @@ def choose_curvature(objective, curvature, damping):
 
 
 def _smallest_eigenvalue(objective, curvature, damping):
-    """Smallest eigenvalue of H by Lanczos iteration, 0 if it is too close to others."""
+    """Smallest eigenvalue of H by Lanczos iteration, 0 if the iteration does not converge."""
     multiply, ridge = objective.curvature_product(curvature), objective.l2_penalty + damping
     p = len(ridge)
 
@@ -75,13 +76,13 @@ def choose_solver(objective, curvature, solver, damping=0.0):
     Parameters
     ----------
     objective : Objective
-        What was minimised.
+        Objective of the fitted model.
     curvature : {"hessian", "ggn", "empirical_fisher"}
         Which curvature.
     solver : {"auto", "direct", "gram", "cg", "lissa"}
-        The solver that was asked for.
+        The requested solver.
     damping : float, default=0.0
-        What is added to the eigenvalues of the curvature.
+        Added to the eigenvalues of the curvature.
     """
     if solver != "auto":
         return solver
@@ -89,7 +90,7 @@ def choose_solver(objective, curvature, solver, damping=0.0):
     if curvature != "empirical_fisher":
         n_factor_rows *= objective.training_outputs.shape[1]
     fewer = n_factor_rows < n_coordinates and n_factor_rows <= MAX_DENSE
-    # Inner products need a ridge on some of the columns.
+    # The Gram solver divides by the ridge of the columns, and needs some columns with a ridge.
     has_ridge = damping > 0 or objective.penalty.any()
     if fewer and has_ridge and objective.has_factor_rows(curvature):
         return "gram"
@@ -97,12 +98,12 @@ def choose_solver(objective, curvature, solver, damping=0.0):
 
 
 def make_curvature(objective, curvature, solver, random_state=None):
-    """Curvature of an objective, ready to be solved with a chosen solver.
+    """Curvature of an objective, ready to solve with a chosen solver.
 
     Parameters
     ----------
     objective : Objective
-        What was minimised.
+        Objective of the fitted model.
     curvature : {"hessian", "ggn", "empirical_fisher"}
         Which curvature.
     solver : {"direct", "gram", "cg", "lissa"}

@@ -6,31 +6,31 @@ import numpy as np
 def conjugate_gradients(product, right, precondition, target, *, max_iter, exhausted=0.0):
     """Solve ``H x = b`` for every row ``b`` by preconditioned conjugate gradients.
 
-    Each row has a step length of its own and stops on its own; all share one product.
+    Each row has its own step length and stops on its own; all rows share one product.
 
     Parameters
     ----------
     product : callable
-        ``product(vectors) -> H vectors`` for vectors (m, p); H may differ from row to row, and
-        is symmetric and positive semidefinite.
+        ``product(vectors) -> H vectors`` for vectors (m, p), with a symmetric positive
+        semidefinite H that may differ from row to row.
     right : ndarray of shape (m, p)
         Right-hand sides.
     precondition : callable
-        ``precondition(vectors)`` gives about ``H^{-1} vectors``, symmetrically.
+        ``precondition(vectors)`` approximates ``H^{-1} vectors``, symmetrically.
     target : ndarray of shape (m,)
         Norms of the residual at which rows stop.
     max_iter : int
-        Iterations at most.
+        Largest number of iterations.
     exhausted : float, default=0.0
-        Share of the first energy ``r' P^{-1} r`` of a row at which it stops too: what is left
-        of its residual then lies in directions that the preconditioner leaves out.
+        Share of the first energy ``r' P^{-1} r`` of a row at which the row stops too: the rest
+        of the residual then lies in directions that the preconditioner leaves out.
 
     Returns
     -------
     solution : ndarray of shape (m, p)
         Solutions.
     residual_norm : ndarray of shape (m,)
-        Norms of their residuals.
+        Norms of the residuals of the solutions.
     """
     solution = np.zeros_like(right)
     residual = right
@@ -53,6 +53,6 @@ def conjugate_gradients(product, right, precondition, target, *, max_iter, exhau
 
 
 def _ratio(numerator, denominator, where):
-    """Quotients where they are asked for and the denominator is positive, else 0."""
+    """Quotients where ``where`` is True and the denominator is positive, else 0."""
     where = where & (denominator > 0)
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=where)

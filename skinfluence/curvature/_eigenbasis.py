@@ -2,8 +2,8 @@
 
 import numpy as np
 
-# Eigenvalues closer than this, relative to their size, count as equal; so do eigenvalues whose
-# distance is below what rounding leaves of the largest one.
+# Eigenvalues closer than this, relative to their size, count as equal; so do eigenvalues that
+# differ by less than the rounding of the largest one.
 EQUAL = np.sqrt(np.finfo(np.float64).eps)
 
 
@@ -15,7 +15,7 @@ class Eigenbasis:
     values : ndarray of shape (n_vectors,)
         Eigenvalues in any order.
     floor : float
-        Eigenvalues up to this count as 0: their eigenvectors are left out, as by a
+        Eigenvalues up to this number count as 0: their eigenvectors are left out, as by a
         pseudo-inverse.
     write : callable
         ``write(rows)`` gives the coordinates (n_rows, n_vectors) of rows in the same order.
@@ -33,18 +33,18 @@ class Eigenbasis:
 
 
 class OutsideBasis:
-    """What is left of rows outside a subspace, where H is a ridge alone.
+    """The parts of rows outside a subspace, where H is only a ridge.
 
-    Outside, all vectors of one ridge are eigenvectors. So each row may have a basis of its own
-    there: the direction of the query, and the direction of what then remains. Norms of rows and
-    their inner products with the query are what they would be in any basis.
+    Outside, all vectors of one ridge are eigenvectors. So each row may have its own basis there:
+    the direction of the query, and the direction of the rest of the row. The norms of rows and
+    their inner products with the query are the same in any basis.
 
     Parameters
     ----------
     ridge : ndarray of shape (n_columns,)
         Ridge on every column outside, 0 on columns that lie inside.
     inside : callable
-        ``inside(rows)`` gives the array (n_rows, n_columns) of the parts inside.
+        ``inside(rows)`` gives the parts inside, an array (n_rows, n_columns).
     query : Rows or None
         One row.
     """
@@ -73,7 +73,7 @@ class OutsideBasis:
 
 
 def eigenspaces(values):
-    """Where each eigenspace begins among ascending eigenvalues.
+    """Positions at which eigenspaces begin among ascending eigenvalues.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ class MatrixFreeCurvature(Curvature):
     tol : float, default=1e-10
         Relative residual at which the iteration stops.
     max_iter : int, default=1000
-        Iterations at most.
+        Largest number of iterations.
     rank : int, default=100
         Rank of the randomised Nystroem preconditioner.
     random_state : int or RandomState, default=None
@@ -55,7 +55,8 @@ class MatrixFreeCurvature(Curvature):
         # A shift keeps the small core matrix positive definite in floating point.
         shift = np.sqrt(p) * np.finfo(np.float64).eps * np.linalg.norm(image)
         image += shift * test
-        # The Hessian of a network may bend down: the preconditioner is for what bends up.
+        # The Hessian of a network may have negative eigenvalues, which the preconditioner
+        # leaves out.
         values, vectors = eigh((test @ image.T + image @ test.T) / 2)
         kept = values > max(shift, 0.0)
         kept[-1] = True
@@ -66,7 +67,7 @@ class MatrixFreeCurvature(Curvature):
 
     def precondition(self, vectors, damping):
         floor = np.median(self.penalty) + damping
-        # All of the spectrum that the basis misses lies below its last eigenvalue.
+        # All eigenvalues that the basis misses lie below its last one.
         complete = len(self._values) == len(self.penalty)
         last = floor + (0 if complete else self._values[-1])
         last = last if last > 0 else 1.0
@@ -132,14 +133,14 @@ class MatrixFreeCurvature(Curvature):
         Parameters
         ----------
         damping : float
-            What is added to the eigenvalues.
+            Added to the eigenvalues of the curvature.
         seed : int, default=0
             Draws the signs.
 
         Returns
         -------
         value, error : float
-            Mean of ``z' F H^{-1} z`` over signs ``z``, and the standard error of that mean.
+            Mean of ``z' F H^{-1} z`` over signs ``z``, and its standard error.
         """
         signs = np.sign(check_random_state(seed).standard_normal((N_SIGNS, len(self.penalty))))
         solved = self.solve(DenseRows(signs), damping).array
@@ -148,5 +149,5 @@ class MatrixFreeCurvature(Curvature):
 
 
 def _scale(right):
-    """Norms of right-hand sides, in which their residuals are measured."""
+    """Norms of right-hand sides, the units of their residuals."""
     return np.maximum(np.linalg.norm(right, axis=1), np.finfo(float).tiny)

@@ -1,11 +1,11 @@
-"""How the coordinates of a model and those of its curvature relate."""
+"""Maps between the coordinates of a model and of its curvature."""
 
 
 class Space:
-    """The coordinates in which a curvature is solved: here those of the objective itself.
+    """The coordinates in which a curvature is solved: here the objective's own.
 
-    A subclass that changes coordinates overrides `project` and `lift`; one that treats queries
-    apart overrides `project_queries` too.
+    A subclass that changes coordinates overrides `project` and `lift`; a subclass that treats
+    queries apart overrides `project_queries` too.
 
     Parameters
     ----------
@@ -13,7 +13,7 @@ class Space:
         Penalty of the mean objective on every column of the projected rows.
     """
 
-    # Whether the coordinates are those of the objective.
+    # Whether the coordinates are the objective's own.
     is_identity = True
 
     def __init__(self, penalty):
@@ -28,5 +28,5 @@ class Space:
         return self.project(rows)
 
     def lift(self, array):
-        """Vectors (m, n_coordinates) of the objective from solved ones (m, n_columns)."""
+        """Vectors (m, n_coordinates) of the objective from solved vectors (m, n_columns)."""
         return array

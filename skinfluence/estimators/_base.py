@@ -4,7 +4,7 @@
     rows   -- projection (a sketch, or none)    -->  the rows that curvature and scores see
     scores =  -curvature.solve(query rows) @ training rows'
 
-The queries are solved for, never the training set.
+`solve` is called with the queries, never with the training set.
 """
 
 from abc import ABC, abstractmethod
@@ -57,17 +57,17 @@ def fit_model(influence, X, y, sample_weight):
 
 
 class BaseInfluence(FittedInfluence, ABC):
-    """An influence estimator that is made of one curvature.
+    """An influence estimator that uses one curvature.
 
     Need to be defined: ``_make_curvature``. May be overridden: ``_make_objective``, by estimators
-    of some of the parameters.
+    over some of the parameters.
     """
 
     # Need to be defined, or may be overridden, by the members of the family.
 
     @abstractmethod
     def _make_curvature(self, objective, damping):
-        """Kind of the curvature, the curvature, and the `Space` in which it is solved."""
+        """Make the curvature: its kind, the curvature itself and its `Space`."""
 
     def _make_objective(self, fitted_model):
         """Build the objective over the parameters under study."""
@@ -77,7 +77,7 @@ class BaseInfluence(FittedInfluence, ABC):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, sample_weight=None):
-        """Fit the model, then what influence needs of it.
+        """Fit the model, then linearise its loss at the fitted parameters.
 
         Parameters
         ----------
@@ -103,12 +103,12 @@ class BaseInfluence(FittedInfluence, ABC):
         return self.linearise(fit_model(self, X, y, sample_weight))
 
     def linearise(self, fitted_model):
-        """Learn what influence needs of a model that is fitted already.
+        """Linearise the loss of a model that is fitted already.
 
         Parameters
         ----------
         fitted_model : FittedModel
-            The model and what it was fitted on.
+            The fitted model with its training data.
 
         Returns
         -------
@@ -155,8 +155,8 @@ def _check_stationarity(objective, model):
         warn_user(
             f"{type(model).__name__} has not converged on these rows: "
             f"the gradient of its objective is {objective.stationarity:.2e} of the sum of its "
-            f"terms (expected at most {STATIONARITY_TOLERANCE:.0e}). Influence is that of a "
-            "model which is not at its minimum. Fit it longer or with a smaller tol; if a "
+            f"terms (expected at most {STATIONARITY_TOLERANCE:.0e}). Influence is defined at a "
+            "minimum, and the scores are unsure. Fit it longer or with a smaller tol; if a "
             "frozen model, check that it was fitted on these rows; if the columns differ so much "
             "in scale that its solver has lost some of them, scale them, for example by "
             "StandardScaler in a Pipeline; if the classes are perfectly separable, there is no "

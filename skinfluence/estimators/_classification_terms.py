@@ -1,9 +1,9 @@
-"""The terms of Theorem 1, which relates influence over a classifier to that over all parameters.
+"""The terms of Theorem 1: influence over a classifier against influence over all parameters.
 
 Conventions
 -----------
 Gradients are rows: ``g_t`` (q, p) of the queries, ``g_p`` (n, p) of training rows. The
-coordinates of the classifier come first, c of them. Equation numbers are those of M. Kounavis,
+coordinates of the classifier come first, c of them. Equation numbers refer to M. Kounavis,
 O. Dia, I. Ramazanli, "On Influence Functions, Classification Influence, Relative Influence,
 Memorization and Generalization".
 """
@@ -14,7 +14,7 @@ from sklearn.utils import Bunch
 
 
 def dominant_partition(values, vectors, n_head):
-    """Eigenpairs for the classifier: those that weigh most in the inverse on its coordinates.
+    """Choose the eigenpairs of the classifier, which dominate the inverse on its coordinates.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ def dominant_partition(values, vectors, n_head):
 def classification_terms(hessian, n_head, query_gradients, gradients, partition=None):
     """Both sides of the ratio (39) and its terms T1 (42) and T2 (43).
 
-    Eigenvalues that are 0 to rounding are left out of the inverse, which is exact for gradients
-    in the range of the Hessian.
+    The inverse leaves out eigenvalues that are 0 up to rounding, and is exact for gradients in
+    the range of the Hessian.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ def classification_terms(hessian, n_head, query_gradients, gradients, partition=
         ``t1`` (c, c), ``t2`` (q, n), ``head_part`` (q, n) ``= g_t' Q_C' L_C^{-1} Q_C g_p``,
         ``classification`` (q, n) the numerator of (39), ``partition`` (p,), and how dominant it
         is: ``inverse_share`` of the trace of the inverse, ``coordinate_share`` of the squared
-        coordinates of the classifier's eigenvectors, ``t1_share`` the norm of T1 over that of
-        the classifier's Hessian.
+        coordinates of the classifier's eigenvectors, ``t1_share`` the norm of T1 over the norm
+        of the classifier's Hessian.
     """
     values, vectors = eigh(hessian)
     if partition is None:
@@ -94,7 +94,7 @@ def classification_terms(hessian, n_head, query_gradients, gradients, partition=
 
 
 def _inverse(values):
-    """Reciprocals, 0 for what is 0 to rounding."""
+    """Reciprocals, 0 for values that are 0 up to rounding."""
     tolerance = len(values) * np.finfo(np.float64).eps * np.abs(values).max()
     kept = np.abs(values) > tolerance
     return np.divide(1.0, values, out=np.zeros_like(values), where=kept)

@@ -11,29 +11,34 @@ class ExactInfluence(BaseInfluence):
     Parameters
     ----------
     estimator : estimator
-        The model, a linear model or a network that the package knows, maybe inside a
-        Pipeline or a search, or fitted one for each output or class. A clone is fitted; a
-        ``FrozenEstimator`` is taken as it is. In a ``TransformedTargetRegressor`` the transformer
-        is held fixed and losses are in the unit of the transformed targets; in a stack the base
-        estimators, which must be frozen, are held fixed.
+        The model: a linear model or a network that the package knows, alone or inside a Pipeline
+        or a search, or one linear model for each output or class (``OneVsRestClassifier`` and the
+        like). A clone is fitted; a ``FrozenEstimator`` is taken as it is. The transformer of a
+        ``TransformedTargetRegressor`` stays fixed, and losses are in the unit of the transformed
+        targets; the base estimators of a stack must be frozen, and stay fixed too.
     damping : {"auto"} or float, default="auto"
-        Added to the eigenvalues of the curvature. "auto" is 0 where the model's own penalty
-        makes its objective strictly convex, else 0.1 times the mean eigenvalue.
+        Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
+        data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
+        the columns. For networks and their heads "auto" is 0.1 times the mean eigenvalue of the
+        curvature. ``damping_`` reports the damping that was used.
     solver : {"auto", "direct", "gram", "cg", "lissa"}, default="auto"
-        "direct": Cholesky of the Hessian. "gram": by the inner products of the rows, for fewer
-        rows than parameters. "cg" and "lissa": by products with vectors alone.
+        "direct": Cholesky factors of the curvature. "gram": inner products of its factor rows,
+        for fewer rows than parameters. "cg" and "lissa": iteration, by products with vectors
+        alone.
     curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
-        Which curvature; for linear models the first two are the same. Where the Hessian of a
-        network is indefinite, "ggn" takes its place, with a warning.
+        Which curvature; for linear models and heads "hessian" and "ggn" are the same. "ggn" takes
+        the place of a network's Hessian, with a warning, where that is indefinite or where a
+        sketch needs factor rows.
     batch_size : int, default=None
-        Rows in a batch; by default what scikit-learn's ``working_memory`` holds.
+        Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
     n_jobs : int, default=None
         Threads over batches of queries.
     random_state : int, RandomState or None, default=None
         Draws the preconditioner of "cg" and "lissa".
     scoring : callable, default=None
-        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
-        default one with its default parameters.
+        Measure of agreement with refits, called with a fitted influence estimator and queries,
+        higher is better. None means an :class:`~skinfluence.metrics.InfluenceScorer` with its
+        default parameters, the linear datamodeling score.
     verbose : int, default=0
         How much joblib reports of the batches.
 

@@ -1,6 +1,6 @@
-"""What all influence estimators give once they are fitted.
+"""The public methods that all fitted influence estimators share.
 
-Everything follows from one value, the linearisation that a fit has made.
+Everything follows from one value, the linearisation that a fit makes.
 """
 
 from numbers import Integral, Real
@@ -40,12 +40,12 @@ class FittedInfluence(
     }
 
     def learn(self, linearisation):
-        """Take over what a fit knows of its model.
+        """Adopt the linearisation of a fitted model.
 
         Parameters
         ----------
         linearisation : Linearisation
-            What a fit knows.
+            Linearisation of a fit.
 
         Returns
         -------
@@ -95,9 +95,9 @@ class FittedInfluence(
         X : {array-like, sparse matrix} of shape (n_queries, n_features)
             Queries.
         y : array-like of shape (n_queries,), default=None
-            Their targets. Without them: influence on the prediction, which is the margin of
-            the predicted class over the next, or the output of a regression; positive then
-            means that more weight on the row raises it.
+            Their targets. Without targets, influence on the prediction: the margin of the
+            predicted class over the next, or the output of a regression; positive then
+            means that more weight on the row raises the prediction.
         reduce : {None, "mean", "sum"}, default=None
             Reduce over the queries, at the cost of one solve.
 
@@ -125,7 +125,7 @@ class FittedInfluence(
     def most_influential(self, X, y=None, k=10, *, by="harmful"):
         """The training rows with the most influence on each query.
 
-        The full matrix of influences is never held.
+        The full matrix of influences is never stored.
 
         Parameters
         ----------
@@ -180,7 +180,7 @@ class FittedInfluence(
         Returns
         -------
         ndarray of shape (n_train,)
-            ``g_p' H^{-1} g_p >= 0``: large for rows that the model fits against all others.
+            ``g_p' H^{-1} g_p >= 0``, large for rows that the model fits against all others.
         """
         self._check_fitted()
         return self.linearisation_.self_influence()
@@ -192,13 +192,13 @@ class FittedInfluence(
         -------
         ndarray of shape (n_train,)
             ``||H^{-1} g_p||_1 = sum_i |q_i' g_p| / h_i`` for eigenpairs ``(h_i, q_i)`` of H, in
-            units of the parameters. Among eigenvectors of one eigenvalue, which are not unique,
-            the Euclidean norm takes the place of the sum: the smallest value over all bases.
+            units of the parameters. Eigenvectors of a repeated eigenvalue are not unique: there
+            the Euclidean norm replaces the sum, the smallest value over all bases.
 
         Raises
         ------
         ValueError
-            If the curvature is known by its products alone ("cg", "lissa").
+            If only products with the curvature are known ("cg", "lissa").
 
         References
         ----------
@@ -226,16 +226,16 @@ class FittedInfluence(
         indices = check_indices(indices, self.n_samples_)
         return self.linearisation_.parameter_influence(indices)
 
-    # What happens when rows are left out.
+    # Effects of leaving rows out.
 
     def leave_one_out_effect(self, X, y, *, reduce=None):
         """Predicted change of the losses when a training row is left out and the model refitted.
 
-        A Newton step without the row (its own curvature taken out of the Hessian by Woodbury, as
-        far as an approximate one holds it; class weights and the weight of the penalty moved as
-        the estimator itself would), then the loss at the moved outputs. **Positive: leaving the
-        row out raises the loss (the row helps)**; to first order it is ``-(weight / N)`` times
-        `influence`.
+        A Newton step without the row, then the loss at the moved outputs. The step removes the
+        row's curvature from the Hessian by Woodbury (its own share, from an approximate
+        curvature), and changes class weights and the weight of the penalty as the estimator
+        would. **Positive: leaving the row out raises the loss (the row helps)**; to first order
+        the effect is ``-(weight / N)`` times `influence`.
 
         Parameters
         ----------
@@ -249,10 +249,9 @@ class FittedInfluence(
         Returns
         -------
         ndarray of shape (n_queries, n_train) or (n_train,)
-            Change of the loss, in units of the loss. Where a row is the last of its class, the
-            refit is that of a linear model of the other classes, in which queries of the class
-            that is gone have an infinite loss; NaN if there is no such model. A network keeps
-            its outputs.
+            Change of the loss, in units of the loss. Where a row is the last of its class, a
+            linear model is refitted on the other classes, and queries of the lost class have
+            an infinite loss; NaN if there is no such model. A network keeps its outputs.
 
         Raises
         ------
@@ -262,9 +261,9 @@ class FittedInfluence(
         Warns
         -----
         NumericalWarning
-            Naming the rows without which there is no refit, or some queries have no finite loss,
-            or iterations did not converge, or whose leverage is near 1, so that no single step
-            can foresee the refit.
+            Names the rows without which there is no refit, some queries have no finite loss, or
+            the iteration did not converge, and rows with a leverage near 1, for which no single
+            step can foresee the refit.
         """
         self._check_fitted()
         _check_reduce(reduce)
@@ -288,14 +287,14 @@ class FittedInfluence(
         Returns
         -------
         ndarray of shape (n_queries,)
-            Change of the loss; positive: dropping the rows raises it. Infinite for queries of a
-            class that is left without rows, see `leave_one_out_effect`.
+            Change of the loss; positive: dropping the rows raises the loss. Infinite for queries
+            of a class that is left without rows, see `leave_one_out_effect`.
 
         Raises
         ------
         ValueError
-            If the removal leaves nothing to fit, or a class without rows where no model of the
-            other classes is known.
+            If the removal leaves nothing to fit, or empties a class where no model of the other
+            classes is known.
         """
         self._check_fitted()
         features = self._features(X)
@@ -304,15 +303,15 @@ class FittedInfluence(
         removed = removal_of_sets(self.linearisation_, [rows])
         return moved_losses(self.linearisation_, removed, features, targets, None)[:, 0]
 
-    # How well refits agree.
+    # Agreement with refits.
 
     def score(self, X, y):
         """Agreement of the influences with refits of the model, on queries.
 
         By default the linear datamodeling score: the model is refitted on 100 random halves of
         its training rows, and the losses of each query under the refits are compared, by rank,
-        with the sums of its influences over the rows of each half. The refits are kept, so
-        that estimators which differ in sketch or damping alone are scored by the same ones,
+        with the sums of its influences over the rows of each half. Losses of refits are stored,
+        so that the same refits score all estimators that differ in sketch or damping alone,
         and a search refits once for each split. ``scoring`` changes the measure.
 
         Parameters
@@ -330,7 +329,7 @@ class FittedInfluence(
         Raises
         ------
         ValueError
-            If the score is not defined, since no query's loss changes with the refits.
+            If the score is not defined, because the refits change no query's loss.
 
         See Also
         --------
@@ -351,8 +350,7 @@ class FittedInfluence(
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Samples.
         y : array-like of shape (n_samples,), default=None
-            Their targets. Without them the embedding is that of the prediction, as in
-            `influence`.
+            Their targets. Without targets, the prediction is embedded, as in `influence`.
 
         Returns
         -------

@@ -15,7 +15,7 @@ from skinfluence.estimators._head_fidelity import FullModel
 from skinfluence.models import head
 from skinfluence.sketching import SKETCHES
 
-# What sketch_size="auto" guarantees: the defaults of SketchedInfluence.
+# Error and share of seeds for sketch_size="auto": the defaults of SketchedInfluence.
 EPS, DELTA = 0.25, 0.05
 
 # Queries that are compared where the full Hessian is too large to decompose.
@@ -25,9 +25,9 @@ N_COMPARED = 32
 class ClassifierHeadInfluence(BaseInfluence):
     """Influence functions over the parameters of a model's linear head.
 
-    The model is taken apart into a featurizer and its last linear layer, the head. The features
-    are computed once, in a forward pass, and the influence is that of a linear model on them, with
-    the loss, weights and penalty of the model: the featurizer counts as a constant.
+    The model is taken apart into a featurizer and its last linear layer, the head. One forward
+    pass computes the features, and the head is a linear model on them, with the loss, weights and
+    penalty of the model: the featurizer counts as a constant.
 
     Parameters
     ----------
@@ -35,31 +35,37 @@ class ClassifierHeadInfluence(BaseInfluence):
         The model: a Pipeline, a linear model, a perceptron, a `TorchModel` or a skorch net. A
         clone is fitted; a ``FrozenEstimator`` is taken as it is.
     head : str, default="auto"
-        The last linear layer, or a layer by its name: "layer 1" of a perceptron, the path of a
-        module in torch. The last step of a Pipeline may be named too.
+        "auto" is the last linear layer. Or the name of a layer: "layer 1" of a perceptron, the
+        path of a module in torch, the last step of a Pipeline.
     sketch_size : {"auto"}, int or (int, int), default=None
-        Numbers kept for each row of the head, as in `SketchedInfluence`. By default nothing is
+        Numbers stored for each row of the head, as in `SketchedInfluence`. By default nothing is
         sketched, and ``solver`` solves with the full Hessian of the head.
     sketch : {"nystrom", "gaussian", "rademacher", "sjlt", "srdct"}, default="nystrom"
         Kind of the sketch.
     damping : {"auto"} or float, default="auto"
-        Added to the eigenvalues of the curvature. "auto" is 0 where the model's own penalty
-        makes its objective strictly convex, which that of a network never is, else 0.1 times
-        the mean eigenvalue.
+        Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
+        data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
+        the columns. For networks and their heads "auto" is 0.1 times the mean eigenvalue of the
+        curvature. ``damping_`` reports the damping that was used.
     solver : {"auto", "direct", "gram", "cg", "lissa"}, default="auto"
-        As in `ExactInfluence`, for the Hessian of the head.
+        "direct": Cholesky factors of the curvature. "gram": inner products of its factor rows,
+        for fewer rows than parameters. "cg" and "lissa": iteration, by products with vectors
+        alone.
     curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
-        Which curvature; the first two are the same for a linear head.
+        Which curvature; for linear models and heads "hessian" and "ggn" are the same. "ggn" takes
+        the place of a network's Hessian, with a warning, where that is indefinite or where a
+        sketch needs factor rows.
     batch_size : int, default=None
-        Rows in a batch; by default what scikit-learn's ``working_memory`` holds.
+        Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
     n_jobs : int, default=None
         Threads over batches of queries.
     random_state : int, RandomState or None, default=None
         Draws the sketch, the preconditioner of "cg" and "lissa", and the queries that
         `head_fidelity` compares.
     scoring : callable, default=None
-        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
-        default one with its default parameters.
+        Measure of agreement with refits, called with a fitted influence estimator and queries,
+        higher is better. None means an :class:`~skinfluence.metrics.InfluenceScorer` with its
+        default parameters, the linear datamodeling score.
     verbose : int, default=0
         How much joblib reports of the batches.
 
@@ -74,8 +80,8 @@ class ClassifierHeadInfluence(BaseInfluence):
     damping_ : float
         The damping that was used.
     stationarity_ : float
-        Norm of the gradient of the objective at the fitted parameters of the head, over the sum
-        of the norms of its terms.
+        Norm of the gradient of the objective at the fitted parameters, over the sum of the
+        norms of its terms.
     effective_dimension_ : float
         ``tr(F H^{-1})`` of the head.
     n_samples_, n_params_, n_components_ : int
@@ -93,9 +99,9 @@ class ClassifierHeadInfluence(BaseInfluence):
 
     Notes
     -----
-    Where the featurizer was not fitted on these rows, this is the influence itself. Where it
-    was, the source names conditions under which it is close; `head_fidelity` measures them.
-    Effects of leaving rows out are those of a model whose featurizer stays as it is.
+    Where the featurizer was not fitted on these rows, the result is the influence itself. Where
+    it was, the source names conditions under which the result is close; `head_fidelity` measures
+    them. Effects of leaving rows out assume that the featurizer stays as it is.
 
     References
     ----------
@@ -198,11 +204,11 @@ class ClassifierHeadInfluence(BaseInfluence):
         y : array-like of shape (n_queries,)
             Their targets.
         curvature : {"auto", "hessian", "ggn", "empirical_fisher"}, default="auto"
-            Curvature of the full model. "auto" is that of the head, but "ggn" for "hessian":
-            the Hessian of a network may have negative eigenvalues.
+            Curvature of the full model. "auto" takes the kind that the head has, but "ggn" for
+            "hessian": the Hessian of a network may have negative eigenvalues.
         damping : {"auto"} or float, default="auto"
             Damping of both. "auto" is ``damping_``, or 0.1 times the mean eigenvalue of the
-            full curvature where ``damping_`` is 0 and that curvature may be singular.
+            full curvature where ``damping_`` is 0 and the full curvature may be singular.
 
         Returns
         -------
@@ -219,7 +225,7 @@ class ClassifierHeadInfluence(BaseInfluence):
                 the agreement of ranks and signs; see
                 :func:`skinfluence.metrics.influence_ratio`.
             queries : ndarray of shape (n_compared,)
-                Positions of the queries that were compared.
+                Positions of the compared queries.
             damping : float
                 The damping that was used.
             t1 : ndarray of shape (n_head, n_head) or None
@@ -228,12 +234,12 @@ class ClassifierHeadInfluence(BaseInfluence):
             t2 : ndarray of shape (n_compared, n_train) or None
                 Term (43).
             t1_share : float or None
-                Norm of t1 over that of the Hessian of the head.
+                Norm of t1 over the norm of the Hessian of the head.
             t2_share : ndarray of shape (n_compared,) or None
                 Median over the training rows of t2 relative to the full influence.
             partition : ndarray of bool of shape (n_params_of_model,) or None
-                Eigenpairs, in ascending order of the eigenvalues, that were taken for the
-                head's: those that weigh most in the inverse Hessian on its coordinates.
+                Eigenpairs, in ascending order of the eigenvalues, that count as the head's,
+                because they dominate the inverse Hessian on its coordinates.
             inverse_share : float or None
                 Their share of the trace of the inverse Hessian. The theorem asks for nearly 1.
             coordinate_share : float or None
@@ -253,7 +259,7 @@ class ClassifierHeadInfluence(BaseInfluence):
         Relative Influence, Memorization and Generalization*, Theorem 1.
         """
         check_is_fitted(self)
-        # The damping of the comparison is one in the model's own coordinates.
+        # The damping of the comparison belongs to the model's own coordinates.
         fit = self.linearisation_.in_model_coordinates()
         objective = fit.fitted_model.objective
         X = check_queries(self, X, numeric=not reads_raw_data(self))

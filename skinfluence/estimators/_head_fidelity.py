@@ -7,7 +7,8 @@ from skinfluence.curvature._choice import make_curvature
 from skinfluence.estimators._classification_terms import classification_terms
 from skinfluence.metrics import influence_ratio
 
-# Beyond so many parameters, or numbers in all gradients, the Hessian is not decomposed.
+# Above these numbers of parameters, or of entries of all gradients, an eigendecomposition of the
+# Hessian takes minutes or does not fit into memory.
 MAX_PARAMS, MAX_NUMBERS = 2000, 5e7
 
 
@@ -23,7 +24,7 @@ class FullModel:
     curvature : {"hessian", "ggn", "empirical_fisher"}
         Which curvature.
     damping : float
-        What is added to its eigenvalues.
+        Added to the eigenvalues of the curvature.
     random_state : int, RandomState or None
         Draws the preconditioner where the curvature is used through products only.
     """
@@ -39,7 +40,7 @@ class FullModel:
         self.is_decomposed = small and np.prod(self.rows.shape, dtype=float) <= MAX_NUMBERS
 
     def compare(self, queries, classification):
-        """What `ClassifierHeadInfluence.head_fidelity` returns, but for the queries' positions.
+        """Compute what `ClassifierHeadInfluence.head_fidelity` returns, without ``queries``.
 
         Parameters
         ----------

@@ -22,19 +22,22 @@ class KFACInfluence(BaseInfluence):
     r"""Influence functions with a Kronecker-factored curvature of each layer.
 
     The curvature of a linear layer with inputs ``u`` (a 1 for the bias included) and output
-    gradients ``r`` is taken as :math:`A \otimes E` with :math:`A = \mathbb{E}[u u']` and
-    :math:`E = \mathbb{E}[r r']`, and as 0 between layers. Parameters of other layers (norms)
-    keep their dense blocks. Exact for deep linear networks with squared loss, up to the
-    blocks between layers.
+    gradients ``r`` is approximated by :math:`A \otimes E` with :math:`A = \mathbb{E}[u u']` and
+    :math:`E = \mathbb{E}[r r']`, and by 0 between layers. Parameters of other layers (norms)
+    keep their dense blocks. The approximation is exact for deep linear networks with squared
+    loss, up to the blocks between layers.
 
     Parameters
     ----------
     estimator : estimator
-        The model: a perceptron, a `TorchModel`, a skorch net or a linear model, maybe inside
-        a Pipeline or a search. A clone is fitted; a ``FrozenEstimator`` is taken as it is.
+        The model: a linear model or a network that the package knows, alone or inside a Pipeline
+        or a search, or one linear model for each output or class (``OneVsRestClassifier`` and the
+        like). A clone is fitted; a ``FrozenEstimator`` is taken as it is. The transformer of a
+        ``TransformedTargetRegressor`` stays fixed, and losses are in the unit of the transformed
+        targets; the base estimators of a stack must be frozen, and stay fixed too.
     eigenvalue_correction : bool, default=True
-        Whether the eigenvalues of :math:`A \otimes E` are replaced by the second moments of
-        the gradients in its eigenbasis (EK-FAC).
+        Whether the second moments of the gradients in the eigenbasis of :math:`A \otimes E`
+        replace its eigenvalues (EK-FAC).
     fisher : {"true", "sampled", "empirical"}, default="true"
         "true": the exact expectation over the model's own outputs, which is the generalised
         Gauss-Newton matrix. "sampled": one random row for each sample with that expectation.
@@ -45,27 +48,30 @@ class KFACInfluence(BaseInfluence):
         "reduce": both are of ``u`` averaged and ``r`` summed over positions.
     sketch_size : {"auto"}, float, int or (int, int), default=None
         Sizes of factorised sketches :math:`P_A \otimes P_E` of the layers. A float from 0 to 1
-        is the share of the factors' numbers :math:`m_A + m_E` that is kept in all layers
-        together, for the directions that carry most of the effective dimension. An int is the
-        number of rows :math:`m_A m_E` for each layer, split like the effective dimensions of
-        its factors; a pair is ``(m_A, m_E)``; "auto" takes twice these effective dimensions.
-        By default nothing is sketched.
+        is the share of all directions of the factors, :math:`m_A + m_E` added over the layers,
+        that is kept: those with most of the effective dimension. An int is the number of rows
+        :math:`m_A m_E` for each layer, split like the effective dimensions of its factors; a
+        pair is ``(m_A, m_E)``; "auto" takes twice these effective dimensions. By default
+        nothing is sketched.
     sketch : {"nystrom", "gaussian"}, default="nystrom"
         "nystrom": the leading eigenvectors of A and of E. "gaussian": random.
     damping : {"auto"} or float, default="auto"
-        Added to the eigenvalues of the products. "auto" is 0 where the model's own penalty
-        makes its objective strictly convex, else 0.1 times the mean eigenvalue.
+        Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
+        data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
+        the columns. For networks and their heads "auto" is 0.1 times the mean eigenvalue of the
+        curvature. ``damping_`` reports the damping that was used.
     batch_size : int, default=None
-        Rows in a batch; by default what scikit-learn's ``working_memory`` holds.
+        Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
     n_jobs : int, default=None
         Threads over batches of queries.
     random_state : int, RandomState or None, default=None
         Draws the sampled Fisher and random sketches.
     scoring : callable, default=None
-        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
-        default one with its default parameters.
+        Measure of agreement with refits, called with a fitted influence estimator and queries,
+        higher is better. None means an :class:`~skinfluence.metrics.InfluenceScorer` with its
+        default parameters, the linear datamodeling score.
     verbose : int, default=0
-        Whether to report progress.
+        How much joblib reports of the batches.
 
     Attributes
     ----------
@@ -76,7 +82,7 @@ class KFACInfluence(BaseInfluence):
         ``sketch_shape``, and the effective dimensions at the ridge :math:`\lambda`, which is
         `damping_` plus the mean of the model's own penalty: of A at
         :math:`\lambda / \|E\|_2` (``inputs_dimension``), of E at :math:`\lambda / \|A\|_2`
-        (``outputs_dimension``), their ``product``, and that of :math:`A \otimes E`
+        (``outputs_dimension``), their ``product``, and the one of :math:`A \otimes E`
         (``effective_dimension``), which is at most ``bound``, the product times
         :math:`1 + \lambda / (\|A\|_2 \|E\|_2)`.
     damping_ : float
@@ -102,8 +108,8 @@ class KFACInfluence(BaseInfluence):
     Notes
     -----
     Positive influence means that more weight on a training row raises the loss of a query.
-    The model's own penalty enters by its diagonal in the eigenbasis. Factors hold no training
-    row as it is, so that a leave-one-out effect is a step with the curvature of all rows.
+    The model's own penalty enters by its diagonal in the eigenbasis. Kronecker factors are no
+    sum over training rows, so a leave-one-out effect is a step with the curvature of all rows.
 
     References
     ----------
@@ -208,7 +214,7 @@ class KFACInfluence(BaseInfluence):
         if self.fisher != "sampled":
             return objective.factor_rows(self.curvature)
         factor = objective.loss.hessian_factor(objective.training_outputs, objective.targets)
-        # Signs that are independent make all cross terms vanish in the mean.
+        # Independent signs make all cross terms vanish in the mean.
         signs = np.sign(random_state.standard_normal(factor.shape[:2]))
         vectors = np.einsum("ns,nsk->nk", signs, factor)[:, None]
         return objective.pullback(objective.features, vectors).weighted(np.sqrt(weight))

@@ -2,8 +2,9 @@
 
 Conventions
 -----------
-Gradients are rows: ``g_t`` (q, p) of the queries, ``g_p`` (n, p) of training rows. Equation
-numbers are those of M. Kounavis, O. Dia, I. Ramazanli, "On Influence Functions, Classification
+Gradients are rows: ``g_t`` (q, p) of the queries, ``g_p`` (n, p) of training rows. ``G = 1 g_t'
++ delta I`` for one query, ``H`` is the reference Hessian and ``H_m`` the subset's. Equation
+numbers refer to M. Kounavis, O. Dia, I. Ramazanli, "On Influence Functions, Classification
 Influence, Relative Influence, Memorization and Generalization".
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 def row_sums(delta, query_gradients, transported_ones):
     """Row sums of ``G H_m H^{-1} G^{-1}``, the proof's value (66) of rho.
 
-    ``G^{-1} 1 = 1 / (delta + 1'g_t)``, so that the sums are G times one vector.
+    ``G^{-1} 1 = 1 / (delta + 1'g_t)``, so the sums are G times one vector.
 
     Parameters
     ----------
@@ -34,16 +35,16 @@ def row_sums(delta, query_gradients, transported_ones):
 
 
 class LepConditions:
-    """The two conditions of Theorem 2 as relative sizes, 0 where they hold exactly.
+    """The two conditions of Theorem 2 as relative sizes, 0 where they are met exactly.
 
     With ``W = G H_m H^{-1} G^{-1}`` and ``u_p = H^{-1} g_p - r_p H_m^{-1} g_p``, which is
     orthogonal to ``g_t`` by the definition of ``r_p``, so that ``G^{-1} u_p = u_p / delta``:
 
         W (1 g_t'g_p + delta g_p) = r_p (1 g_t'g_p + delta g_p) + G b_p,    b_p = H_m u_p
 
-    The first condition drops ``G b_p = G N g_p``, the second one both terms ``delta g_p``; what
-    is left says that the row sums of W are ``r_p``. Their relative distance from it, as a mean
-    square, is at most ``first (1 + second) + second``.
+    The first condition drops ``G b_p = G N g_p``, the second one both terms ``delta g_p``; the
+    rest says that the row sums of W are ``r_p``. The relative distance of the row sums from
+    ``r_p``, as a mean square, is at most ``first (1 + second) + second``.
 
     Parameters
     ----------
@@ -73,6 +74,8 @@ class LepConditions:
         )
         self._on_queries = query_gradients @ transported.T
         self._ones_on_queries = (query_gradients @ transported_ones)[:, None]
+        # G b_p = 1 g_t'b_p + delta b_p with b_p = H_m H^{-1} g_p - r_p g_p: its length needs only
+        # three numbers of b_p, namely g_t'b_p, 1'b_p and b_p'b_p, and never an array (q, n, p).
         (sums, squares), (c_sums, c_squares) = self._gradients, self._transported
         mixed = np.einsum("np,np->n", transported, gradients)
         b_squares = c_squares - 2 * ratio * mixed + ratio**2 * squares
@@ -80,6 +83,7 @@ class LepConditions:
 
     def _norm(self, inner, delta, sums, squares):
         """``|1 inner + delta v|`` from the sum and the square of v."""
+        # |1 a + delta v|^2 = p a^2 + 2 delta a 1'v + delta^2 v'v; rounding may leave it below 0.
         square = self.n_params * inner**2 + 2 * delta * inner * sums + delta**2 * squares
         return np.sqrt(np.maximum(square, 0))
 
@@ -93,8 +97,8 @@ class LepConditions:
     def second(self, delta):
         """``(|W delta g_p| + |r_p delta g_p|) / |r_p 1 g_t'g_p|``, (q, n).
 
-        The product with W is measured as a full: the elements of W grow like 1 / delta, so that
-        a small ``delta g_p`` alone says nothing.
+        The product with W is measured, not its factors: the elements of W grow like 1 / delta,
+        so a small ``delta g_p`` alone says nothing.
         """
         delta = np.asarray(delta)[:, None]
         (c_sums, c_squares), (sum_of_ones, square_of_ones, mixed) = self._transported, self._ones

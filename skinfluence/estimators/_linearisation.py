@@ -17,21 +17,21 @@ class Linearisation:
     Parameters
     ----------
     fitted_model : FittedModel
-        The model and what it was fitted on.
+        The fitted model with its training data.
     objective : Objective
-        What the parameters under study minimise.
+        Objective that the parameters under study minimise.
     curvature_kind : {"hessian", "ggn", "empirical_fisher"}
         Which curvature.
     curvature : Curvature
         F with the model's own penalty.
     damping : float
-        What is added to its eigenvalues.
+        Added to the eigenvalues of the curvature.
     space : Space
         Coordinates of the curvature.
     training_rows : Rows
         Gradients of the training rows in these coordinates.
     schedule : Schedule
-        How work is divided.
+        Divides work into batches and threads.
     """
 
     fitted_model: FittedModel
@@ -49,11 +49,11 @@ class Linearisation:
         return self.training_rows.n_samples
 
     def at_damping(self, damping):
-        """The same with another damping."""
+        """The same linearisation with another damping."""
         return replace(self, damping=float(damping))
 
     def in_model_coordinates(self):
-        """The same in the model's own coordinates, for what is defined by them.
+        """The same linearisation in the model's own coordinates, for definitions that need them.
 
         An approximate curvature stays in the coordinates in which it was made.
         """
@@ -84,7 +84,7 @@ class Linearisation:
         return self.objective.gradient_rows(features, self.targets(features, y))
 
     def query_rows(self, features, y=None):
-        """The same in the coordinates of the curvature."""
+        """`gradient_rows` in the coordinates of the curvature."""
         return self.space.project_queries(self.gradient_rows(features, y))
 
     def jacobian_rows(self, features):

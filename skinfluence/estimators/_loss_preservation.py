@@ -2,8 +2,8 @@
 
 Conventions
 -----------
-``H`` is the reference Hessian, ``H_m`` that of the subset, ``r_p`` the ratio of the influences
-by ``H`` and by ``H_m`` of training row p on a query. A relative influence is loss estimate
+``H`` is the reference Hessian, ``H_m`` the subset's, ``r_p`` the influence by ``H`` over the
+influence by ``H_m`` of training row p on a query. A relative influence is loss estimate
 preserving (LEP) for a query if ``r_p`` is the same for all p.
 """
 
@@ -22,7 +22,7 @@ RELATIVE_DELTAS = np.outer([1.0, -1.0], np.geomspace(1e-6, 8.0, 15)).ravel()
 
 
 class LepComparison:
-    """Influences by a subset's Hessian against those by a reference, for some queries.
+    """Influences by a subset's Hessian against influences by a reference, for some queries.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class LepComparison:
     rows : Rows
         Gradients of the training rows.
     reference, relative : callable
-        ``solve(rows) -> rows``, with the reference Hessian and that of the subset.
+        ``solve(rows) -> rows``, with the reference Hessian and with the subset's.
     product : callable
         ``product(vectors) -> vectors @ H_m``.
     """
@@ -54,7 +54,7 @@ class LepComparison:
         )
 
     def sizes(self, delta):
-        """Medians over training rows of both conditions for delta (q,), two times (q,)."""
+        """Medians over training rows of both conditions for delta (q,), two arrays (q,)."""
         first, second = self.conditions.first(delta), self.conditions.second(delta)
         return np.median(first, axis=1), np.median(second, axis=1)
 
@@ -65,7 +65,7 @@ class LepComparison:
         return candidates[worst.argmin(axis=0), np.arange(candidates.shape[1])]
 
     def result(self, delta, tol):
-        """What `RelativeHessianInfluence.lep_check` returns, without the reference."""
+        """Compute what `RelativeHessianInfluence.lep_check` returns, without the reference."""
         delta = self.best_delta() if delta is None else np.full(len(self.query_gradients), delta)
         first, second = self.sizes(delta)
         sums = row_sums(delta, self.query_gradients, self.transported_ones)

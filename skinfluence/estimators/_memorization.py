@@ -3,13 +3,12 @@
 Conventions
 -----------
 - ``h`` eigenvalues of H, ascending; ``chi`` and ``psi`` coordinates of a training row's and of
-  a query's gradient along its orthonormal eigenvectors.
-- An eigenspace is the span of the eigenvectors whose eigenvalues are numerically equal.
-  Eigenvectors are only unique up to a rotation inside it, and so is an L1 norm. What does not
-  depend on the rotation is the Euclidean norm of the part in the eigenspace, which is also the
-  smallest L1 norm of that part over all orthonormal bases. Norms here are the sum of these,
-  which is the L1 norm wherever eigenvalues are distinct, so a row above a threshold is above it
-  in every eigenbasis.
+  a query's gradient along the orthonormal eigenvectors of H.
+- An eigenspace is the span of the eigenvectors whose eigenvalues are numerically equal. A
+  rotation inside an eigenspace changes its eigenvectors and the L1 norm along them, but not
+  the Euclidean norm of the part in the eigenspace, which is the smallest L1 norm of that part
+  over all orthonormal bases. Norms here are sums of these Euclidean norms: the L1 norm where
+  eigenvalues are distinct, so a row above a threshold is above it in every eigenbasis.
 """
 
 import numpy as np
@@ -30,7 +29,7 @@ def memorization(linearisation):
 
 
 def sign_bounds(linearisation, query):
-    """What the sign of the influence on one query says of memorization.
+    """Bounds of memorization that follow from the sign of the influence on one query.
 
     In an eigenspace ``E`` let ``c_E`` be the inner product of the parts of ``g_p`` and of
     ``g_t``. With eigenvectors for eigenspaces, ``c_E`` is ``chi_i psi_i`` and the following is
@@ -40,7 +39,7 @@ def sign_bounds(linearisation, query):
     Parameters
     ----------
     linearisation : Linearisation
-        What a fit knows.
+        Linearisation of a fit.
     query : Rows
         One projected gradient row ``g_t``.
 
@@ -51,11 +50,11 @@ def sign_bounds(linearisation, query):
     values : ndarray of shape (n_train,)
         ``I_loss = -sum_E c_E / h_E``.
     bounds : ndarray of shape (n_train,)
-        What memorization exceeds where ``values`` is not 0: ``sum_E |c_E| / h_E`` over the
-        eigenspaces that speak against the sign, divided by the largest norm of ``g_t`` in an
-        eigenspace, relation (72).
+        Lower bounds of memorization where ``values`` is not 0: ``sum_E |c_E| / h_E`` over the
+        eigenspaces whose terms have the other sign, divided by the largest norm of ``g_t`` in
+        an eigenspace, relation (72).
     thresholds : tuple of float
-        D+ and D- of the theorem, which hold for all training rows at once.
+        D+ and D- of the theorem, which apply to all training rows at once.
     """
     rows = linearisation.training_rows
     basis = linearisation.eigenbasis(query)

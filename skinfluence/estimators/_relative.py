@@ -18,42 +18,53 @@ AFFORDABLE = 2e11
 class RelativeHessianInfluence(BaseInfluence):
     """Influence functions with the Hessian of a random subset of the training rows.
 
-    The gradients are those of all training rows, so every row has its influence; only the
-    Hessian, the expensive part for many rows, comes from fewer. The penalty of the model is not
-    sampled: it enters the Hessian in full.
+    All training rows give gradients, so every row has its influence; only the Hessian, the
+    expensive part for many rows, comes from fewer. The penalty of the model is not sampled: it
+    enters the Hessian in full.
 
     Parameters
     ----------
     estimator : estimator
-        The model, as in `ExactInfluence`.
+        The model: a linear model or a network that the package knows, alone or inside a Pipeline
+        or a search, or one linear model for each output or class (``OneVsRestClassifier`` and the
+        like). A clone is fitted; a ``FrozenEstimator`` is taken as it is. The transformer of a
+        ``TransformedTargetRegressor`` stays fixed, and losses are in the unit of the transformed
+        targets; the base estimators of a stack must be frozen, and stay fixed too.
     subset_size : {"auto"}, int or float, default="auto"
         Rows of the subset: a number, or a share of the training rows. "auto" doubles it until
         the Hessians of two disjoint subsets give the same influences up to a factor, to
         within ``tol``, and then takes both subsets together.
     stratify : bool, default=True
-        Whether the subset holds the classes of a classifier in proportion, with at least one
-        row of each.
+        Whether the subset has the classes of a classifier in proportion, with at least one row
+        of each.
     tol : float, default=0.15
         Dispersion of the ratio of two relative influences at which "auto" stops: half of the
         ratios are within 15 percent of their median.
     damping : {"auto"} or float, default="auto"
-        Added to the eigenvalues of the curvature, as in `ExactInfluence`.
+        Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
+        data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
+        the columns. For networks and their heads "auto" is 0.1 times the mean eigenvalue of the
+        curvature. ``damping_`` reports the damping that was used.
     solver : {"auto", "direct", "gram", "cg", "lissa"}, default="auto"
-        As in `ExactInfluence`, for the Hessian of the subset.
+        "direct": Cholesky factors of the curvature. "gram": inner products of its factor rows,
+        for fewer rows than parameters. "cg" and "lissa": iteration, by products with vectors
+        alone.
     curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
-        Which curvature; for linear models the first two are the same. Where the Hessian of a
-        network is indefinite, "ggn" takes its place, with a warning.
+        Which curvature; for linear models and heads "hessian" and "ggn" are the same. "ggn" takes
+        the place of a network's Hessian, with a warning, where that is indefinite or where a
+        sketch needs factor rows.
     batch_size : int, default=None
-        Rows in a batch; by default what scikit-learn's ``working_memory`` holds.
+        Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
     n_jobs : int, default=None
         Threads over batches of queries.
     random_state : int, RandomState or None, default=None
         Draws the subset.
     scoring : callable, default=None
-        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
-        default one with its default parameters.
+        Measure of agreement with refits, called with a fitted influence estimator and queries,
+        higher is better. None means an :class:`~skinfluence.metrics.InfluenceScorer` with its
+        default parameters, the linear datamodeling score.
     verbose : int, default=0
-        Whether to report the sizes that are tried.
+        How much joblib reports of the batches; from 1 on, sizes found in ``fit`` are printed too.
 
     Attributes
     ----------
@@ -96,9 +107,9 @@ class RelativeHessianInfluence(BaseInfluence):
 
     Notes
     -----
-    Rows of the subset are weighted by the reciprocal of their chance to be in it, and scaled so
-    that the weights of every class add up to those of all its rows. The error of an influence
-    falls like ``sqrt(effective_dimension_ / subset_size_)``.
+    Rows of the subset are weighted by the reciprocal of their inclusion probability, and scaled
+    so that the weights of every class have the same sum as in the training set. The error of an
+    influence falls like ``sqrt(effective_dimension_ / subset_size_)``.
 
     References
     ----------
@@ -176,7 +187,7 @@ class RelativeHessianInfluence(BaseInfluence):
             weight = order.weights(0, subsets.checked_size(self.subset_size, order))
             curvature = subsets.curvature(weight)
         subsets.check_classes(weight)
-        # The Hessian of a subset may be indefinite where that of all rows is not.
+        # The Hessian of a subset may be indefinite where the Hessian of all rows is not.
         kind = choose_curvature(objective.restricted(weight), self.curvature, damping)
         if kind != self.curvature:
             subsets = self._subsets(objective, kind, damping)
@@ -215,8 +226,8 @@ class RelativeHessianInfluence(BaseInfluence):
         y : array-like of shape (n_queries,)
             Their targets.
         reference : {"auto", "full", "subset"}, default="auto"
-            What to compare with: the Hessian of all rows, or of a second subset with four
-            times as many rows. "auto" takes all rows where that is affordable.
+            Hessian to compare with: of all rows, or of a second subset with four times as many
+            rows. "auto" takes all rows where that is affordable.
         delta : float, default=None
             The number of Theorem 2 at which its conditions are measured. None takes, for each
             query, the best of a grid.
@@ -229,21 +240,21 @@ class RelativeHessianInfluence(BaseInfluence):
 
             rho, dispersion, spearman, sign_agreement
                 See :func:`skinfluence.metrics.influence_ratio`: the median ratio of the
-                reference's influences to these, how far it is from uniform, and the
-                agreement of their ranks and signs.
+                reference's influences to the subset's, how far the ratio is from uniform, and
+                the agreement of ranks and signs.
             is_preserving : ndarray of bool
                 Whether the dispersion is at most ``tol``.
             delta
                 The numbers that were used.
             first_condition, second_condition
-                Medians over training rows of the sizes of what Theorem 2 asks to be
-                negligible, relative to what it is added to. The theorem applies where both
+                Sizes of the terms that Theorem 2 asks to be negligible, relative to the terms
+                they are added to, medians over training rows. The theorem applies where both
                 are far below 1.
             row_sum, row_sum_spread
                 Median row sum of ``G H_m H^{-1} G^{-1}``, which is rho where the conditions
-                hold, and the largest relative distance of a row sum from it.
+                are met, and the largest relative distance of a row sum from that median.
             reference : {"full", "subset"}
-                What they were compared with.
+                Hessian that the subset's was compared with.
             reference_size : int
                 Rows of the reference.
 
@@ -330,7 +341,7 @@ class RelativeHessianInfluence(BaseInfluence):
         return self._subsets(fit.objective, fit.curvature_kind, fit.damping)
 
     def _reference(self, reference):
-        """Curvature to compare with, whether it is that of all rows, and of how many."""
+        """Curvature to compare with, its name ("full" or "subset") and its number of rows."""
         if reference not in ("auto", "full", "subset"):
             raise ValueError(
                 f"reference must be 'auto', 'full' or 'subset'. Got {reference!r} instead."

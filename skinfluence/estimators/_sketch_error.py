@@ -15,18 +15,18 @@ N_PROBES = 16
 
 
 class Probes:
-    """Training rows taken as queries, with their exact answers found by products alone.
+    """Training rows taken as queries, with exact scores found by products alone.
 
-    Nothing is computed before it is asked for.
+    Everything is computed on first use.
 
     Parameters
     ----------
     objective : Objective
-        What was minimised.
+        Objective of the fitted model.
     kind : {"hessian", "ggn", "empirical_fisher"}
         Which curvature.
     damping : float
-        What is added to its eigenvalues.
+        Added to the eigenvalues of the curvature.
     seed : int
         Chooses the probes.
     """
@@ -44,7 +44,7 @@ class Probes:
 
     @cached_property
     def index(self):
-        """Which of them are probes."""
+        """Positions of the probes."""
         moving = np.flatnonzero(self.rows.squared_norms() > 0)
         rng = np.random.default_rng(self.seed)
         return rng.choice(moving, min(N_PROBES, len(moving)), replace=False)
@@ -70,8 +70,8 @@ class Probes:
         probes = self.rows[self.index]
         solver = self._solver(np.zeros_like(self.objective.l2_penalty), tol=1e-4, max_iter=100)
         with warnings.catch_warnings():
-            # The energy of conjugate gradients grows towards phi_0, so that stopping early
-            # makes the scale smaller and the error larger, never the reverse.
+            # The energy of conjugate gradients grows towards phi_0, so stopping early makes the
+            # scale smaller and the error larger, never the reverse.
             warnings.simplefilter("ignore", ConvergenceWarning)
             solved = solver.solve(probes, 0.0).array
         energy = np.einsum("qp,qp->q", solved, probes.toarray())
@@ -105,7 +105,7 @@ class Probes:
         Parameters
         ----------
         linearisation : Linearisation
-            What a fit with a sketch knows.
+            A fit with a sketch.
 
         Returns
         -------

@@ -24,64 +24,73 @@ from skinfluence.sketching import SKETCHES
 class SketchedInfluence(SketchedScores, BaseInfluence):
     r"""Influence functions from a sketch of the gradients.
 
-    Gradients ``g`` of length p are replaced by ``Pg`` of length m, and the curvature F by
-    ``PFP'``. Unpenalised intercepts are kept as they are unsketched, and a model whose sketch
-    would be no smaller than itself is solved exactly.
+    ``Pg`` of length m replaces a gradient ``g`` of length p, and ``PFP'`` the curvature F.
+    Unpenalised intercepts stay unsketched, and a model whose sketch would be no smaller than
+    itself is solved exactly.
 
     Parameters
     ----------
     estimator : estimator
-        The model, a linear model or a network that the package knows, maybe inside a
-        Pipeline or a search. A clone is fitted; a ``FrozenEstimator`` is taken as it is.
+        The model: a linear model or a network that the package knows, alone or inside a Pipeline
+        or a search, or one linear model for each output or class (``OneVsRestClassifier`` and the
+        like). A clone is fitted; a ``FrozenEstimator`` is taken as it is. The transformer of a
+        ``TransformedTargetRegressor`` stays fixed, and losses are in the unit of the transformed
+        targets; the base estimators of a stack must be frozen, and stay fixed too.
     sketch_size : {"auto", "certified"}, int or (int, int), default="auto"
-        Numbers m that are kept of each row. "auto": the size from which the uniform error of
-        all influences is at most ``eps``, found from the spectrum of the sketch itself without
-        an exact solution. "certified": grown until the relative error of the scores, measured
-        on probe queries, is at most ``eps``. A factorised sketch of a model with c outputs
-        gives m // c numbers to its features; a pair is the sizes ``(m_A, m_E)`` for features
-        and outputs. From the number of parameters on the result is exact.
+        Numbers m stored for each row. "auto": the size from which the uniform error of all
+        influences is at most ``eps``, found from the spectrum of the sketch itself without an
+        exact solution. "certified": grown until the relative error of the scores, measured on
+        probe queries, is at most ``eps``. A factorised sketch of a model with c outputs gives
+        m // c numbers to its features; a pair ``(m_A, m_E)`` sets the sizes for features and
+        outputs. From the number of parameters on the result is exact.
     sketch : str or callable, default="auto"
         Kind of sketch: "auto", "gaussian", "rademacher", "sjlt", "srdct", "nystrom",
         "landmarks" or "identity". "nystrom" is a basis for the range of the features and needs
-        the fewest numbers; "landmarks" is one for the range of some of the rows, never written
+        the fewest numbers; "landmarks" is a basis for the span of some of the rows, never written
         out; the others are random and need only one pass over the data. "auto" is "nystrom" for
-        the factored rows of a linear model, "landmarks" for those of a network, else "sjlt".
-        Also a class of :mod:`skinfluence.sketching`, or a callable that is called with
+        factored rows of a linear model, "landmarks" for factored rows of a network, else "sjlt".
+        Also a class of :mod:`skinfluence.sketching`, or a callable that takes
         ``(data, size, seed)`` and returns a sketch.
     tail : bool, default=True
-        Whether the ridge, and the mean curvature there, stand for what a basis ("nystrom",
-        "landmarks") leaves out, at the cost of inner products of the rows themselves. The
-        embedding of `transform` then has as many columns as the model has parameters.
+        Whether the ridge, together with one number for the mean curvature there, stands for the
+        complement of a basis ("nystrom", "landmarks"), at the cost of inner products of the
+        unsketched rows. The embedding of `transform` then has as many columns as the model has
+        parameters.
     factorized : {"auto"} or bool, default="auto"
         Whether the features are sketched (and the outputs, if ``sketch_size`` is a pair), or
         the unfactored gradients. "auto": the features, where rows are factored.
     eps : float, default=0.25
-        Error that is allowed, in (0, 1), if the size is to be found.
+        Largest error, in (0, 1), for sizes that are found from the data.
     delta : float, default=0.05
         Share of the seeds of a random sketch that may exceed ``eps``, in (0, 1).
     debias : bool, default=False
-        Whether to take off the ridge that a random sketch adds by itself, so that the
-        self-influences are right on average.
+        Whether to subtract the ridge that a random sketch adds by itself, so that the
+        self-influences are right on average. Each damping then needs an eigendecomposition of its
+        own.
     project_queries : bool, default=False
         Whether to project the gradients of queries on the range of F before they are
-        sketched, which removes the error by `leakage`.
+        sketched, which removes the error that `leakage` measures.
     curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
-        Which curvature; for linear models the first two are the same. Of a network the
-        Hessian has no rows to sketch, and "ggn" takes its place with a warning.
+        Which curvature; for linear models and heads "hessian" and "ggn" are the same. "ggn" takes
+        the place of a network's Hessian, with a warning, where that is indefinite or where a
+        sketch needs factor rows.
     damping : {"auto"} or float, default="auto"
-        Added to the eigenvalues of the curvature. "auto" is 0 where the model's own penalty
-        makes its objective strictly convex, else 0.1 times the mean eigenvalue.
+        Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
+        data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
+        the columns. For networks and their heads "auto" is 0.1 times the mean eigenvalue of the
+        curvature. ``damping_`` reports the damping that was used.
     batch_size : int, default=None
-        Rows in a batch; by default what scikit-learn's ``working_memory`` holds.
+        Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
     n_jobs : int, default=None
         Threads over batches of queries.
     random_state : int, RandomState or None, default=None
         Determines the sketch, and the probes of `sketch_error_`.
     scoring : callable, default=None
-        Measure of `score`, such as an :class:`~skinfluence.metrics.InfluenceScorer`; by
-        default one with its default parameters.
+        Measure of agreement with refits, called with a fitted influence estimator and queries,
+        higher is better. None means an :class:`~skinfluence.metrics.InfluenceScorer` with its
+        default parameters, the linear datamodeling score.
     verbose : int, default=0
-        Whether to print what was chosen.
+        How much joblib reports of the batches; from 1 on, sizes found in ``fit`` are printed too.
 
     Attributes
     ----------
@@ -90,7 +99,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
     sketch_ : Sketch
         The sketch, of all columns of the rows.
     sketch_size_ : int
-        Rows of the sketch, without the columns that are kept as they are.
+        Rows of the sketch, without the unsketched columns.
     factorized_ : bool
         Whether features are sketched, or full gradients.
     damping_ : float
@@ -100,22 +109,21 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
     effective_dimension_ : float
         ``tr(F H^{-1})``: exact for small models, else estimated.
     effective_dimension_error_ : float
-        Half the width of the interval in which it lies, or its standard error.
+        Half the width of an interval around ``effective_dimension_``, or its standard error.
     factor_effective_dimensions_ : tuple of float
-        Effective dimensions of the features, at the ridge over the largest eigenvalue of the
-        outputs, and of the outputs, at the ridge over that of the features. Their product,
-        times one plus the ridge over the product of the largest eigenvalues, is at least the
-        effective dimension of the Kronecker product: the price of a factorised sketch. Only
-        where `factorized_`.
+        Effective dimensions of A, the moment of the features, and of E, the moment of the
+        outputs, at the ridges ``ridge / ||E||`` and ``ridge / ||A||``. Their product, times
+        ``1 + ridge / (||A|| ||E||)``, is at least the effective dimension of the Kronecker
+        product: the price of a factorised sketch. Only where `factorized_`.
     sketch_error_ : Bunch
         Errors of the scores of some training rows taken as queries, against exact scores
-        found by conjugate gradients, computed when first asked for. ``uniform``: 95th
-        percentile of :math:`|\tilde B - B| / \sqrt{\varphi_0 \varphi_0'}`, the error that the
-        theory bounds; ``relative``: relative error of the scores; ``spearman``: their rank
-        correlation. Each has ``value``, ``low`` and ``high``, a 95 % interval.
+        found by conjugate gradients, computed on first use. ``uniform``: 95th percentile of
+        :math:`|\tilde B - B| / \sqrt{\varphi_0 \varphi_0'}`, the error that the theory bounds;
+        ``relative``: relative error of the scores; ``spearman``: rank correlation of the
+        scores. Each has ``value``, ``low`` and ``high``, a 95 % interval.
     sketch_is_injective_ : bool
-        Whether the sketch is known to lose nothing of the range of F, so that it is exact
-        without a ridge.
+        Whether the sketch is known to lose nothing of the range of F, so that influence is
+        exact without a ridge.
     stationarity_ : float
         Norm of the gradient of the objective at the fitted parameters, over the sum of the
         norms of its terms.
@@ -138,7 +146,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
     Positive influence means that more weight on a training row raises the loss of a query.
 
     Sizes from the theory promise a *uniform* error relative to the influences without a ridge
-    [1]_. Where the spectrum of F is flat the scores themselves have a larger relative error:
+    [1]_. Where the spectrum of F is flat, the scores have a larger relative error;
     `sketch_error_` measures both.
 
     References
@@ -217,13 +225,13 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         self.scoring = scoring
         self.verbose = verbose
 
-    # What the family asks for.
+    # Hooks of the family.
 
     def _choose_curvature(self, objective):
         if objective.has_factor_rows(self.curvature):
             return self.curvature
         warn_user(
-            "The Hessian of a network has negative eigenvalues, so that it has no rows to sketch. "
+            "The Hessian of a network has negative eigenvalues, and so no factor rows to sketch. "
             "The Gauss-Newton matrix takes its place; use curvature='ggn' to say so.",
             UserWarning,
         )
@@ -268,8 +276,8 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
             return
         size = projection.feature_sketch.size
         warn_user(
-            f"The sketch is saturated: the sketched curvature has the full rank {size}, so that "
-            f"of F is at least that (and at most {min(plan.features.shape)}), and without a "
+            f"The sketch is saturated: the sketched curvature has the full rank {size}, so F may "
+            f"have a higher one (at most {min(plan.features.shape)}), and without a "
             "ridge nothing is guaranteed. Use a larger sketch_size, or damping > 0.",
             NumericalWarning,
         )

@@ -26,73 +26,85 @@ AUTO_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
 class SketchedInfluenceCV(SketchedScores):
     """Sketched influence with built-in choice of sketch size and damping.
 
-    Every pair is scored on held-out queries against refits of the model, as by a
-    :class:`~sklearn.model_selection.GridSearchCV` over :class:`SketchedInfluence`. But the
-    model is fitted and its refits are made once for each split, and one sketch and one
-    eigendecomposition for each split and size serve all dampings.
+    Every pair is scored on the validation rows of each split against refits of the model, as by
+    a :class:`~sklearn.model_selection.GridSearchCV` over :class:`SketchedInfluence`. But the
+    model is fitted and refitted once for each split, and one sketch and one eigendecomposition
+    for each split and size serve all dampings.
 
     Parameters
     ----------
     estimator : estimator
-        The model, as in `SketchedInfluence`. Clones of a ``FrozenEstimator``'s inner model are
-        fitted in the splits; the final influence is that of the frozen model as it is.
+        The model, as in `SketchedInfluence`. The splits fit clones of the model inside a
+        ``FrozenEstimator``; the final influence takes the frozen model as it is.
     sketch_sizes : "auto" or array-like of int, default="auto"
         Sizes that are tried. "auto": shares 1/32, 1/16, 1/8, 1/4 and 1/2 of the number of
         parameters.
     dampings : "auto" or array-like of float, default="auto"
         Dampings that are tried. "auto": 0.001, 0.01, 0.1 and 1 times the mean eigenvalue of
-        the curvature on all rows, and 0 where the objective of the model is strictly convex.
+        the curvature on all rows, and 0 where the model's own penalty makes its objective
+        strictly convex.
     cv : int, cross-validation generator or iterable, default=None
         Splits; None means five. Stratified by class where the model is a classifier.
     scoring : callable, default=None
-        Score of a fitted influence estimator on queries, higher is better. None means an
-        :class:`~skinfluence.metrics.InfluenceScorer`, the linear datamodeling score.
+        Measure of agreement with refits, called with a fitted influence estimator and queries,
+        higher is better. None means an :class:`~skinfluence.metrics.InfluenceScorer` with its
+        default parameters, the linear datamodeling score.
     sketch : str or callable, default="auto"
         Kind of sketch, as in `SketchedInfluence`. A basis ("nystrom") is drawn for the largest
         size; the smaller ones are its leading directions.
     tail : bool, default=True
-        As in `SketchedInfluence`.
+        Whether the ridge, together with one number for the mean curvature there, stands for the
+        complement of a basis ("nystrom", "landmarks"), at the cost of inner products of the
+        unsketched rows. The embedding of `transform` then has as many columns as the model has
+        parameters.
     factorized : {"auto"} or bool, default="auto"
-        As in `SketchedInfluence`.
+        Whether the features are sketched (and the outputs, if ``sketch_size`` is a pair), or
+        the unfactored gradients. "auto": the features, where rows are factored.
     debias : bool, default=False
-        As in `SketchedInfluence`. Each damping then needs an eigendecomposition of its own.
+        Whether to subtract the ridge that a random sketch adds by itself, so that the
+        self-influences are right on average. Each damping then needs an eigendecomposition of its
+        own.
     project_queries : bool, default=False
-        As in `SketchedInfluence`.
+        Whether to project the gradients of queries on the range of F before they are
+        sketched, which removes the error that `leakage` measures.
     curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
-        Which curvature; for linear models the first two are the same.
+        Which curvature; for linear models and heads "hessian" and "ggn" are the same. "ggn" takes
+        the place of a network's Hessian, with a warning, where that is indefinite or where a
+        sketch needs factor rows.
     batch_size : int, default=None
-        Rows in a batch; by default what scikit-learn's ``working_memory`` holds.
+        Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
     n_jobs : int, default=None
         Splits that are searched at once.
     random_state : int, RandomState or None, default=None
         Determines the sketches.
     verbose : int, default=0
-        Whether to print what was chosen.
+        How much joblib reports of the batches; from 1 on, sizes found in ``fit`` are printed too.
 
     Attributes
     ----------
     best_params_ : dict
         The ``sketch_size`` and ``damping`` with the highest mean score.
     best_score_ : float
-        That score.
+        The highest mean score.
     best_index_ : int
-        Its position in ``cv_results_``.
+        Position of the best candidate in ``cv_results_``.
     best_estimator_ : SketchedInfluence
-        Fitted on all rows with ``best_params_``; this estimator has all that it has learned.
+        Fitted on all rows with ``best_params_``; its linearisation is also this estimator's.
     cv_results_ : dict of ndarray
         As in GridSearchCV: ``params``, ``param_sketch_size``, ``param_damping``,
         ``split<k>_test_score``, ``mean_test_score``, ``std_test_score``, ``rank_test_score``.
         Also ``low_test_score`` and ``high_test_score``, a 95 % interval by the spread over the
-        queries; ``effective_dimension``, ``tr(F H^{-1})`` at that damping by the largest
-        sketch, and ``relative_size``, the sketch size over it; both means over the splits.
+        queries; ``effective_dimension``, ``tr(F H^{-1})`` at the candidate's damping by the
+        largest sketch, and ``relative_size``, the sketch size over ``effective_dimension``,
+        both means over the splits.
     n_splits_ : int
         Number of splits.
     estimator_ : estimator
-        The model fitted on all rows.
+        The fitted model.
     sketch_size_ : int
         Rows of the sketch of all rows.
     damping_ : float
-        The damping that was chosen.
+        The damping that was used.
     n_samples_, n_params_, n_components_ : int
         Training rows, parameters of the model, columns of the embedding.
     classes_ : ndarray of shape (n_classes,)
@@ -221,7 +233,7 @@ class SketchedInfluenceCV(SketchedScores):
         sizes = sorted(int(size) if float(size).is_integer() else size for size in sizes)
         dampings = sorted(map(float, dampings))
         if not (sizes and dampings):
-            raise ValueError("sketch_sizes and dampings must hold at least one value each.")
+            raise ValueError("sketch_sizes and dampings must have at least one value each.")
         return list(ParameterGrid({"sketch_size": sizes, "damping": dampings}))
 
     def _candidate(self, fitted_model, sketch_size, damping, sketch=None):
@@ -268,7 +280,7 @@ class SketchedInfluenceCV(SketchedScores):
 
 
 class _Path:
-    """Candidates of one split that share what does not depend on size or damping.
+    """Candidates of one split, which share everything that does not depend on size or damping.
 
     Parameters
     ----------
@@ -307,7 +319,7 @@ class _Leading:
     Parameters
     ----------
     basis : NystromSketch or LandmarkSketch
-        The largest of them.
+        The largest sketch.
     """
 
     def __init__(self, basis):
@@ -346,7 +358,7 @@ class _Score:
     def _predicted(self, linearisation, X, y):
         """Sums of the influences over the subsets, (n_queries, n_subsets)."""
         if linearisation.training_rows is not self.rows:
-            # The same for all dampings of a sketch.
+            # All dampings of a sketch share these.
             self.rows = linearisation.training_rows
             self.totals = linearisation.sums_of_training_rows(self.truth.subsets)
             self.queries = linearisation.query_rows(linearisation.read(X), y)

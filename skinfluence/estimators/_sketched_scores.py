@@ -1,4 +1,4 @@
-"""What is known of scores that come from a sketch."""
+"""Influence estimators with a sketch, and the errors of their scores."""
 
 from functools import cached_property
 
@@ -14,12 +14,12 @@ class SketchedScores(FittedInfluence):
     """Influence functions of a model whose linearisation is sketched."""
 
     def learn(self, linearisation):
-        """Take over what a fit knows of its model.
+        """Adopt the linearisation of a fitted model.
 
         Parameters
         ----------
         linearisation : Linearisation
-            What a fit knows.
+            Linearisation of a fit.
 
         Returns
         -------
@@ -34,7 +34,7 @@ class SketchedScores(FittedInfluence):
         return super().learn(linearisation)
 
     def _forget(self):
-        """Drop what was found out about an earlier fit."""
+        """Drop what was computed for an earlier fit."""
         for name, value in vars(SketchedScores).items():
             if isinstance(value, cached_property):
                 vars(self).pop(name, None)
@@ -78,7 +78,7 @@ class SketchedScores(FittedInfluence):
         """Effective dimensions of features and outputs, see the attributes of the class."""
         check_is_fitted(self)
         if not self.factorized_:
-            raise AttributeError("Gradients are sketched as a whole: there are no factors.")
+            raise AttributeError("Full gradients are sketched: there are no factors.")
         return of_factors(self.linearisation_.space)
 
     @cached_property
@@ -88,28 +88,28 @@ class SketchedScores(FittedInfluence):
         return is_injective(self.linearisation_.space)
 
     def leakage(self, X, y=None):
-        """Share of the gradient of every query that is outside of the range of F.
+        """Share of the gradient of every query that lies outside the range of F.
 
-        No training row has moved the model there, and the exact influence does not see it. A
-        random sketch mixes it in, with an error that falls like ``m^-1/2``;
-        ``project_queries=True`` removes it.
+        No training row has moved the model in these directions, and exact influence ignores
+        them. A random sketch mixes them in, with an error that falls like ``m^-1/2``;
+        ``project_queries=True`` removes this error.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_queries, n_features)
             Queries.
         y : array-like of shape (n_queries,), default=None
-            Their targets. Without them: of the gradient of the prediction.
+            Their targets. Without targets, the gradient of the prediction.
 
         Returns
         -------
         ndarray of shape (n_queries,)
-            Norm of the part outside over the norm of the whole, from 0 to 1.
+            Norm of the part outside over the norm of the gradient, from 0 to 1.
 
         Warns
         -----
         ConvergenceWarning
-            If the range is too large to be found, and the values are upper bounds.
+            If the range is too large to be found, so that the values are upper bounds.
         """
         features = self._features(X)
         fit = self.linearisation_

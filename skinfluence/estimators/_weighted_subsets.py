@@ -1,7 +1,7 @@
-"""Random subsets of weighted rows that stand for all of them, and how large they have to be.
+"""Random subsets of weighted rows that represent all rows, and the size that they need.
 
 Every row has a permanent random number, and the rows are taken in the order of these numbers:
-a larger subset holds the smaller ones, and what follows a subset is a second, disjoint one.
+a larger subset contains the smaller ones, and the rows after a subset make a second, disjoint one.
 """
 
 from numbers import Integral
@@ -14,7 +14,7 @@ from skinfluence.curvature import choose_solver, make_curvature
 from skinfluence.metrics._ratio import ratio_spread
 from skinfluence.refitting.random_subsets import shuffled_by_stratum
 
-# Rows of the first of the subsets that grow until two of them agree.
+# Rows of each of the first two subsets, which double until they agree.
 FIRST_SIZE = 128
 
 # Probe queries and training rows on which two subsets are compared.
@@ -22,7 +22,7 @@ N_PROBE_QUERIES, N_PROBE_ROWS = 32, 1024
 
 
 class SamplingOrder:
-    """Rows in a random order whose every part is a sample of all rows.
+    """Rows in a random order, every part of which is a sample of all rows.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class SamplingOrder:
         Weights of the rows in the sum that a subset estimates. Rows of weight 0 are never
         taken.
     strata : ndarray of int of shape (n_samples,), default=None
-        Groups that every part holds in proportion.
+        Groups that every part contains in proportion.
     random_state : int, RandomState or None, default=None
         Draws the order.
     """
@@ -54,7 +54,7 @@ class SamplingOrder:
         return np.count_nonzero(self._full)
 
     def _threshold(self, size):
-        """What the chances of rows to be among the first ``size`` are proportional to."""
+        """Number to which the chances of rows to be among the first ``size`` are relative."""
         if size == 0:
             return 0.0
         if size >= len(self):
@@ -62,10 +62,10 @@ class SamplingOrder:
         return self.keys[self.order[size - 1 : size + 1]].mean()
 
     def weights(self, start, stop):
-        """Weights with which the rows of a part of the order stand for all rows.
+        """Weights with which the rows of a part of the order represent all rows.
 
-        Rows of strata absent from the part are always included, since no sampled row can
-        represent them.
+        Earlier rows of strata that are absent from the part are always included, since no
+        sampled row can represent them.
 
         Parameters
         ----------
@@ -75,8 +75,8 @@ class SamplingOrder:
         Returns
         -------
         ndarray of shape (n_samples,)
-            0 for rows that are left out; adds up to the weights of all rows, stratum by
-            stratum.
+            0 for rows that are left out. The weights of every stratum have the same sum as in
+            all rows.
         """
         earlier, part = self.order[:start], self.order[start:stop]
         before, after = (min(1.0, self._threshold(size)) for size in (start, stop))
@@ -90,7 +90,7 @@ class SamplingOrder:
         return weight
 
     def _correction(self, rows, own):
-        """What makes the weights of every stratum add up to those of all its rows."""
+        """Factors that give the weights of every stratum the same sum as in all rows."""
         full, strata = self._full, self.strata[rows]
         sums = np.bincount(strata, own, minlength=len(full))
         ratio = np.divide(full, sums, out=np.zeros_like(full), where=sums > 0)
@@ -114,15 +114,15 @@ class WeightedSubsets:
     Parameters
     ----------
     objective : Objective
-        What was minimised.
+        Objective of the fitted model.
     kind : {"hessian", "ggn", "empirical_fisher"}
         Which curvature.
     damping : float
-        What is added to its eigenvalues.
+        Added to the eigenvalues of the curvature.
     solver : {"auto", "direct", "gram", "cg", "lissa"}
-        How it is solved.
+        How the curvature is solved.
     stratify : bool
-        Whether subsets hold the classes in proportion.
+        Whether subsets contain the classes in proportion.
     random_state : int, RandomState or None
         Draws the preconditioner of "cg" and "lissa".
     """
@@ -152,7 +152,7 @@ class WeightedSubsets:
 
     @property
     def factor_rows_per_sample(self):
-        """Rank that one row adds to the curvature at most."""
+        """Largest rank that one row adds to the curvature."""
         outputs = self.objective.training_outputs.shape[1]
         return 1 if self.kind == "empirical_fisher" else outputs
 
@@ -163,7 +163,7 @@ class WeightedSubsets:
 
     @property
     def needed_size(self):
-        """Rows without which the Hessian of a subset must be singular."""
+        """Number of rows below which the Hessian of a subset must be singular."""
         return -(-self.n_unpenalised // self.factor_rows_per_sample)
 
     @property
@@ -178,7 +178,7 @@ class WeightedSubsets:
         Raises
         ------
         ValueError
-            If there are not so many rows, or so few do not determine a Hessian.
+            If there are fewer rows, or the subset is too small to determine a Hessian.
         """
         size = given
         if isinstance(size, Integral):
@@ -212,7 +212,7 @@ class WeightedSubsets:
         if len(missing):
             names = self.objective.classes[missing].tolist()
             raise ValueError(
-                f"The subset of {np.count_nonzero(weight)} rows holds none of the class(es) "
+                f"The subset of {np.count_nonzero(weight)} rows has none of the class(es) "
                 f"{names}. Use stratify=True, or a larger subset_size."
             )
 
@@ -238,7 +238,7 @@ class WeightedSubsets:
 
 
 class SizeSearch:
-    """Doubles a subset until a second, disjoint one agrees with it.
+    """Doubles a subset until a second, disjoint subset agrees with it.
 
     Parameters
     ----------
@@ -290,6 +290,6 @@ class SizeSearch:
                 c.solve(self.queries, damping).inner(self.rows) for c in (curvature, other)
             )
         except LinAlgError:
-            # The Hessian of few rows may be indefinite where that of more is not.
+            # The Hessian of few rows may be indefinite where the Hessian of more is not.
             return np.inf
         return float(np.median(ratio_spread(first, second)[1]))

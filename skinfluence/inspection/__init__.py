@@ -1,7 +1,7 @@
-"""Pictures of influences, and of how far they may be trusted.
+"""Pictures of influences, and of their errors.
 
-A display keeps arrays, and ``plot`` draws them, on axes of one's own where ``ax`` is
-given. ``from_estimator`` and its siblings compute the arrays and draw them at once.
+A display stores arrays, and ``plot`` draws them, on given axes or on a new figure.
+``from_estimator`` and ``from_predictions`` compute the arrays and draw them at once.
 Drawing needs matplotlib.
 """
 

@@ -1,4 +1,4 @@
-"""What the displays share: axes, and colours that the colour-blind can tell apart."""
+"""Axes of the displays, and colours that the colour-blind can tell apart."""
 
 HARMFUL = "#d55e00"
 HELPFUL = "#0072b2"
@@ -7,7 +7,7 @@ COLOURS = [HELPFUL, HARMFUL, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "0.2"]
 
 
 def make_axes(ax=None):
-    """The given axes, or those of a new figure."""
+    """The given axes, or the axes of a new figure."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:

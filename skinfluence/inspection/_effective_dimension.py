@@ -1,4 +1,4 @@
-"""How many directions of the curvature a damping leaves."""
+"""Number of directions of the curvature above a damping."""
 
 import numpy as np
 
@@ -20,10 +20,10 @@ class EffectiveDimensionDisplay:
         Eigenvalues of the curvature, without the damping. Negative ones can only be
         rounding and count as 0.
     dampings : array-like of shape (n_dampings,), default=None
-        Positive dampings of the curve. None means a range somewhat wider than that of
-        the eigenvalues.
+        Positive dampings of the curve. None means a range somewhat wider than the range
+        of the eigenvalues.
     damping : float, default=None
-        Damping to mark. None marks none; 0 is not on a logarithmic axis either.
+        Damping to mark. None, and 0 on the logarithmic axis, mark nothing.
 
     Attributes
     ----------
@@ -41,8 +41,8 @@ class EffectiveDimensionDisplay:
 
     Examples
     --------
-    At a damping equal to both eigenvalues, each counts one half; at one three times as
-    large, one quarter:
+    At a damping equal to both eigenvalues, each counts one half; at a damping three times
+    as large, one quarter:
 
     >>> from skinfluence.inspection import EffectiveDimensionDisplay
     >>> display = EffectiveDimensionDisplay([2.0, 2.0], dampings=[2.0, 6.0]).plot()
@@ -70,10 +70,10 @@ class EffectiveDimensionDisplay:
         Parameters
         ----------
         estimator : influence estimator
-            Fitted, with ``eigenvalues_``, those of its curvature, and ``damping_``.
+            Fitted, with the eigenvalues ``eigenvalues_`` of its curvature, and ``damping_``.
         dampings : array-like of shape (n_dampings,), default=None
-            Positive dampings of the curve. None means a range somewhat wider than that
-            of the eigenvalues.
+            Positive dampings of the curve. None means a range somewhat wider than the
+            range of the eigenvalues.
         ax : matplotlib Axes, default=None
             Axes to draw on. None means a new figure.
 
@@ -124,14 +124,14 @@ class EffectiveDimensionDisplay:
 
 
 def _count_above(eigenvalues, dampings):
-    """Number of eigenvalues above each damping, nothing where a logarithm has none."""
+    """Number of eigenvalues above each damping, NaN in place of 0 for logarithmic axes."""
     count = np.sum(eigenvalues > dampings[:, None], axis=1)
     return np.where(count > 0, count, np.nan)
 
 
 def _wide_range(eigenvalues, damping):
     """Dampings from below the smallest eigenvalue to above the largest."""
-    # Smaller ones are the rounding of the largest.
+    # Smaller eigenvalues are the rounding of the largest.
     floor = len(eigenvalues) * np.finfo(float).eps * eigenvalues.max()
     inside = [*eigenvalues[eigenvalues > floor], damping or eigenvalues.max()]
     return np.geomspace(min(inside) / 10, max(inside) * 10, 200)

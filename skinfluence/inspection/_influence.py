@@ -91,7 +91,7 @@ class InfluenceDisplay:
 
     @classmethod
     def from_predictions(cls, influence, *, k=5, by="both", row_labels=None, ax=None):
-        """Draw the mean over queries of influences that are there already.
+        """Draw the mean over queries of given influences.
 
         Parameters
         ----------

@@ -9,17 +9,17 @@ from skinfluence.inspection._axes import HARMFUL, HELPFUL, make_axes
 class MemorizationDisplay:
     """Memorization of the training rows in descending order, with its threshold.
 
-    Rows above the threshold are memorizable, the others generalizable. A steep head
-    holds isolated rows, often mislabelled ones.
+    Rows above the threshold are memorizable, the others generalizable. The steep start of
+    the curve shows isolated rows, often mislabelled ones.
 
     Parameters
     ----------
     memorization : array-like of shape (n_train,)
         Memorization or self-influence of each training row.
     threshold : float, default=None
-        Rows above it are marked. None marks none.
+        Rows above the threshold are marked. None marks none.
     name : str, default="Memorization"
-        What was measured, for the vertical axis.
+        Name of the measure, for the vertical axis.
 
     Attributes
     ----------
@@ -53,8 +53,8 @@ class MemorizationDisplay:
             Fitted, with ``memorization_`` and ``threshold_``, or else with
             ``self_influence()``.
         threshold : float, default=None
-            Rows above it are marked. None means ``threshold_`` of a selector, and no
-            threshold for an influence estimator.
+            Rows above the threshold are marked. None means ``threshold_`` of a selector,
+            and no threshold for an influence estimator.
         ax : matplotlib Axes, default=None
             Axes to draw on. None means a new figure.
 

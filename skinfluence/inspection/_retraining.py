@@ -1,4 +1,4 @@
-"""Predicted changes of losses against those of real refits."""
+"""Predicted changes of losses against changes under real refits."""
 
 from sklearn.utils import check_array
 
@@ -8,11 +8,11 @@ from skinfluence.metrics import leave_one_out_correlation
 
 
 class RetrainingDisplay:
-    """Predicted changes of losses against those measured by refitting.
+    """Predicted changes of losses against changes measured by refitting.
 
     Each point is one query and one removal. On the identity line the prediction is
-    exact; the legend has the slope of measured on predicted, 1 when the scale is right,
-    and Pearson's correlation, 1 when the proportions are.
+    exact. The legend gives the slope of measured on predicted changes, 1 when the scale
+    is right, and Pearson's correlation, 1 when the proportions are right.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class RetrainingDisplay:
 
     @classmethod
     def from_predictions(cls, predicted, actual, *, ax=None):
-        """Draw changes that are there already.
+        """Draw given changes.
 
         Parameters
         ----------

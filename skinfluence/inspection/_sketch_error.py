@@ -1,4 +1,4 @@
-"""How the error of a sketch falls with its size."""
+"""Error of a sketch against its size."""
 
 import numpy as np
 from sklearn.utils import check_array
@@ -11,17 +11,17 @@ class SketchErrorDisplay:
     r"""Error of sketched influences against the sketch size over effective dimension.
 
     The theory promises an error that falls like :math:`(m / d_\lambda)^{-1/2}` once the
-    sketch size :math:`m` exceeds the effective dimension :math:`d_\lambda`: on
-    logarithmic axes a line of slope -1/2, drawn for comparison.
+    sketch size :math:`m` exceeds the effective dimension :math:`d_\lambda`: a line of
+    slope -1/2 on logarithmic axes, drawn for comparison.
 
     Parameters
     ----------
     sketch_sizes : array-like of shape (n_sizes,)
-        Numbers kept per training row, :math:`m`.
+        Numbers stored per training row, :math:`m`.
     errors : dict of str to array-like of shape (n_sizes,) or (n_repeats, n_sizes)
         Positive errors of each kind of sketch, for example ``error_quantile`` of
-        :func:`skinfluence.metrics.faithfulness`. Of several repeats the median is
-        drawn, with a band from the smallest to the largest.
+        :func:`skinfluence.metrics.faithfulness`. For several repeats the line is the
+        median, and the band reaches from the smallest to the largest.
     effective_dimension : float
         Effective dimension :math:`d_\lambda` of the curvature at the damping.
 
@@ -99,7 +99,7 @@ class SketchErrorDisplay:
         return self
 
     def _height(self):
-        """Where the line of slope -1/2 lies closest to the medians, at ratio 1."""
+        """Height at ratio 1 of the line of slope -1/2 that is closest to the medians."""
         ratio = self.sketch_sizes / self.effective_dimension
         # Below the effective dimension the error is flat.
         beyond = ratio >= min(1, ratio.max())

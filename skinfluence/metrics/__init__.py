@@ -6,10 +6,10 @@ Conventions
   when more weight on training row ``p`` raises the loss of query ``t`` (harmful),
   negative when it lowers it (helpful). Several other libraries return the opposite
   sign.
-- A measure that has one value per query returns all of them, of shape (n_queries,):
-  their mean is the usual figure and :func:`bootstrap_interval` says how sure it is.
-- A score that is not defined (constant losses, one subset, one class of flags) is an
-  error that names the reason, never NaN.
+- A measure with one value per query returns all values, of shape (n_queries,): their
+  mean is the usual figure, and :func:`bootstrap_interval` gives its interval.
+- A score that is not defined (constant losses, one subset, one class of flags) raises
+  an error that names the reason, and is never NaN.
 """
 
 from skinfluence.metrics._agreement import leave_one_out_correlation, linear_datamodeling_score

@@ -1,4 +1,4 @@
-"""Predicted changes of losses against those of refitted models."""
+"""Predicted changes of losses against changes under refits."""
 
 import numpy as np
 from scipy.stats import rankdata
@@ -28,11 +28,10 @@ from skinfluence._utils.sklearn_private import validate_params
 def linear_datamodeling_score(influence, subsets, losses, *, sample_weight=None):
     r"""Rank correlation of predicted and measured losses over random subsets.
 
-    For each query, the models refitted on the subsets are ranked twice: by the loss
-    that they really have, and by the sum of the influences of the rows that they were
-    trained on. The score is Spearman's correlation of the two rankings: 1 when
-    influence orders the refits perfectly, about 0 for noise, negative for influences of
-    the opposite sign.
+    For each query, two rankings order the models refitted on the subsets: by the loss
+    of the query, and by the sum of the influences of their training rows. The score is
+    Spearman's correlation of the two rankings: 1 when influence orders the refits
+    perfectly, about 0 for noise, negative for influences of the opposite sign.
 
     Parameters
     ----------
@@ -44,14 +43,14 @@ def linear_datamodeling_score(influence, subsets, losses, *, sample_weight=None)
     losses : array-like of shape (n_queries, n_subsets)
         Loss of each query under the model refitted on each subset.
     sample_weight : array-like of shape (n_train,), default=None
-        Weights with which the rows were trained; they multiply the influences in the
-        sum. None means 1.
+        Training weights of the rows, which multiply the influences in the sum. None
+        means 1.
 
     Returns
     -------
     score : ndarray of shape (n_queries,)
-        Linear datamodeling score of each query, in [-1, 1]. Its mean is the figure
-        usually reported.
+        Linear datamodeling score of each query, in [-1, 1]. The mean is the usual
+        figure.
 
     Raises
     ------
@@ -71,8 +70,8 @@ def linear_datamodeling_score(influence, subsets, losses, *, sample_weight=None)
 
     Examples
     --------
-    Three training rows, each left out once. The influences of the rows that stay add
-    up to 3, 5 and 4, and the losses rise in that order:
+    Three training rows, each left out once. The influences of the remaining rows add up
+    to 3, 5 and 4, and the losses rise in the same order:
 
     >>> import numpy as np
     >>> from skinfluence.metrics import linear_datamodeling_score
@@ -119,9 +118,9 @@ def leave_one_out_correlation(predicted, actual):
     ----------
     predicted : array-like of shape (n_queries, n_train) or (n_train,)
         Predicted change of each query's loss when a training row is left out, positive
-        when the loss rises. That is :math:`-(s_p / N) I_{loss}`, of the opposite sign
-        to the influence. One dimension means one query, so ``predicted.ravel()`` pools
-        the queries into one correlation.
+        when the loss rises: :math:`-(s_p / N) I_{loss}`, with the opposite sign of the
+        influence. One dimension means one query, so ``predicted.ravel()`` pools the
+        queries into one correlation.
     actual : array-like of the same shape
         Changes measured by refitting without the row, in the same unit.
 
@@ -174,14 +173,14 @@ def leave_one_out_correlation(predicted, actual):
 
 
 def agreement(predicted, measured, *, ranks=True):
-    """Correlation over the refits for every query whose losses they change.
+    """Correlation over the refits, for every query whose losses the refits change.
 
     Parameters
     ----------
     predicted : ndarray of shape (n_queries, n_refits)
         Predicted losses, up to a constant and a positive factor.
     measured : ndarray of shape (n_queries, n_refits)
-        Losses of the refits, likewise.
+        Losses under the refits, up to a constant and a positive factor.
     ranks : bool, default=True
         Whether to correlate ranks (Spearman) or the values (Pearson).
 

@@ -1,4 +1,4 @@
-"""How sure a mean over queries is."""
+"""Confidence intervals of a mean over queries."""
 
 from numbers import Integral, Real
 
@@ -50,8 +50,8 @@ def bootstrap_interval(values, *, confidence_level=0.95, n_resamples=9999, rando
 
     Notes
     -----
-    The interval is about the choice of the queries. It does not know that other refits
-    would have given other scores: the subsets are taken as they are.
+    The interval covers the choice of the queries. It ignores that other subsets would
+    have given other scores.
 
     References
     ----------
@@ -60,7 +60,7 @@ def bootstrap_interval(values, *, confidence_level=0.95, n_resamples=9999, rando
 
     Examples
     --------
-    Means of resamples stay between the smallest and the largest value:
+    Means of resamples lie between the smallest and the largest value:
 
     >>> from skinfluence.metrics import bootstrap_interval
     >>> result = bootstrap_interval([0.8, 0.9, 1.0], random_state=0)

@@ -1,4 +1,4 @@
-"""Sketched influences against exact ones."""
+"""Sketched influences against exact influences."""
 
 from numbers import Real
 
@@ -39,14 +39,14 @@ def faithfulness(
     train_scale=None,
     quantile=0.95,
 ):
-    r"""Distance of sketched influences from the exact ones.
+    r"""Distance of sketched influences from exact influences.
 
     With :math:`B` the bilinear form :math:`g^\top (F + \lambda I)^{-1} g'`, a tilde for
-    the sketched one, and :math:`\phi(g) = B(g, g)`, the theory bounds :math:`|\tilde B
-    - B|` by :math:`\varepsilon \sqrt{\phi_0(g) \phi_0(g')}` for all pairs at once, with
-    :math:`\phi_0` the self-influence without ridge. That uniform error and the relative
-    error of the scores are different things, far apart where eigenvalues decay slowly:
-    both are returned.
+    its sketched version, and :math:`\phi(g) = B(g, g)`, the theory bounds
+    :math:`|\tilde B - B|` by :math:`\varepsilon \sqrt{\phi_0(g) \phi_0(g')}` for all
+    pairs at once, with :math:`\phi_0` the self-influence without ridge. This uniform
+    error and the relative error of the scores are far apart where eigenvalues decay
+    slowly, so the function returns both.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def faithfulness(
         :math:`\phi_0` to compare with the theorem, :math:`\phi_\lambda` for a stricter
         figure.
     train_scale : array-like of shape (n_train,), default=None
-        The same of the training rows. None means ``exact_self_influence``.
+        :math:`\phi` of the training rows. None means ``exact_self_influence``.
     quantile : float, default=0.95
         Which quantile of the error over the pairs to return.
 

@@ -66,7 +66,7 @@ def mislabel_detection_auc(scores, is_mislabelled):
 def label_sign_agreement(influence, y_query, y_train):
     r"""Share of training rows that help queries of their class and harm the others.
 
-    That is the share of pairs for which
+    This is the share of pairs for which
 
     .. math:: \operatorname{sign} I_{loss}(z_t, z_p) = 1(y_t \neq y_p) - 1(y_t = y_p),
 
@@ -87,8 +87,8 @@ def label_sign_agreement(influence, y_query, y_train):
     Returns
     -------
     agreement : ndarray of shape (n_queries,)
-        Share of training rows that obey, for each query. The mean is the share of all
-        pairs.
+        Share of training rows that obey the rule, for each query. The mean is the share
+        of all pairs.
 
     Raises
     ------
@@ -97,9 +97,9 @@ def label_sign_agreement(influence, y_query, y_train):
 
     Notes
     -----
-    An influence of exactly 0 has neither sign and counts as not obeying. (The source
-    writes sign(0) = 1, but its relations (92) to (95) put a change of 0 with equal
-    labels.)
+    An influence of exactly 0 has neither sign and counts as not obeying the rule. (The
+    source writes sign(0) = 1, but its relations (92) to (95) assign a change of 0 to
+    equal labels.)
 
     References
     ----------
@@ -109,8 +109,8 @@ def label_sign_agreement(influence, y_query, y_train):
 
     Examples
     --------
-    The first row has the query's label and helps, the second has the other one and
-    harms, as they should; the third has the other label and helps:
+    The first row has the query's label and helps, the second and the fourth have the
+    other label and harm, as they should; the third has the other label and helps:
 
     >>> from skinfluence.metrics import label_sign_agreement
     >>> label_sign_agreement([[-2.0, 1.0, -1.0, 3.0]], ["a"], ["a", "b", "b", "b"])
@@ -141,13 +141,13 @@ def label_sign_agreement(influence, y_query, y_train):
     prefer_skip_nested_validation=True,
 )
 def almost_positive(inverse_hessian, gradients, *, query_gradients=None):
-    r"""How far an inverse Hessian is from one with almost positive elements.
+    r"""Distance of an inverse Hessian from having almost positive elements.
 
     Definition 9 of [1]_ asks for additive terms :math:`\delta_{ij}` that make every
     element :math:`h_{ij} + \delta_{ij}` of :math:`H^{-1}` non-negative, and whose
-    effect :math:`\sum_{ij} g_i \delta_{ij} g'_j` on the influences is negligible. Here
-    :math:`\delta` is the smallest such matrix, :math:`\delta_{ij} = \max(-h_{ij}, 0)`,
-    and "negligible" is measured.
+    effect :math:`\sum_{ij} g_i \delta_{ij} g'_j` on the influences is negligible. This
+    function takes the smallest such matrix, :math:`\delta_{ij} = \max(-h_{ij}, 0)`, and
+    measures its effect.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def almost_positive(inverse_hessian, gradients, *, query_gradients=None):
         Gradient rows of the training rows, in the order of the parameters of
         ``inverse_hessian``.
     query_gradients : array-like of shape (n_queries, n_params), default=None
-        Gradient rows of the queries. None means ``gradients``, each paired with each.
+        Gradient rows of the queries. None means ``gradients``, in all pairs.
 
     Returns
     -------
@@ -173,9 +173,9 @@ def almost_positive(inverse_hessian, gradients, *, query_gradients=None):
             Largest :math:`|g^\top \delta g'| / |g^\top H^{-1} g'|` over the pairs;
             infinite when a pair without influence has an effect.
         median_effect : float
-            Median of the same over the pairs.
+            Median of the same ratio over the pairs.
         sign_changes : float
-            Share of the pairs whose influence has another sign with :math:`H^{-1} +
+            Share of the pairs whose influence changes sign with :math:`H^{-1} +
             \delta`: for them the assumption of Theorem 4 decides the answer.
 
     Raises
@@ -185,7 +185,7 @@ def almost_positive(inverse_hessian, gradients, *, query_gradients=None):
 
     See Also
     --------
-    label_sign_agreement : What Theorem 4 concludes from the assumption.
+    label_sign_agreement : The conclusion of Theorem 4 from the assumption.
 
     References
     ----------

@@ -15,16 +15,16 @@ from skinfluence._utils.sklearn_private import validate_params
 def influence_ratio(influence, reference):
     r"""Ratio of two sets of influences, and how uniform it is over the training rows.
 
-    A ratio that is the same for all training rows keeps their order and, if it is positive, their
-    signs: it is all that ranking and selecting rows needs. The relative influences of
-    [1]_ with such a ratio are called loss estimate preserving.
+    A ratio that is the same for all training rows preserves the order of their influences and, if
+    positive, the signs: ranking and selecting rows needs no more. With such a ratio, relative
+    influences are called loss estimate preserving in [1]_.
 
     Parameters
     ----------
     influence : array-like of shape (n_queries, n_train)
         Influences, for example from an approximate Hessian or on fewer parameters.
     reference : array-like of shape (n_queries, n_train)
-        Those to compare them with, for example from the full Hessian.
+        Influences to compare with, for example from the full Hessian.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def influence_ratio(influence, reference):
 
     Examples
     --------
-    The second set is twice the first one, but for the last row:
+    The second set is twice the first, except for the last row:
 
     >>> from skinfluence.metrics import influence_ratio
     >>> result = influence_ratio([[1.0, -2.0, 3.0]], [[2.0, -4.0, -6.0]])
@@ -77,13 +77,13 @@ def influence_ratio(influence, reference):
 
 
 def ratio_spread(influence, reference):
-    """``rho`` and ``dispersion`` of `influence_ratio`, of arrays that are not checked."""
+    """``rho`` and ``dispersion`` of `influence_ratio`, without checks of the arrays."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = reference / influence
-        # A row without any influence has no ratio, and a query of such rows a uniform one.
+        # A row without any influence has no ratio; a query of only such rows has the ratio 1.
         ratio[~(influence.any(axis=1) | reference.any(axis=1))] = 1.0
         missing = np.isnan(ratio)
-        # The median that leaves out missing values is much slower.
+        # nanmedian is much slower.
         median = np.nanmedian if missing.any() else np.median
         rho = median(ratio, axis=1)
         off = np.abs(ratio / rho[:, None] - 1)

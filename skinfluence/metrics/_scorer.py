@@ -19,9 +19,9 @@ METRICS = ("lds", "loo", "faithfulness")
 class InfluenceScorer(BaseEstimator):
     r"""Score of a fitted influence estimator on queries, higher is better.
 
-    An instance is called with a fitted estimator and queries, so that it can be given as
-    ``scoring`` to a search of scikit-learn and to the influence estimators themselves. The
-    estimator may be the last step of a Pipeline.
+    An instance is a function of a fitted estimator and queries, so it can serve as ``scoring``
+    of scikit-learn's searches and of the influence estimators themselves. The estimator may be
+    the last step of a Pipeline.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class InfluenceScorer(BaseEstimator):
         curvature at the same damping; 0 is perfect. It needs no refits and can compare sketch
         sizes, but not dampings.
     n_subsets : int, default=100
-        Refits of the model: random subsets for "lds", rows that are left out for "loo".
+        Number of refits: random subsets for "lds", rows left out for "loo".
     share : float, default=0.5
         Share of the training rows in each random subset.
     tol : float, default=1e-8
@@ -41,11 +41,11 @@ class InfluenceScorer(BaseEstimator):
         Draws the subsets or rows. An int gives all candidates of a search the same refits,
         and the first refits are the same for any ``n_subsets``.
     memory : str or object with the joblib.Memory interface, default=None
-        Where losses of refits are kept. None keeps the most recent ones in the process; a
-        folder serves later sessions and parallel workers too. It holds pickles, and whoever can
-        write to it can run code here: give one that you trust.
+        Where losses of refits are stored. None stores the most recent ones in the process; a
+        folder serves later sessions and parallel workers too. The entries of a folder are
+        pickles, and whoever can write to it can run code here: give one that you trust.
     n_jobs : int, default=None
-        Refits that run at once.
+        Number of refits that run at once, by joblib.
 
     See Also
     --------
@@ -54,9 +54,9 @@ class InfluenceScorer(BaseEstimator):
 
     Notes
     -----
-    The score is the mean over the queries whose losses the refits change: of others, such as
+    The score is the mean over the queries whose losses the refits change: for others, such as
     queries far outside the margin of a support vector machine, no correlation is defined. A
-    query that changes although its predictions do not counts 0.
+    query whose loss changes although its predicted losses do not counts 0.
 
     Examples
     --------
@@ -120,7 +120,7 @@ class InfluenceScorer(BaseEstimator):
         Raises
         ------
         ValueError
-            If the score is not defined: no query's loss changes with the refits.
+            If the score is not defined, because the refits change no query's loss.
         """
         return float(np.mean(self.of_queries(estimator, X, y)))
 
@@ -136,7 +136,7 @@ class InfluenceScorer(BaseEstimator):
         y : array-like of shape (n_queries,)
             Their targets.
         truth : Bunch, default=None
-            What `ground_truth` returned for the same model, training rows and queries.
+            Result of `ground_truth` for the same model, training rows and queries.
 
         Returns
         -------
@@ -146,7 +146,7 @@ class InfluenceScorer(BaseEstimator):
         Raises
         ------
         ValueError
-            If there is no such query.
+            If the score is defined for no query.
         """
         truth = self.ground_truth(estimator, X, y) if truth is None else truth
         X, influence = _last_step(estimator, X)
@@ -169,8 +169,8 @@ class InfluenceScorer(BaseEstimator):
         Returns
         -------
         Bunch
-            ``losses`` (n_queries, n_refits), the ``subsets`` (n_refits, n_train) and, for
-            "loo", the ``rows`` that are left out.
+            ``losses`` (n_queries, n_refits), ``subsets`` (n_refits, n_train) and, for "loo",
+            the ``rows`` left out.
         """
         self._validate_params()
         X, influence = _last_step(estimator, X)
@@ -191,9 +191,9 @@ class InfluenceScorer(BaseEstimator):
             return Bunch(subsets=retraining.draw(self.n_subsets, self.share, self.random_state))
         n_train = retraining.n_train
         rows = check_random_state(self.random_state).permutation(n_train)
-        # Without the only row of its class a model is another one.
+        # Without the only row of a class, another model would be fitted.
         rows = rows[retraining.dispensable[rows]][: self.n_subsets]
-        # The last refit is that on all rows.
+        # The last refit is on all rows.
         subsets = np.ones((len(rows) + 1, n_train), dtype=bool)
         subsets[np.arange(len(rows)), rows] = False
         return Bunch(subsets=subsets, rows=rows)

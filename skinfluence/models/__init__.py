@@ -1,8 +1,8 @@
 """From a fitted model to the objective that it minimised.
 
-`objective` and `head` are the two doors. A new class of models is registered with
-``objective.register``; `linear_objective`, `Weighting` and the module `losses` are what it takes
-for a model that is linear in its features.
+`objective` and `head` are the two doors. ``objective.register`` registers a new class of models;
+for a model that is linear in its features, `linear_objective`, `Weighting` and the module
+`losses` are all that its function needs.
 """
 
 from skinfluence.models import linear, losses, mlp, per_output, refused

@@ -1,6 +1,6 @@
 """The doors from a fitted model to its objective and to its head.
 
-Models of torch are known once they are asked for, so that nobody else waits for torch.
+Models of torch are registered on first use, so that nobody else waits for torch.
 """
 
 from functools import wraps
@@ -11,14 +11,14 @@ from skinfluence.models.registry import objective as objective_of_known
 
 
 def load_optional_models(model):
-    """Register the models of torch if this model is one of torch or skorch."""
+    """Import the torch models, which registers them, if this is a model of torch or skorch."""
     packages = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
     if packages & {"torch", "skorch"}:
         import_module("skinfluence.models.torch")
 
 
 def _door(dispatch):
-    """The dispatching function, which knows optional models too."""
+    """The dispatching function, after optional models are registered."""
 
     @wraps(dispatch)
     def door(model, *args, **kwargs):

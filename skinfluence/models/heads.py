@@ -18,9 +18,10 @@ class Head:
     Parameters
     ----------
     objective : LinearObjective
-        What the parameters of the head minimise while the featurizer is held fixed.
+        Objective of the head's parameters while the featurizer stays fixed.
     layer : str or None
-        Name of the head among the layers of the model's objective, None where it is all of it.
+        Name of the head among the layers of the model's objective, None where the model is its
+        own head.
     """
 
     objective: LinearObjective
@@ -37,7 +38,7 @@ class Head:
         Returns
         -------
         ndarray of int
-            Those of the weights, output by output, then those of the intercepts.
+            Coordinates of the weights, output by output, then of the intercepts.
 
         Raises
         ------
@@ -50,7 +51,7 @@ class Head:
             raise ValueError(
                 f"The parameters of the head {self.layer!r} have no block of their own in the "
                 f"objective of the model, whose blocks are {', '.join(full.layers)}. Explain all "
-                "parameters, and do not share those of the head with other layers."
+                "parameters, and do not share the head's with other layers."
             )
         nothing = np.zeros((1, 1, full.training_outputs.shape[1]))
         sizes = [b.n_columns for b in full.pullback(full.features[:1], nothing).blocks]
@@ -59,18 +60,18 @@ class Head:
 
 
 class LayerObjective(LinearObjective):
-    """The objective of a last layer, in a model whose other layers were fitted with it.
+    """The objective of a last layer that was fitted together with the other layers.
 
     Parameters
     ----------
     featurize : callable
-        What goes into the layer, from features of the model.
+        Maps features of the model to inputs of the layer.
     **settings
         Passed on to LinearObjective.
     """
 
-    # In the head alone the curvature may be definite, but the model's is not: directions fixed
-    # only by the small penalty carry no information about the model.
+    # The head's own curvature may be definite where the model's is not: directions fixed only by
+    # the small penalty carry no information about the model.
     needs_damping = True
 
     def __init__(self, *, featurize, **settings):
@@ -81,7 +82,7 @@ class LayerObjective(LinearObjective):
         return super().read(self.featurize(features))
 
     def loss_without(self, classes):
-        # The layer is one of a network, which keeps its outputs.
+        # A network keeps its outputs, and so does its last layer.
         return self.loss
 
     @property
@@ -106,7 +107,7 @@ def head(model, X, y, sample_weight, name="auto"):
     sample_weight : ndarray of shape (n_samples,)
         Weights that the model was fitted with.
     name : str, default="auto"
-        Name of the layer; the last linear one by default.
+        Name of the layer; "auto" is the last linear layer.
 
     Returns
     -------
@@ -122,7 +123,7 @@ def head(model, X, y, sample_weight, name="auto"):
     full = objective(model, X, y, sample_weight)
     if not full.is_linear:
         raise TypeError(
-            f"{type(model).__name__} has no linear head that is known. Supported: linear models, "
+            f"{type(model).__name__} has no known linear head. Supported: linear models, "
             "perceptrons, TorchModel and skorch nets with a last linear layer. Register a "
             "function for another class of models with skinfluence.models.head.register."
         )
@@ -147,7 +148,7 @@ def _(model, X, y, sample_weight, name="auto"):
 
 
 def check_name(name, known, model):
-    """Raise a ValueError if a head has another name than those that are known."""
+    """Raise a ValueError if the name of a head is not among the known ones."""
     if name not in known:
         raise ValueError(
             f"head={name!r} is not found in this {model}. Expected one of "
@@ -156,20 +157,20 @@ def check_name(name, known, model):
 
 
 def linear_head(full, featurize, weight, bias, penalty):
-    """Objective of a last layer whose outputs are those of the model.
+    """Objective of a last layer, whose outputs are the model's.
 
     Parameters
     ----------
     full : Objective
         Objective of the model, or of some of its parameters.
     featurize : callable
-        What goes into the layer, (n, d), from features of the model.
+        Maps features of the model to inputs of the layer, (n, d).
     weight : ndarray of shape (c, d)
         Weights of the layer.
     bias : ndarray of shape (c,) or (0,)
-        Its intercepts, maybe none.
+        Intercepts of the layer, maybe none.
     penalty : ndarray of shape (c * d + len(bias),)
-        L2 penalty of the objective on them.
+        L2 penalty of the objective on weights and intercepts.
 
     Returns
     -------
@@ -179,7 +180,7 @@ def linear_head(full, featurize, weight, bias, penalty):
     ridge = penalty[: weight.size].reshape(weight.shape)[:, 0]
     intercept_ridge = penalty[-1] if len(bias) else 0.0
     if loss.ignores_shifts:
-        # A constant that is added to all scores changes nothing: leave it out, so that the
+        # Adding a constant to all scores changes nothing. Leave that direction out, so that the
         # Hessian is not singular.
         loss = SoftmaxLoss(len(weight))
         expand = loss.contrasts

@@ -1,4 +1,4 @@
-"""Linear models of scikit-learn: the objective that each of them minimises, in closed form."""
+"""Linear models of scikit-learn: the objective that each of them minimises."""
 
 import numpy as np
 import sklearn
@@ -24,7 +24,7 @@ def _class_weighting(model, y, classes, sample_weight, *, by_counts=True, kind="
 
 
 def _one_vs_rest_weighting(model, y, classes, sample_weight, *, by_counts, kind="sum"):
-    """Weights of one problem for each class, whose class weights hold for its own rows only."""
+    """Weights of one problem for each class, whose class weights apply to its own rows only."""
     class_weight = _class_weight(model, y, classes, by_counts)
     if len(classes) == 2 or class_weight is None:
         return Weighting(sample_weight, encode_labels(y, classes), class_weight, kind)
@@ -78,7 +78,7 @@ def _(model, X, y, sample_weight):
     if one_vs_rest:
         make_weighting = _one_vs_rest_weighting if liblinear else _separate_weighting
     weighting = make_weighting(model, y, classes, sample_weight, by_counts=not _WEIGHTED_BALANCE)
-    # To liblinear the intercept is the weight of one more feature, intercept_scaling.
+    # In liblinear the intercept is the weight of one more feature, equal to intercept_scaling.
     scaling = model.intercept_scaling if liblinear else np.inf
     return linear_objective(
         model,
@@ -128,7 +128,7 @@ def _(model, X, y, sample_weight):
         else (getattr(model, "link", "log") == "log")
     )
     loss = losses.HalfTweedieLoss(power, log_link)
-    # The objective is a mean: its penalty has the weight of all rows together.
+    # The objective is a mean: as a sum, its penalty is multiplied by the sum of the weights.
     ridge = model.alpha * sample_weight.sum()
     return linear_objective(model, X, y, loss, Weighting(sample_weight, kind="mean"), ridge=ridge)
 

@@ -7,7 +7,7 @@ Conventions
 - ``value`` is (..., n), ``residual = dl/dz`` (..., n, k); ``hessian = d2l/dz2`` is
   (..., n, k) for a loss that is a sum over its outputs (``separable``), else (..., n, k, k).
 
-Losses are those of the objective, without weights, penalty and constant factors.
+Losses are terms of the objective, without weights, penalty and constant factors.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ from scipy.special import expit, logsumexp, softmax, xlogy
 
 from skinfluence._utils.validation import column_or_2d, encode_labels
 
-# A step towards the edge of a domain goes this share of the way: the loss ends there.
+# Share of the way to the edge of a domain that a step may go, since the loss ends at the edge.
 SHARE_OF_WAY = 0.9
 
 
@@ -52,7 +52,7 @@ class Loss(ABC):
         """Second derivative with respect to the raw outputs."""
 
     def terms(self, z, y):
-        """Terms of the loss of each sample, (..., n, k) for one an output, else (..., n, 1)."""
+        """Terms of the loss of each sample: one for each output, (..., n, k), or (..., n, 1)."""
         return self.value(z, y)[..., None]
 
     def hessian_product(self, z, y):
@@ -73,7 +73,7 @@ class Loss(ABC):
         Raises
         ------
         ValueError
-            If the Hessian of a sample has a negative eigenvalue, so that no root exists.
+            If the Hessian of a sample has a negative eigenvalue, so that no such rows exist.
         """
         hessian = self.hessian(z, y)
         if self.separable:
@@ -86,12 +86,12 @@ class Loss(ABC):
         return root[..., None] * np.swapaxes(vectors, -1, -2)
 
     def largest_step(self, z, moves):
-        """Largest shares, at most 1, of moves of the outputs that stay where the loss is finite.
+        """Largest shares, at most 1, of moves of the outputs that keep the loss finite.
 
         Parameters
         ----------
         z, moves : ndarray of shape (..., n, k)
-            Outputs inside the domain of the loss, and where they are to go from there.
+            Outputs inside the domain of the loss, and their planned changes.
 
         Returns
         -------
@@ -100,10 +100,10 @@ class Loss(ABC):
         return np.ones(moves.shape[:-1])
 
     def margin(self, z):
-        """Derivative of the prediction that is explained, (n, k).
+        """Derivative of the prediction under study, (n, k).
 
-        The output itself for a regression (the sum of the outputs if there are several), the
-        distance between the scores of the predicted class and of the next for a classifier.
+        The prediction is the output of a regression (the sum of several outputs), or the margin
+        of a classifier, the score of the predicted class minus the next score.
         """
         return np.ones_like(z)
 
@@ -140,8 +140,8 @@ class ClassificationLoss(Loss):
         Returns
         -------
         Loss or None
-            In the same outputs and with the same penalty, infinite for samples of the other
-            classes; None if there is no such model, as of one class alone.
+            Loss of the same outputs with the same penalty, infinite for samples of the other
+            classes; None if there is no such model, for example with one class alone.
         """
         return None
 
@@ -159,9 +159,9 @@ class ClassificationLoss(Loss):
 class OneVsRest(ClassificationLoss):
     """A sum over outputs of weights times a loss of the margin ``m = sign(y) z``.
 
-    Binary problems have one output, others one for each class. The targets of training rows are
-    signs times the weights of the row in each output, 0 where it has none; those of queries are
-    signs alone.
+    Binary problems have one output, others one for each class. Targets of training rows are
+    signs times the weights of the row in each output, 0 where the row has no weight; targets of
+    queries are signs alone.
     """
 
     def encode(self, y, classes):
@@ -188,20 +188,20 @@ class OneVsRest(ClassificationLoss):
 
 
 class _RemainingOneVsRest(Loss):
-    """A one-vs-rest loss of the problems of some classes: the others' outputs do not count.
+    """A one-vs-rest loss of some of the classes, without the outputs of the others.
 
     Parameters
     ----------
     loss : OneVsRest
         Loss of several classes.
     kept : ndarray of int of shape (n_kept,)
-        Positions of the classes that are left, at least 2.
+        Positions of the remaining classes, at least 2.
     """
 
     def __init__(self, loss, kept):
         self.loss = loss
         self.kept = kept
-        # Two classes are one problem, in which the second is positive.
+        # Two classes are one problem, with the second class positive.
         self.columns = kept if len(kept) > 2 else kept[1:]
 
     def encode(self, y, classes):
@@ -225,7 +225,7 @@ class _RemainingOneVsRest(Loss):
 
 
 class LogisticLoss(OneVsRest):
-    """``log(1 + exp(-m))``: one logit for two classes, one for each of several."""
+    """``log(1 + exp(-m))``: one logit for two classes, else one for each class."""
 
     def of_margin(self, m):
         return np.logaddexp(0, -m)
@@ -238,7 +238,7 @@ class LogisticLoss(OneVsRest):
 
 
 class SquaredHinge(OneVsRest):
-    """``max(0, 1 - m)^2``; its Hessian is the generalised one, 2 inside the margin."""
+    """``max(0, 1 - m)^2`` with the generalised Hessian, 2 inside the margin."""
 
     def of_margin(self, m):
         return np.maximum(0, 1 - m) ** 2
@@ -279,14 +279,14 @@ class SignedSquares(OneVsRest):
 
 
 class DelegatedLoss(OneVsRest):
-    """The same loss of the margin as another, for other targets.
+    """The loss of the margin of another loss, for other targets.
 
     Parameters
     ----------
     loss : OneVsRest
         The other loss.
     labels : sequence, default=None
-        What targets are made of.
+        Labels of which targets are made.
     """
 
     def __init__(self, loss, labels=None):
@@ -295,7 +295,7 @@ class DelegatedLoss(OneVsRest):
 
     @property
     def quadratic(self):
-        """Whether the other loss is."""
+        """Whether the other loss is quadratic."""
         return self.loss.quadratic
 
     def of_margin(self, m):
@@ -316,7 +316,7 @@ class MultilabelLoss(DelegatedLoss):
     loss : OneVsRest
         Loss of each label.
     labels : sequence of ndarray of shape (2,), default=None
-        The two values of each label, the second one positive. By default targets are indicators.
+        The two values of each label, the second one positive. By default targets are 0 and 1.
     """
 
     def encode(self, y, classes):
@@ -337,7 +337,7 @@ class MultilabelLoss(DelegatedLoss):
 
 
 class PairwiseLoss(DelegatedLoss):
-    """The loss of a binary classifier for each pair of classes, over the pairs of the row's class.
+    """The loss of a binary classifier, summed over the pairs that include the row's class.
 
     Parameters
     ----------
@@ -362,9 +362,9 @@ class PairwiseLoss(DelegatedLoss):
 class SoftmaxLoss(ClassificationLoss):
     """``logsumexp(s) - s_y`` of ``n_classes`` scores, in ``n_classes - 1`` contrasts.
 
-    The loss does not change when a constant is added to all scores. With orthonormal contrasts
-    ``B`` (columns orthogonal to the constant) it is a function of ``z = B's`` alone, so the
-    direction in which the Hessian is singular does not exist in these coordinates.
+    Adding a constant to all scores does not change the loss. With orthonormal contrasts ``B``
+    (columns orthogonal to the constant) the loss is a function of ``z = B's`` alone, so these
+    coordinates do not have the direction in which the Hessian is singular.
 
     Parameters
     ----------
@@ -418,7 +418,7 @@ class SoftmaxLoss(ClassificationLoss):
 
     def of_remaining(self, kept):
         n_classes, k = self.contrasts.shape
-        # Only in contrasts is the penalty that of the smaller model.
+        # Only in contrasts does the penalty equal the penalty of the smaller model.
         if len(kept) < 2 or k == n_classes:
             return None
         return _RemainingSoftmax(self.contrasts[kept], kept)
@@ -432,12 +432,12 @@ class _RemainingSoftmax(SoftmaxLoss):
     contrasts : ndarray of shape (n_kept, k)
         Scores of these classes from the outputs.
     kept : ndarray of int of shape (n_kept,)
-        Their positions among the targets, at least 2.
+        Positions of these classes among the targets, at least 2.
     """
 
     def __init__(self, contrasts, kept):
-        # The penalty |W|^2 of two scores that differ by w is |w|^2 / 2; a binary model has the
-        # penalty |w|^2, as if its w were 1 / sqrt(2) as long.
+        # Two scores that differ by w have the penalty |W|^2 = |w|^2 / 2, and a binary model has
+        # |w|^2: the penalties agree if its w is 1 / sqrt(2) times as long.
         super().__init__(len(kept), contrasts / np.sqrt(2) if len(kept) == 2 else contrasts)
         self.kept = kept
 
@@ -463,7 +463,7 @@ class SoftmaxScores(SoftmaxLoss):
         self._reduced = SoftmaxLoss(n_classes)
 
     def hessian_factor(self, z, y):
-        # The Hessian is 0 along the constant: n_classes - 1 rows are enough.
+        # The Hessian is 0 along the constant, so n_classes - 1 rows are enough.
         basis = self._reduced.contrasts
         return self._reduced.hessian_factor(z @ basis, y) @ basis.T
 
@@ -503,7 +503,7 @@ class SquaredLoss(RegressionLoss):
 
 @dataclass
 class SquaredEpsilonInsensitive(RegressionLoss):
-    """``max(0, |y - z| - epsilon)^2``; generalised Hessian, 2 outside the tube."""
+    """``max(0, |y - z| - epsilon)^2`` with the generalised Hessian, 2 outside the tube."""
 
     epsilon: float = 0.0
 
@@ -553,7 +553,7 @@ class ConcomitantHuber(RegressionLoss):
     def value(self, z, y):
         t, inside = self._ratio(z, y)
         rho = np.where(inside, t**2, 2 * self.epsilon * np.abs(t) - self.epsilon**2)
-        # The objective ends where the scale does, and would fall without end beyond.
+        # The loss is defined for positive scales, and its formula is unbounded below elsewhere.
         return np.where(z[..., 1] > 0, z[..., 1] * (1 + rho), np.inf)
 
     def residual(self, z, y):
@@ -578,7 +578,7 @@ class ConcomitantHuber(RegressionLoss):
 class HalfTweedieLoss(RegressionLoss):
     """Half the Tweedie deviance of the mean ``mu``, with ``mu = exp(z)`` or ``mu = z``.
 
-    Its Hessian is the observed one, for a Gamma distribution ``y / mu``.
+    Its Hessian is the observed one: for a Gamma distribution ``y / mu``.
     """
 
     power: float
@@ -607,7 +607,7 @@ class HalfTweedieLoss(RegressionLoss):
     def value(self, z, y):
         if not self._needs_positive_outputs:
             return self._deviance(z, y)
-        # The objective ends where the mean does.
+        # The deviance is defined for positive means.
         inside = z > 0
         deviance = self._deviance(np.where(inside, z, 1.0), y)
         return np.where(inside.all(axis=-1), deviance, np.inf)
@@ -621,7 +621,7 @@ class HalfTweedieLoss(RegressionLoss):
         elif p == 2:
             deviance = 2 * (np.log(mu / y) + y / mu - 1)
         else:
-            # y^(2 - p) is finite only for y > 0, or for p < 2; a negative y has p < 0.
+            # y^(2 - p) is finite only for y > 0, or for p < 2; only p < 0 allows a negative y.
             own = np.maximum(y, 0) ** (2 - p) / ((1 - p) * (2 - p))
             deviance = 2 * (own - y * mu ** (1 - p) / (1 - p) + mu ** (2 - p) / (2 - p))
         return self._total(deviance / 2)
@@ -643,7 +643,7 @@ class HalfTweedieLoss(RegressionLoss):
         return super().largest_step(z, moves)
 
     def margin(self, z):
-        # The output that a user sees is the mean.
+        # A user sees the mean, not the raw output.
         return self._mean(z) if self.log_link else np.ones_like(z)
 
 

@@ -38,7 +38,7 @@ class MLPObjective(NetworkObjective):
     biases : list of ndarray of shape (c_l,)
         Their biases.
     activation : {"identity", "logistic", "tanh", "relu"}
-        Function between the layers.
+        Activation function between the layers.
     alpha : float
         L2 penalty of the objective on the weights.
     **settings
@@ -63,21 +63,21 @@ class MLPObjective(NetworkObjective):
             **settings,
         )
 
-    # Found by name, so that the objective can be pickled.
+    # Functions are looked up by name, so that the objective can be pickled.
 
     @property
     def phi(self):
-        """Function between the layers."""
+        """Activation function between the layers."""
         return ACTIVATIONS[self.activation][0]
 
     @property
     def derivative_of(self):
-        """Its derivative, as a function of its value."""
+        """Derivative of the activation, as a function of its value."""
         return ACTIVATIONS[self.activation][1]
 
     @property
     def second_derivative_of(self):
-        """Its second derivative, as a function of its value."""
+        """Second derivative of the activation, as a function of its value."""
         return ACTIVATIONS[self.activation][2]
 
     def _forward(self, features):
@@ -126,7 +126,7 @@ class MLPObjective(NetworkObjective):
         return out / self.total_weight
 
     def _state(self, batch):
-        """What all products share: inputs, errors and output Hessians of a batch."""
+        """Inputs, errors and output Hessians of a batch, which all products share."""
         inputs, z = self._forward(self.features[batch])
         targets, weight = self.targets[batch], self.weight[batch]
         second = self.loss.hessian(z, targets)
@@ -157,9 +157,9 @@ class MLPObjective(NetworkObjective):
         return np.concatenate(parts)
 
     def _moved_forward(self, inputs, direction):
-        """Derivatives along a direction of what goes into each layer's phi, and of z.
+        """Derivatives along a direction of every ``a_l``, the raw outputs z included.
 
-        Entry ``l`` belongs to ``a_(l - 1)``; the first is None, the last one is that of z.
+        Entry ``l`` belongs to ``a_(l - 1)``; the first is None, the last belongs to z.
         """
         moved = [None]
         for layer, (weight, bias) in enumerate(direction):
@@ -192,7 +192,7 @@ def _mlp(model, X, y, loss, weighting, classes=None):
         warn_user(
             f"{type(model).__name__}(early_stopping=True) held out "
             f"{model.validation_fraction:.0%} of the rows, which never entered its objective. "
-            "Influence takes them as training rows; use early_stopping=False.",
+            "Influence treats them as training rows; use early_stopping=False.",
             UserWarning,
         )
     alpha, kind = _penalty(model, X.shape[0])
@@ -213,9 +213,8 @@ def _penalty(model, n_samples):
     """Penalty on the weights relative to the sum of the losses, and how it scales."""
     if model.solver == "lbfgs":
         return model.alpha, "sum"
-    # Every step divides the same penalty by the size of its batch, so that in the mean over
-    # the steps of an epoch it weighs as much as in all rows together n times the mean of
-    # 1 / size.
+    # Every step divides the same penalty by the size of its batch. On average over the steps of
+    # an epoch this equals the penalty alpha * n * mean(1 / size) on the sum of all losses.
     size = min(200, n_samples) if model.batch_size == "auto" else model.batch_size
     size = int(np.clip(size, 1, n_samples))
     full, rest = divmod(n_samples, size)
@@ -241,8 +240,8 @@ def _(model, X, y, sample_weight):
     if model.n_outputs_ > 1:
         warn_user(
             f"MLPRegressor averages the squared errors of its {model.n_outputs_} outputs in its "
-            "loss but adds them up in its gradient (scikit-learn issue 8349). Influence is that "
-            "of the sum; the solver 'lbfgs' reaches neither minimum.",
+            "loss but adds them up in its gradient (scikit-learn issue 8349). Influence is taken "
+            "for the sum; the solver 'lbfgs' reaches neither minimum.",
             UserWarning,
         )
     return _mlp(model, X, y, losses.SquaredLoss(factor=0.5), sample_weight)

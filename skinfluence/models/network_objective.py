@@ -1,4 +1,4 @@
-"""Objectives of networks: one block of rows for each layer, and an indefinite Hessian."""
+"""Objectives of networks: one block of columns for each layer, and an indefinite Hessian."""
 
 from abc import abstractmethod
 from functools import partial
@@ -47,7 +47,7 @@ class NetworkObjective(Objective):
         n_samples, s = vectors.shape[:2]
         make = partial(self._make_rows, features, vectors)
         rows = StreamedRows(make, n_samples, s, len(self.theta), s * self.sample_bytes)
-        # Rows that fit into the working memory are made once.
+        # Rows that fit into the working memory are computed once.
         return rows if len(rows.batches()) > 1 else make(slice(None))
 
     def _make_rows(self, features, vectors, samples):
@@ -80,7 +80,7 @@ class NetworkObjective(Objective):
         return np.arange(p)[None], (matrix + matrix.T)[None] / 2
 
     def mean_eigenvalue(self, curvature):
-        # The trace of the Hessian can be negative; that of the GGN gives its scale.
+        # The trace of the Hessian can be negative; the trace of the GGN gives its scale.
         return super().mean_eigenvalue("ggn" if curvature == "hessian" else curvature)
 
     def to_parameters(self, coordinates):

@@ -1,11 +1,10 @@
-"""The objective that a fitted model minimised: what every kind of model has to tell.
+"""The objective that a fitted model minimised, and the methods that define it.
 
     T(theta) = sum_i w_i l(z_i, theta) + 1/2 theta' diag(penalty) theta + l1_gradient' theta
 
 at the training rows and the fitted parameters. ``l`` is a loss of the model's raw outputs, so
-that everything follows from two things, the outputs and the products of their Jacobian with
-vectors. Divided by ``total_weight``, the sum of the weights, it is the mean objective of which
-influence takes the Hessian.
+everything follows from the outputs and the products of their Jacobian with vectors. Influence
+takes the Hessian of the mean objective, ``T`` over ``total_weight``, the sum of the weights.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +17,7 @@ from sklearn.utils import check_array
 from skinfluence.models.weighting import Weighting
 from skinfluence.rows import SelectedRows
 
-# Residuals of this size, relative to the outputs, are no sign of a bad fit.
+# Residuals of this size, relative to the outputs, are rounding and no sign of a bad fit.
 ROUNDING = 1e-10
 
 
@@ -41,7 +40,7 @@ class Objective(ABC):
     penalty : ndarray of shape (n_coordinates,)
         L2 penalty of the objective on every coordinate, 0 where there is none.
     l1_gradient : ndarray of shape (n_coordinates,)
-        Gradient of the rest of the penalty: of an L1 penalty on its active set, else 0.
+        Gradient of the L1 penalty on its active set, 0 without one.
     theta : ndarray of shape (n_coordinates,)
         Fitted parameters in the coordinates of the rows.
     n_params : int
@@ -91,7 +90,7 @@ class Objective(ABC):
     # May be overridden.
 
     def read(self, features):
-        """Features of the model as this objective reads them."""
+        """Features of the model, as this objective reads them."""
         return features
 
     def conditioned(self, damping):
@@ -100,7 +99,7 @@ class Objective(ABC):
         Parameters
         ----------
         damping : float
-            What is added to the eigenvalues of the curvature in the model's own coordinates.
+            Added to the eigenvalues of the curvature in the model's own coordinates.
 
         Returns
         -------
@@ -114,7 +113,7 @@ class Objective(ABC):
         Parameters
         ----------
         coordinates : ndarray of int
-            Their positions.
+            Positions of the coordinates.
 
         Returns
         -------
@@ -128,12 +127,13 @@ class Objective(ABC):
         Parameters
         ----------
         classes : ndarray of int
-            Positions of these classes.
+            Positions of the empty classes.
 
         Returns
         -------
         Loss or None
-            Here the loss itself: a network keeps its outputs. None if there is no refit.
+            By default the loss itself, since a network keeps its outputs; None if there is no
+            refit.
         """
         return self.loss
 
@@ -146,7 +146,7 @@ class Objective(ABC):
 
     @property
     def total_weight(self):
-        """N, the sum of the weights: what turns the objective into a mean."""
+        """N, the sum of the weights, which divides the objective into a mean."""
         return self.weight.sum()
 
     @cached_property
@@ -234,22 +234,22 @@ class Objective(ABC):
         Returns
         -------
         index : ndarray of shape (n_blocks, size)
-            Coordinates of each block; together they are all of them.
+            Coordinates of each block; every coordinate is in one block.
         blocks : ndarray of shape (n_blocks, size, size)
-            F on these coordinates; it is 0 between blocks.
+            F on these coordinates; F is 0 between blocks.
         """
         rows = self.factor_rows(curvature)
         moment = rows.moment()
         return np.arange(len(moment))[None], moment[None]
 
     def restricted(self, weight):
-        """The objective on some of its rows, its penalty as it is.
+        """The objective on some of its rows, with the same penalty.
 
         Parameters
         ----------
         weight : ndarray of shape (n_samples,)
-            Weights of the training rows; those of weight 0 are left out. With weights that
-            add up to ``total_weight`` the mean objective keeps its penalty too.
+            Weights of the training rows; rows of weight 0 are left out. With weights that add
+            up to ``total_weight``, the mean objective keeps its penalty too.
 
         Returns
         -------
@@ -265,7 +265,7 @@ class Objective(ABC):
         return part
 
     def output_curvature(self, curvature):
-        """What each training row adds to the curvature, at its outputs, (n, k, k)."""
+        """Curvature of each training row with respect to its outputs, (n, k, k)."""
         if curvature == "empirical_fisher":
             residual = self.loss.residual(self.training_outputs, self.targets)
             return residual[:, :, None] * residual[:, None, :]
@@ -285,8 +285,8 @@ class Objective(ABC):
     # Whether outputs are linear in the features, with coordinates ``[W.ravel(), b]``.
     is_linear = False
 
-    # Whether the curvature may be indefinite or nearly flat in directions that the data hardly
-    # determine, as that of a network is.
+    # Whether the curvature may be indefinite, or nearly flat in directions that the data hardly
+    # determine, as a network's is.
     needs_damping = False
 
     @property
@@ -302,7 +302,7 @@ class Objective(ABC):
         gradient += self.penalty * self.theta + self.l1_gradient
         size = self.weight @ np.sqrt(rows.squared_norms())
         if self.loss.quadratic:
-            # A perfect fit leaves rounding errors of the outputs alone, in all terms.
+            # After a perfect fit, all terms are rounding errors of the outputs.
             outputs = self.pullback(self.features, self.training_outputs[:, None, :])
             size += ROUNDING * (self.weight @ np.sqrt(outputs.squared_norms()))
         return float(np.linalg.norm(gradient) / max(size, np.finfo(float).tiny))

@@ -1,9 +1,9 @@
-"""Models that are fitted one for each output: their objective is the sum of those objectives.
+"""Wrappers that fit one model for each output: the sum of the members' objectives.
 
 Conventions
 -----------
-A part is the objective of one member; its output is one column of the outputs of all. Parameters
-are the weights of all members in their order, then the intercepts.
+A part is the objective of one member; its output is one column of the outputs of the sum.
+Parameters are the weights of all members in their order, then the intercepts.
 """
 
 import warnings
@@ -69,7 +69,7 @@ def _(model, X, y, sample_weight):
 def _(model, X, y, sample_weight):
     codes = encode_labels(y, model.classes_)[:, None]
     first, second = np.triu_indices(len(model.classes_), 1)
-    # A row is in the problems of the pairs that hold its class.
+    # A row takes part in the problems of all pairs that include its class.
     codes = np.where(codes == second, 1, np.where(codes == first, 0, -1))
     parts = [
         _part(model, member, X[own >= 0], own[own >= 0], sample_weight[own >= 0])
@@ -99,13 +99,13 @@ def _part(model, member, X, y, sample_weight):
             "no row influences. Leave that class out."
         )
     with warnings.catch_warnings():
-        # The sum warns for all of them.
+        # The sum issues one warning for all members.
         warnings.filterwarnings("ignore", ".*L1 penalty", UserWarning)
         part = objective(unwrapped.model, X, y, sample_weight)
     if not part.is_linear or part.targets.shape[1] != 1:
         _refuse(model, unwrapped.model, "is not linear with one output")
     if not part.loss.separable:
-        _refuse(model, unwrapped.model, "has more parameters than those of its output")
+        _refuse(model, unwrapped.model, "has more parameters than weights and an intercept")
     return part
 
 
@@ -118,7 +118,7 @@ def _refuse(model, member, reason):
 
 
 def _separate(parts, codes, sample_weight=None):
-    """Weights of problems that share nothing but their rows."""
+    """Weights of problems that share only their rows."""
     first = parts[0].weighting
     given = [part.weighting.class_weight for part in parts]
     everywhere = (codes >= 0).all()

@@ -1,4 +1,4 @@
-"""Models of scikit-learn around others that have no objective of their own."""
+"""Wrappers of scikit-learn without an objective of their own, each refused with the reason."""
 
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import (
@@ -15,7 +15,7 @@ from sklearn.multioutput import ClassifierChain, RegressorChain
 from skinfluence.models.registry import Refusal, objective
 
 _STACK = (
-    "its final step was fitted on cross-validated predictions, which the stack does not keep. "
+    "its final step was fitted on cross-validated predictions, which the stack does not store. "
     "Fit the base estimators first and freeze them, "
     "estimators=[(name, FrozenEstimator(fitted)), ...], or wrap the final estimator on "
     "predictions of your own."
@@ -30,7 +30,7 @@ _REASONS = {
         "each member was fitted on rows drawn at random. Wrap the model inside, on all rows."
     ),
     ClassifierChain: (
-        "each model reads the targets or predictions of those before it. Use "
+        "each model reads the targets or predictions of earlier models. Use "
         "MultiOutputClassifier or MultiOutputRegressor, or wrap its members one by one."
     ),
     OutputCodeClassifier: "its codes are drawn at random. Use OneVsRestClassifier.",

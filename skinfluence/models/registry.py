@@ -38,12 +38,12 @@ def objective(model, X, y, sample_weight):
 
 
 class Refusal:
-    """The objective of models that have none to take influence of.
+    """Stands for the objective of models that have none, and raises the reason.
 
     Parameters
     ----------
     reason : str
-        Why, and what to wrap instead.
+        Why there is no objective, and what to wrap instead.
     """
 
     def __init__(self, reason):

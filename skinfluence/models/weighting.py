@@ -1,10 +1,10 @@
-"""Weights of the training rows in an objective, and how they move when rows are dropped.
+"""Weights of the training rows in an objective, and their changes when rows are dropped.
 
 Conventions
 -----------
-A group holds the losses that share a class weight. In most models a class is a group, and a
-row has one weight for all outputs. Where each output is a problem of its own, a group is a class
-of one problem, and a row has a weight for each output.
+A group is a set of losses that share a class weight. In most models a class is a group, and a
+row has one weight for all outputs. Where each output is its own problem, a group is a class of
+one problem, and a row has a weight for each output.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Weighting:
         numbers of rows.
     kind : {"sum", "mean", "count"}
         Whether the penalty is constant, or grows with the sum of the weights or with the
-        number of rows, because the objective divides its losses by that.
+        number of rows, because the objective divides its losses by that number.
     """
 
     sample_weight: np.ndarray
@@ -74,7 +74,7 @@ class Weighting:
         return self.class_weight_of(np.ones((1, len(self.sample_weight)), dtype=bool))[0][0]
 
     def weigh(self, targets):
-        """Targets of the training rows, which hold the weights that differ between outputs."""
+        """Targets of the training rows, times the weights that differ between outputs."""
         return targets
 
     # Weights without some rows.
@@ -90,9 +90,9 @@ class Weighting:
         Returns
         -------
         weight : ndarray of shape (n_subsets, n_samples, 1) or (n_subsets, n_samples, n_outputs)
-            Weights of the rows, or of their losses in each output; 0 for those that are dropped.
+            Weights of the rows, or of their losses in each output; 0 for dropped rows.
         factor : ndarray of shape (n_subsets,)
-            What the penalty is multiplied by.
+            Factors of the penalty.
         """
         class_weight, factor = self.class_weight_of(kept)
         return (kept * self.sample_weight)[:, :, None] * class_weight[:, self.groups], factor
@@ -111,7 +111,7 @@ class Weighting:
         class_weight : ndarray of shape (n_samples, n_groups)
             Class weights without row i.
         factor : ndarray of shape (n_samples,)
-            What the penalty is multiplied by without row i.
+            Factors of the penalty without row i.
         """
         totals = _sums_without_each(self._totals)
         class_weight = self._class_weights(totals, self._member.sum(axis=0) - self._member)
@@ -127,7 +127,7 @@ class Weighting:
         training_rows : Rows
             Gradients ``g_i`` of the losses of the training rows.
         pull : callable
-            From factors of the losses in each output, (n_samples, n_outputs), to such rows.
+            Maps factors of the losses in each output, (n_samples, n_outputs), to such rows.
 
         Returns
         -------
@@ -139,7 +139,7 @@ class Weighting:
 
     @property
     def _totals(self):
-        """What each row adds to the size of each group, (n_samples, n_groups)."""
+        """Contribution of each row to the size of each group, (n_samples, n_groups)."""
         counted = self._balanced and self.class_weight == "balanced_counts"
         size = np.ones_like(self.sample_weight) if counted else self.sample_weight
         return self._member * size[:, None]
@@ -149,7 +149,7 @@ class Weighting:
         return isinstance(self.class_weight, str)
 
     def _class_weights(self, totals, counts):
-        """Class weights (..., n_groups) where groups have these sizes and numbers of rows."""
+        """Class weights (..., n_groups) of groups with these sizes and numbers of rows."""
         shape = (*totals.shape[:-1], *self._problems)
         if self._balanced:
             class_weight = balanced(totals.reshape(shape), counts.reshape(shape))
@@ -165,17 +165,17 @@ class Weighting:
 
 
 class OutputWeighting(Weighting):
-    """Weights ``s_i c_k(y_ik)`` of problems that share nothing but their rows, one an output.
+    """Weights ``s_i c_k(y_ik)`` of problems that share only their rows, one for each output.
 
-    The targets of the loss hold the class weights of the fitted objective (see `OneVsRest`), so
-    here they are relative to these: 1 where all rows are kept.
+    The targets of the loss are multiplied by the class weights of the fitted objective (see
+    `OneVsRest`). Class weights here are relative to these: 1 where all rows are kept.
 
     Parameters
     ----------
     sample_weight : ndarray of shape (n_samples,)
         The user's weights ``s``.
     codes : ndarray of shape (n_samples, n_outputs)
-        Class of each row in each problem, 0 or 1; -1 where the row is not one of its rows.
+        Class of each row in each problem, 0 or 1; -1 for rows outside the problem.
     class_weight : {None, ndarray of shape (n_outputs, 2), "balanced", "balanced_counts"}
         Class weights of the problems: none, given, or balanced.
     kind : {"sum", "mean", "count"}
@@ -210,12 +210,12 @@ class OutputWeighting(Weighting):
     def _class_weights(self, totals, counts):
         absolute = self._absolute(totals, counts)
         fitted = np.broadcast_to(self._fitted, absolute.shape)
-        # The targets keep a weight of 0, whatever stands here.
+        # Where the fitted weight is 0, the targets are 0 and any number may stand here.
         return np.divide(absolute, fitted, out=np.ones_like(absolute), where=fitted > 0)
 
 
 class OneVsRestWeighting(OutputWeighting):
-    """Weights of one problem for each class, whose class weights hold for its own rows only.
+    """Weights of one problem for each class, whose class weights apply to its own rows only.
 
     Liblinear and SGDClassifier weigh the rows of the class, never the rest.
 
@@ -236,9 +236,10 @@ class OneVsRestWeighting(OutputWeighting):
 
 
 def _sums_without_each(terms):
-    """Sum over the first axis without each of its terms, which are not negative."""
+    """Sums over the first axis without each of the terms, which are not negative."""
     sums = np.zeros_like(terms)
-    # Sums of the others, not differences: a term may outweigh them by any number of digits.
+    # Sums of the other terms, not differences: one term may outweigh the others by any number of
+    # digits.
     sums[1:] = np.cumsum(terms[:-1], axis=0)
     sums[:-1] += np.cumsum(terms[:0:-1], axis=0)[::-1]
     return sums
@@ -252,12 +253,12 @@ def balanced(totals, counts):
     totals : ndarray of shape (..., n_classes)
         Sizes of the classes.
     counts : ndarray of shape (..., n_classes)
-        Their numbers of rows.
+        Numbers of rows of the classes.
 
     Returns
     -------
     ndarray of shape (..., n_classes)
-        ``sum / (n_classes_left * total)``, 0 for a class without size: it has nothing to weigh.
+        ``sum / (n_classes_left * total)``, 0 for a class of size 0.
     """
     n_left = np.maximum((counts > 0).sum(axis=-1, keepdims=True), 1)
     share = totals.sum(axis=-1, keepdims=True) / n_left

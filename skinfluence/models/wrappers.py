@@ -1,4 +1,4 @@
-"""What stands around a model: pipelines, searches, stacks, transformed targets, frozen models."""
+"""Wrappers around a model: pipelines, searches, stacks, transformed targets, frozen models."""
 
 from dataclasses import dataclass, field, replace
 from functools import partial, singledispatch
@@ -24,16 +24,16 @@ _ROUTED_ONLY = (OneVsRestClassifier, OneVsOneClassifier)
 
 @dataclass
 class Unwrapped:
-    """A fitted model without what stands around it.
+    """A fitted model without its wrappers.
 
     Parameters
     ----------
     model : estimator
         The final model.
     featurizers : list of transformers
-        Fitted steps before the model, held fixed.
+        Fitted steps before the model, which stay fixed.
     target_steps : list of callables
-        From the targets of the user to those of the model, held fixed.
+        Maps from the user's targets to the model's, which stay fixed.
     """
 
     model: object
@@ -64,8 +64,8 @@ def _(estimator: Pipeline):
     for step in steps:
         if hasattr(step, "fit_resample"):
             raise TypeError(
-                f"The step {type(step).__name__} changes the training rows, so influence on "
-                "them is not defined. Resample first, then wrap the steps that follow."
+                f"The step {type(step).__name__} changes the training rows, so their influence "
+                "is not defined. Resample first, then wrap the steps that follow."
             )
     inner = unwrap(estimator.steps[-1][1])
     return replace(inner, featurizers=steps + inner.featurizers)
@@ -80,7 +80,7 @@ def _(estimator: FrozenEstimator):
 def _(estimator: BaseSearchCV):
     if not hasattr(estimator, "best_estimator_"):
         raise ValueError(
-            f"This {type(estimator).__name__} holds no best_estimator_. Fit it with refit=True."
+            f"This {type(estimator).__name__} has no best_estimator_. Fit it with refit=True."
         )
     return unwrap(estimator.best_estimator_)
 
@@ -106,9 +106,9 @@ def _(estimator):
 
 
 def knows_its_features(stack):
-    """Whether the final step of a stack was fitted on what ``transform`` gives.
+    """Whether the final step of a stack was fitted on the output of ``transform``.
 
-    Otherwise it was fitted on cross-validated predictions, which no stack keeps.
+    Otherwise it was fitted on cross-validated predictions, which no stack stores.
     """
     frozen = all(isinstance(base, FrozenEstimator) for base in stack.estimators_)
     return frozen or stack.cv == "prefit"
@@ -137,7 +137,7 @@ def unfrozen(estimator):
 
 @singledispatch
 def _inside(estimator):
-    """The unfitted estimator right inside a wrapper, None for a model."""
+    """The unfitted estimator directly inside a wrapper, None for a model."""
     return None
 
 
@@ -169,7 +169,7 @@ def _(estimator):
 
 
 def fit_arguments(estimator, sample_weight):
-    """Arguments that hand ``sample_weight`` to the final model of an unfitted estimator.
+    """Arguments of ``fit`` that pass ``sample_weight`` to the final model of an estimator.
 
     Raises
     ------
@@ -208,7 +208,7 @@ def _own_argument(estimator, sample_weight):
 
 
 def _routed(wrapper, sample_weight):
-    """Weights by metadata routing, which every wrapper hands on to who requests them."""
+    """Weights by metadata routing, which wrappers pass on to the estimators that request them."""
     model = wrapper
     while (inner := _inside(model)) is not None:
         model = inner

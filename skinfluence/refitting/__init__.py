@@ -1,5 +1,5 @@
 """What happens without some of the training rows.
 
-`removal` predicts it by a Newton step from the fitted model; `retraining` fits the model again,
-which is the ground truth. Both iterate by `newton_cg`.
+`removal` predicts the refit by a Newton step from the fitted model; `retraining` fits the model
+again, which is the ground truth. Both iterate by `newton_cg`.
 """

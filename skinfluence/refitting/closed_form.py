@@ -11,7 +11,7 @@ BLOCK = 32
 
 
 class ClosedForm:
-    """Newton steps for blocks of subsets, and the losses of the queries where they end.
+    """Refits for blocks of subsets by Newton steps, and the losses of the queries under them.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class ClosedForm:
         )
 
     def blocks(self, index):
-        """Positions of subsets in parts that are refitted together."""
+        """Positions of subsets, in blocks that are refitted together."""
         n_train, k = self.objective.training_outputs.shape
         # Outputs, their derivatives and the vectors of conjugate gradients.
         columns = 12 * n_train * (k + 1) + 12 * len(self.objective.theta)

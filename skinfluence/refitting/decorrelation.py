@@ -1,4 +1,4 @@
-"""Linear objectives in coordinates in which the curvature is close to diagonal."""
+"""Linear objectives in coordinates that make the curvature close to diagonal."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,22 @@ from scipy.sparse import issparse
 from skinfluence.models.linear_objective import LinearObjective
 from skinfluence.models.losses import SoftmaxLoss
 
-# Beyond this number of directions an eigenbasis costs more than it saves.
+# Above this number of directions an eigenbasis costs more than it saves.
 MAX_DIRECTIONS = 2000
 
 
 @dataclass
 class Decorrelated:
-    """A linear objective whose features and outputs were turned.
+    """A linear objective whose features and outputs were rotated.
 
     Parameters
     ----------
     objective : LinearObjective
-        The same objective, of turned features.
+        The same objective, of rotated features.
     centre : ndarray of shape (n_features,)
-        What is taken from the features, 0 where intercepts cannot make up for it.
+        Subtracted from the features, 0 where intercepts cannot make up for it.
     basis : ndarray of shape (n_features, n_directions) or None
-        Orthonormal directions that hold all training rows; None for the features themselves.
+        Orthonormal directions that span all training rows; None for the features themselves.
     """
 
     objective: LinearObjective
@@ -37,11 +37,11 @@ class Decorrelated:
 
 
 def decorrelated(objective):
-    """A linear objective in the eigenbasis of its curvature, as far as that is a product.
+    """Rotate a linear objective into the eigenbasis of its curvature, taken as a product.
 
-    The penalty of the weights is the same for all features, and a softmax does not mind an
-    orthogonal change of its contrasts: turning them changes neither the minimum nor the losses
-    there, but lets the diagonal of the Hessian stand for it.
+    The penalty of the weights is the same for all features, and a softmax is invariant under an
+    orthogonal change of its contrasts. So a rotation of both changes neither the minimum nor the
+    losses there, but makes the diagonal of the Hessian a good approximation of the Hessian.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def _basis(features, centre, second_derivative):
     centred = features - centre
     if d <= n:
         return eigh((centred * second_derivative[:, None]).T @ centred)[1]
-    # Other directions are orthogonal to all rows, so that the penalty keeps them at 0.
+    # Other directions are orthogonal to all rows, so the penalty keeps them at 0.
     return np.linalg.svd(centred, full_matrices=False)[2].T
 
 

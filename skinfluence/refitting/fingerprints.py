@@ -1,8 +1,8 @@
-"""A hash of all that a refit depends on, code included, or a refusal to give one.
+"""A hash of everything that a refit depends on, code included, or a refusal to give one.
 
-Code of installed packages is known by its name and the version of its package. All other code is
-known by its content: instructions, constants, defaults, free variables, and the globals and
-imports that it names. An object whose content cannot be told has no fingerprint.
+The name and the version of its package stand for code of an installed package, the content for
+all other code: instructions, constants, defaults, variables of closures, and the globals and
+imports that the code names. An object whose content cannot be read has no fingerprint.
 """
 
 import copyreg
@@ -31,10 +31,10 @@ STANDARD_LIBRARY = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib"
 INSTALLED = {"site-packages", "dist-packages"}
 
 ATOMS = {type(None), bool, int, float, complex, str, bytes}
-# Other arrays, such as masked ones, hold more than their numbers.
+# Other arrays, such as masked ones, consist of more than their numbers.
 ARRAYS = {np.ndarray, np.memmap}
 
-# Attributes of a class that say nothing of what its objects do.
+# Attributes of a class that do not affect what its objects do.
 INERT = {
     *("__module__", "__doc__", "__dict__", "__weakref__", "_abc_impl"),
     *("__firstlineno__", "__static_attributes__"),
@@ -43,7 +43,7 @@ INERT = {
 
 
 class NoFingerprintError(TypeError):
-    """A value whose content cannot be told."""
+    """A value whose content cannot be read."""
 
 
 def fingerprint(*parts):
@@ -52,7 +52,7 @@ def fingerprint(*parts):
     Parameters
     ----------
     *parts : object
-        What a result depends on.
+        Everything that a result depends on.
 
     Returns
     -------
@@ -61,26 +61,26 @@ def fingerprint(*parts):
     Raises
     ------
     NoFingerprintError
-        If the content of an object cannot be told, as that of a lock, of a generator, or of
-        compiled code that belongs to no installed package.
+        If the content of an object cannot be read: a lock, a generator, or compiled code that
+        belongs to no installed package.
     """
     try:
         return joblib.hash(_Content().of(parts))
     except Exception as error:
-        # Objects may raise anything when they are asked for their state.
+        # Objects may raise any error when asked for their state.
         raise NoFingerprintError(f"{type(error).__name__}: {error}") from error
 
 
 def versions():
-    """Versions of what every refit goes through."""
+    """Versions of Python and of the packages that every refit goes through."""
     packages = {name: import_module(name).__version__ for name in PACKAGES}
     return {"python": platform.python_version(), **packages}
 
 
 class _Content:
-    """What values hold, as nested tuples and lists of numbers, strings and arrays.
+    """The content of values, as nested tuples and lists of numbers, strings and arrays.
 
-    A value that was met before is told by its number, which ends cycles.
+    The number of a value stands for its second occurrence, which ends cycles.
     """
 
     def __init__(self):
@@ -91,11 +91,11 @@ class _Content:
         if type(value) in ATOMS or (type(value) in ARRAYS and not value.dtype.hasobject):
             return value
         if type(value) is tuple:
-            # The compiler shares equal tuples, or does not.
+            # The compiler may or may not share equal tuples, so they get no number.
             return "tuple", self._all(value)
         if id(value) in self._met:
             return "met", self._met[id(value)][0]
-        # Holding the value keeps its id from going to another one.
+        # Storing the value keeps Python from giving its id to another one.
         self._met[id(value)] = len(self._met), value
         tell = _TELL.get(type(value))
         if tell is not None:
@@ -121,7 +121,7 @@ class _Content:
         return self.of(method.__func__)
 
     def _cached_property(self, cached):
-        # Until Python 3.12 it also holds a lock.
+        # Until Python 3.12 a cached property also has a lock.
         return self.of(cached.func)
 
     def _property(self, accessors):
@@ -134,18 +134,18 @@ class _Content:
         if hasattr(value, "detach") and hasattr(value, "cpu"):
             return self._tensor(value)
         if hasattr(value, "get_params"):
-            # Nets of skorch pickle some parameters by their names alone.
+            # Nets of skorch pickle some parameters as their names alone.
             return "estimator", self.of(type(value)), self.of(vars(value))
         return self._pickled(value)
 
     def _tensor(self, tensor):
         values = tensor.detach().cpu()
-        # NumPy has no bfloat16, whose numbers float64 holds exactly.
+        # NumPy has no bfloat16; float64 represents its numbers exactly.
         numbers = (values.double() if "bfloat16" in str(values.dtype) else values).numpy()
         return type(tensor).__name__, str(tensor.dtype), tensor.requires_grad, numbers
 
     def _pickled(self, value):
-        """Content of an object as a pickle would hold it."""
+        """Content of an object as a pickle would store it."""
         reduce = copyreg.dispatch_table.get(type(value))
         state = value.__reduce_ex__(4) if reduce is None else reduce(value)
         if isinstance(state, str):
@@ -153,7 +153,7 @@ class _Content:
             if not _is_installed(module):
                 raise TypeError(f"{module}.{state} pickles as its name alone")
             return "global", state, _release(module)
-        # After the function, its arguments and the state come iterators over items.
+        # Iterators over items follow the function, its arguments and the state.
         items = [None if part is None else list(part) for part in state[3:5]]
         return "object", self._all([*state[:3], *items, *state[5:]])
 
@@ -202,7 +202,7 @@ class _Content:
         return names, [self._named(value, names) for value in found]
 
     def _named(self, value, names, path=()):
-        """Content of a value; of the user's own modules, the attributes with these names."""
+        """Content of a value; for the user's own modules, of the attributes with these names."""
         if not isinstance(value, ModuleType) or _is_installed(value.__name__):
             return self.of(value)
         if value in path:
@@ -233,12 +233,12 @@ def _contents(cell):
     try:
         return cell.cell_contents
     except ValueError:
-        # The variable was not assigned yet.
+        # The variable has no value yet.
         return ()
 
 
 def _nested(code):
-    """A code object and those of the functions and classes inside it."""
+    """A code object and the code objects of functions and classes inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

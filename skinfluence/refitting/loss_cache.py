@@ -1,4 +1,4 @@
-"""Where the losses of refits are kept, by keys that name everything they depend on."""
+"""Where the losses of refits are stored, keyed by everything they depend on."""
 
 from collections import OrderedDict
 from threading import Lock
@@ -7,17 +7,17 @@ import joblib
 import numpy as np
 from sklearn.utils.validation import check_memory
 
-# Losses that a process keeps, in bytes: those of 100 refits for 10,000 queries, 16 times over.
+# Bytes of the losses that a process stores: 16 times 100 refits for 10,000 queries.
 PROCESS_BYTES = 2**27
 
 
 class ProcessStore:
-    """Losses by key, in the process; the ones used longest ago are forgotten first.
+    """Losses by key, in the process; the least recently used ones are dropped first.
 
     Parameters
     ----------
     n_bytes : int
-        Size up to which losses are kept.
+        Size up to which losses are stored.
     """
 
     def __init__(self, n_bytes):
@@ -34,7 +34,7 @@ class ProcessStore:
             return self._kept.get(key)
 
     def put(self, key, losses):
-        """Keep losses under a key."""
+        """Store losses under a key."""
         with self._lock:
             if key in self._kept:
                 self.bytes_kept -= self._kept.pop(key).nbytes
@@ -44,7 +44,7 @@ class ProcessStore:
                 self.bytes_kept -= self._kept.popitem(last=False)[1].nbytes
 
     def clear(self):
-        """Forget all losses."""
+        """Drop all losses."""
         with self._lock:
             self._kept.clear()
             self.bytes_kept = 0
@@ -56,7 +56,7 @@ class MemoryStore:
     Parameters
     ----------
     memory : str or object with the joblib.Memory interface
-        A folder, or what keeps the results of functions.
+        A folder, or an object that stores the results of functions.
     """
 
     def __init__(self, memory):
@@ -69,12 +69,12 @@ class MemoryStore:
             )
 
     def get(self, key):
-        """What stands under a key, or None."""
-        # A call for a key that is not there would keep the None.
+        """Losses under a key, or None."""
+        # A call for a missing key would store the None.
         return self._kept(key, None) if self._kept.check_call_in_cache(key, None) else None
 
     def put(self, key, losses):
-        """Keep losses under a key, in place of what stands there."""
+        """Store losses under a key, in place of an older entry."""
         self._kept.call(key, losses)
 
 
@@ -91,12 +91,12 @@ def loss_store(memory):
 
 
 def no_store():
-    """Store that keeps nothing."""
+    """Store that stays empty."""
     return MemoryStore(joblib.Memory(None))
 
 
 def is_entry(values, size):
-    """Whether values that come from a store can be ``size`` losses: anything may lie there."""
+    """Whether values from a store can be ``size`` losses: other code may have written them."""
     return (
         isinstance(values, np.ndarray)
         and values.dtype == np.float64

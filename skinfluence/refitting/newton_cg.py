@@ -1,4 +1,4 @@
-"""Refits of many reweighted fits of an objective at once, by Newton-CG.
+"""Many reweighted fits of an objective at once, by Newton-CG.
 
 Conventions
 -----------
@@ -8,8 +8,8 @@ For m fits with weights ``w`` (m, n) and penalty factors ``f`` (m,), ``delta`` (
                + 1/2 N damping |delta|^2
 
 ``z`` and ``J`` are the outputs at the fitted parameters and their Jacobian, ``A`` the penalty,
-and ``b`` minus the gradient of the penalty at the fitted parameters. For linear models this is
-the refitted model itself.
+and ``b`` minus the gradient of the penalty at the fitted parameters. For linear models the
+minimiser is the refitted model itself; for others the outputs are linearised.
 """
 
 from copy import copy
@@ -21,12 +21,12 @@ from skinfluence.curvature import conjugate_gradients
 
 CG_STEPS = 200
 
-# Below this share of the energy only directions are left that the preconditioner leaves out.
+# Below this share of the energy, only directions remain that the preconditioner leaves out.
 EXHAUSTED = 1e-24
 
 HALVINGS = 12
 
-# Caution at which a step is so short that nothing but rounding can be in its way.
+# Caution at which a step is so short that only rounding can keep it from descending.
 MAX_CAUTION = 1e3
 
 
@@ -38,9 +38,9 @@ class CurvaturePreconditioner:
     curvature : Curvature
         Curvature of the mean objective.
     damping : float
-        Its damping.
+        Added to the eigenvalues of the curvature.
     total_weight : float
-        What the mean objective was divided by.
+        Sum of the weights, by which the mean objective was divided.
     """
 
     def __init__(self, curvature, damping, total_weight):
@@ -58,7 +58,7 @@ class CurvaturePreconditioner:
 
 
 class DiagonalPreconditioner:
-    """The diagonal of the Hessian of every copy where it stands, for fits that go far.
+    """Each fit's own Hessian diagonal at its current point, for fits far from the fitted model.
 
     Parameters
     ----------
@@ -73,14 +73,14 @@ class DiagonalPreconditioner:
         """Function that multiplies vectors (m, p) with an approximate inverse Hessian."""
         second = fits.weight * fits.loss.hessian_diagonal(outputs, fits.targets)
         diagonal = second.reshape(len(second), -1) @ self.squares + fits.ridge
-        # A column that is all zero, without a penalty, has no gradient either.
+        # A column that is all zero and has no penalty has no gradient either.
         floor = np.finfo(np.float64).eps * diagonal.max(axis=1, keepdims=True)
         inverse = 1 / np.maximum(diagonal, np.maximum(floor, 1e-300))
         return lambda vectors: inverse * vectors
 
 
 class Refit:
-    """The reweighted fits of an objective that was fitted.
+    """Reweighted fits of the objective of a fitted model.
 
     Parameters
     ----------
@@ -95,9 +95,9 @@ class Refit:
     damping : float, default=0.0
         Damping of the mean objective.
     balance : ndarray of shape (n_coordinates,), default=None
-        ``b``. By default ``sum_i w_i g_i``, which it equals at the minimum: a model that has
-        not quite converged is then taken as one that has, and its fits move by what their
-        weights change alone.
+        ``b``. By default ``sum_i w_i g_i``, which equals b at the minimum. A model that has not
+        quite converged then counts as converged, and its fits move only by the change of their
+        weights.
     """
 
     def __init__(self, objective, jacobian, preconditioner, penalty, damping=0.0, balance=None):
@@ -115,13 +115,13 @@ class Refit:
         self.loss = objective.loss
 
     def with_loss(self, loss):
-        """The same fits by another loss of the outputs, from the same fitted model."""
+        """The same fits with another loss of the outputs, from the same fitted model."""
         if loss is self.loss:
             return self
         other = copy(self)
         other.loss = loss
-        # Nothing balances a coordinate without a penalty. What keeps the fitted loss from its
-        # minimum there would leave a loss that is flat along it without one.
+        # No penalty balances an unpenalised coordinate: b is rounding there, and the new loss,
+        # if it is flat along the coordinate, would have no minimum with it.
         other.balance = np.where(self.penalty > 0, self.balance, 0.0)
         return other
 
@@ -131,23 +131,22 @@ class Refit:
         Parameters
         ----------
         weight : ndarray of shape (m, n_samples, 1) or (m, n_samples, n_outputs)
-            Weights of the training rows in each copy, or of their losses in each output.
+            Weights of the training rows in each fit, or of their losses in each output.
         factor : ndarray of shape (m,)
             Factors of the penalty.
         start : ndarray of shape (m, n_coordinates)
-            A first step from the fitted parameters. As much of it is taken as lowers the
-            objective.
+            A first step from the fitted parameters, shortened until it lowers the objective.
         tol : float, default=1e-8
             Norm of the gradient relative to the sum of the norms of its terms.
         max_iter : int, default=50
-            Newton steps at most.
+            Largest number of Newton steps.
 
         Returns
         -------
         delta : ndarray of shape (m, n_coordinates)
             Minimisers.
         gradient_norm : ndarray of shape (m,)
-            Relative gradient norms reached.
+            Relative gradient norms at the end.
         """
         norms = np.full(len(start), np.inf)
         delta = np.zeros_like(start)
@@ -165,7 +164,7 @@ class Refit:
             if not left.all():
                 running, gradient, caution = running[left], gradient[left], caution[left]
                 fits, points = fits[left], points[left]
-            # Where there is no curvature a step may overflow: it counts as none.
+            # Without curvature a step may overflow: `search` then takes no step.
             with np.errstate(over="ignore", invalid="ignore"):
                 move = fits.newton_step(points.outputs, gradient, norms[running], tol, caution)
             points, length = fits.search(points, move)
@@ -174,14 +173,14 @@ class Refit:
 
 
 def _next_caution(caution, length):
-    """More after a step that was shortened, less after a full one."""
+    """More caution after a shortened step, less after a full one."""
     less = np.where(caution > 0.1, caution / 10, 0.0)
     return np.where(length < 1, np.maximum(10 * caution, 0.1), less)
 
 
 @dataclass
 class _Points:
-    """Where m fits stand: the parameters, the outputs of the rows, and the objective."""
+    """Current points of m fits: changes of the parameters, outputs and objectives."""
 
     delta: np.ndarray
     outputs: np.ndarray
@@ -204,7 +203,7 @@ class _ReweightedFits:
         ridge = refit.damping * refit.objective.total_weight
         self.ridge = factor[:, None] * refit.penalty + ridge
         self.linear_term = -factor[:, None] * refit.balance
-        # Of the rows that a fit has: those that it lost may outweigh them by far.
+        # Without the dropped rows, whose gradients may outweigh all others by far.
         scale = (weight * refit.gradient_norms).sum(axis=(1, 2))
         self.scale = np.where(scale > 0, scale, 1.0)
 
@@ -218,7 +217,7 @@ class _ReweightedFits:
         """All fits at the fitted parameters."""
         delta = np.zeros((len(self), len(self.refit.balance)))
         outputs = self.refit.objective.training_outputs
-        # The outputs and losses of one model stand for all fits.
+        # All fits start from one model, so one set of outputs and losses serves them all.
         losses = self.loss.terms(outputs, self.targets)
         losses[~np.isfinite(losses)] = 0.0
         return _Points(delta, outputs, (self.weight * losses).sum(axis=(1, 2)))
@@ -235,7 +234,7 @@ class _ReweightedFits:
     def value(self, delta, outputs):
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             losses = self.loss.terms(outputs, self.targets)
-        # A loss without weight may be infinite.
+        # Losses of dropped rows may be infinite, and 0 times infinity is NaN.
         losses[self.absent] = 0.0
         losses = (self.weight * losses).sum(axis=(1, 2))
         return losses + ((self.ridge * delta / 2 + self.linear_term) * delta).sum(axis=1)
@@ -248,13 +247,14 @@ class _ReweightedFits:
         """``-(H + caution H_0)^{-1} gradient`` by conjugate gradients.
 
         ``H_0`` is the Hessian of all rows at the fitted parameters. ``caution`` (m,) shortens
-        and turns steps where H, as that of a piecewise quadratic loss, holds nearby only.
+        and turns steps where H is valid only nearby, as for piecewise quadratic losses.
         """
         product = self.loss.hessian_product(outputs, self.targets)
         add_caution = self._cautious(caution)
         precondition = self.refit.preconditioner.at(self, outputs)
-        # Superlinear convergence of the Newton steps, without waste on the early ones, nor on
-        # the last: the gradient that remains is about the residual that is left here.
+        # A residual below sqrt(norm) times the gradient makes the Newton steps converge
+        # superlinearly, and early ones cheap. The gradient after a step is about as large as the
+        # residual of its system, so none needs to be far below the tolerance of the fit.
         forcing = np.maximum(np.minimum(0.1, np.sqrt(norms)), 0.2 * tol / norms)
         target = np.minimum(forcing, 0.5) * np.linalg.norm(gradient, axis=1)
 
@@ -270,7 +270,7 @@ class _ReweightedFits:
         return step
 
     def _cautious(self, caution):
-        """Function that adds ``caution H_0`` to products with the Hessian, at the outputs."""
+        """Function that adds ``caution H_0`` to products with the Hessian of the losses."""
         if not caution.any():
             return lambda residual, moves: residual
         objective = self.refit.objective
@@ -281,23 +281,23 @@ class _ReweightedFits:
     def search(self, points, step):
         """Points along the steps, which are halved until the objective falls.
 
-        Steps begin as long as the domain of the loss allows. A fit whose objective does not
-        fall stays where it is.
+        The first trial is as long as the domain of the loss allows. A fit whose objective does
+        not fall stays where it is.
 
         Returns
         -------
         points : _Points
             The points.
         length : ndarray of shape (m,)
-            Share of the steps that was taken, 0 for fits that stay where they are.
+            Share of each step that was taken, 0 for fits that stay where they are.
         """
         finite = np.isfinite(step).all(axis=1)
         step = np.where(finite[:, None], step, 0.0)
         moves = self.push(step)
-        # Rows without weight stay: nothing keeps them inside the domain.
+        # Nothing keeps dropped rows inside the domain, so their outputs do not move.
         moves[self.absent] = 0.0
         length = np.array(self.loss.largest_step(points.outputs, moves).min(axis=1))
-        # What rounding alone can change of the objective.
+        # Rounding alone may raise the objective by this much.
         slack = 1e-13 * (np.abs(points.value) + self.scale)
         for _ in range(HALVINGS):
             reached = self._along(points, step, moves, length)

@@ -7,18 +7,19 @@ of the outputs of row p, ``r_p`` and ``h_p`` the first and second derivatives of
 are m removals of s rows with k outputs each.
 
 Dropping rows S leaves an objective with the gradient ``-sum_S w_p J_p' r_p + d`` at the fitted
-parameters. ``d`` is what moves with the data: balanced class weights, and the weight of the
-penalty where the objective is a mean. With ``M = J_S H^{-1} J_S' / N``, the Newton step is
+parameters. ``d`` is the reweighting gradient: balanced class weights change with the data, and
+so does the weight of the penalty where the objective is a mean. With ``M = J_S H^{-1} J_S' / N``,
+the Newton step is
 
     N dtheta = H^{-1} (J_S' q - d),    q = (I - w h M)^{-1} w (r - h J_S H^{-1} d / N)
 
-by Woodbury: a dropped row is a row whose residual ``r`` has become ``q``. For least squares
+by Woodbury: ``q`` replaces the residual ``r`` of a dropped row. For least squares
 ``q = r / (1 - leverage)`` and the step is exact.
 
 From an approximate curvature only the row's own share is removed; removing more could push
-leverages above 1 and reverse the step. So ``M`` is that of the part of the curvature that is a
-sum over rows, and 0 for Kronecker factors, which hold no row as it is; of a Hessian of some of
-the rows, ``w h`` has the weight that the row has there.
+leverages above 1 and reverse the step. So ``M`` comes from the part of the curvature that is a
+sum over rows, and is 0 for Kronecker factors, which have no such part; in a Hessian of some of
+the rows, ``w h`` takes the weight that the row has there.
 """
 
 from dataclasses import dataclass
@@ -37,13 +38,13 @@ class NewtonSteps:
     rows : Rows
         ``J_S' q``, one row for each removal.
     reweighting : ndarray of shape (n_removals, n_groups)
-        Coefficients of ``d`` in the gradients of the classes.
+        Coefficients of ``d`` in the gradients of the groups (classes).
     reweighting_gradient : Rows
-        Gradients of the classes, one row for each.
+        Gradients of the groups, one row for each.
     squared_length : ndarray of shape (n_removals,)
-        ``N dtheta' H dtheta``, in the metric of the part that the curvature holds.
+        ``N dtheta' H dtheta``, with the exact part of the curvature for H.
     distance : ndarray of shape (n_removals,)
-        Distance of ``I - w h M`` from a singular matrix, 1 less the leverage for one output.
+        Smallest absolute eigenvalue of ``I - w h M``: for one output, 1 minus the leverage.
     """
 
     rows: Rows
@@ -66,14 +67,14 @@ def newton_steps(linearisation, removals):
     Parameters
     ----------
     linearisation : Linearisation
-        What a fit knows of its model.
+        Linearisation of a fit.
     removals : Removals
         The rows that leave.
 
     Returns
     -------
     NewtonSteps
-        Steps of 0 where a removal empties a class, so that the loss is another.
+        Steps of 0 where a removal empties a class, so that another loss applies.
     """
     woodbury = _Woodbury(linearisation, removals)
     parts = [(members, woodbury.block(members, dropped)) for members, dropped in removals.blocks()]
@@ -93,7 +94,7 @@ def newton_steps(linearisation, removals):
 
 @dataclass
 class _Block:
-    """Rows ``J_S' q`` and what else is known of the removals of a block."""
+    """Rows ``J_S' q``, squared lengths and distances of the removals of a block."""
 
     rows: Rows
     squared_length: np.ndarray
@@ -110,7 +111,7 @@ def _rows_of_blocks(parts, n_removals, n_columns):
 
 
 class _Woodbury:
-    """Takes the share of dropped rows out of the inverse of H."""
+    """Removes the share of dropped rows from the inverse of H."""
 
     def __init__(self, linearisation, removals):
         self.linearisation = linearisation
@@ -154,7 +155,8 @@ class _Woodbury:
         pull = self._pull_of_reweighting(jacobian, members)
         shrink, right = self._system(members, dropped, index, leverage, pull)
         q = _solve(shrink, right)
-        # |J'q - d|^2 without the term of d alone, which is the same for all blocks.
+        # (J'q - d)' H^{-1} (J'q - d) / N = q'Mq - 2 q'(J H^{-1} d / N) + d'H^{-1}d / N; the last
+        # term is added for all blocks at once.
         length = np.einsum("ma,mab,mb->m", q, leverage, q, optimize=True)
         length -= 2 * (q * pull.reshape(q.shape)).sum(axis=1)
         distance = np.abs(np.linalg.eigvals(shrink)).min(axis=1)
@@ -175,14 +177,14 @@ class _Woodbury:
         return shrink, np.where(known, right, 0.0)
 
     def _sums(self, features, q, m):
-        """``J_S' q`` of every removal; factored where that is a single row."""
+        """``J_S' q`` of every removal, factored where a removal is a single row."""
         vectors = q.reshape(features.shape[0], 1, -1)
         rows = self.linearisation.space.project(self.objective.pullback(features, vectors))
         s = features.shape[0] // m
         return rows if s == 1 else DenseRows(np.ones((m, s)) @ rows)
 
     def _leverage(self, jacobian, m):
-        """``M`` of the rows of each removal by what the curvature holds, (m, s * k, s * k)."""
+        """``M`` of the rows of each removal in the exact part, (m, s * k, s * k)."""
         size = jacobian.shape[0] // m
         exact = self.linearisation.curvature.exact_part(jacobian)
         if exact is None:
@@ -202,7 +204,7 @@ class _Woodbury:
 
 
 def _as_slice(index):
-    """A slice for consecutive positions, which takes no copy of the features."""
+    """A slice for consecutive positions, which avoids a copy of the features."""
     if len(index) and (np.diff(index) == 1).all():
         return slice(index[0], index[-1] + 1)
     return index

@@ -1,4 +1,4 @@
-"""Queries of a model, and their losses under models that were fitted on fewer rows."""
+"""Queries of a model, and their losses under refits on fewer rows."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Queries:
     Parameters
     ----------
     features : {ndarray, CSR matrix} of shape (n_queries, n_features)
-        Queries behind the steps in front of the model.
+        Queries as the steps before the model transform them.
     y : ndarray of shape (n_queries,) or (n_queries, n_targets)
         Their targets.
     have_labels : bool
@@ -36,9 +36,9 @@ class Queries:
         Parameters
         ----------
         fitted_model : FittedModel
-            The model and what it was fitted on.
+            The fitted model with its training data.
         X : array-like of shape (n_queries, n_features)
-            Queries in front of all steps.
+            Queries as the user gave them, before all steps.
         y : array-like of shape (n_queries,) or (n_queries, n_targets)
             Their targets.
 
@@ -49,7 +49,7 @@ class Queries:
         Raises
         ------
         TypeError
-            If no loss is known of the model.
+            If the loss of the model is not known.
         ValueError
             If the targets do not match the queries or the training targets.
         """
@@ -75,7 +75,7 @@ class Queries:
         model : estimator
             A fitted model.
         known : Objective or None
-            Its objective, where that is known.
+            The model's objective, where it is known.
 
         Returns
         -------
@@ -128,7 +128,7 @@ def _require_loss(model, known, y):
 
 
 def _like(y_train, y, n):
-    """Targets of n queries in the layout of those of the training rows."""
+    """Targets of n queries in the layout of the training targets."""
     if y is None:
         raise ValueError("y_query is None. Expected the targets of the queries.")
     y = check_array(y, ensure_2d=False, dtype=None, input_name="y_query")
@@ -138,14 +138,14 @@ def _like(y_train, y, n):
     if shape == (n,) and y.shape == (n, 1):
         if y_train.ndim == 1:
             warn_user(
-                "The targets of the queries are a column, those of the training rows are not. "
+                "The targets of the queries are a column, the training targets are not. "
                 f"Expected the shape ({n},); use y_query.ravel().",
                 DataConversionWarning,
             )
         y = y[:, 0]
     if y.shape != shape:
         raise ValueError(
-            f"The targets of the {n} queries must have the shape {shape}, like those of the "
-            f"training rows. Got an array of shape {y.shape} instead."
+            f"The targets of the {n} queries must have the shape {shape}, like the training "
+            f"targets. Got an array of shape {y.shape} instead."
         )
     return y

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def draw_subsets(strata, n_subsets, share, random_state):
-    """Subsets that hold the same share of every stratum, up to whole rows.
+    """Subsets with the same share of every stratum, rounded to rows.
 
     The first subsets do not depend on how many are drawn.
 
@@ -33,7 +33,7 @@ def draw_subsets(strata, n_subsets, share, random_state):
 
 
 def shuffled_by_stratum(rows, strata, random_state):
-    """Rows in random order, one stratum after the other, and their ranks.
+    """Rows in random order, one stratum after the other, and their ranks within the strata.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def shuffled_by_stratum(rows, strata, random_state):
     order : ndarray of int of shape (n_rows,)
         The rows.
     rank : ndarray of int of shape (n_rows,)
-        Number of rows of the same stratum that stand before each of them.
+        Number of earlier rows of the same stratum.
     """
     order = random_state.permutation(rows)
     order = order[np.argsort(strata[order], kind="stable")]
@@ -58,11 +58,11 @@ def shuffled_by_stratum(rows, strata, random_state):
 
 
 def _sizes(counts, share, random_state):
-    """Rows that a subset takes of each stratum: one at least, the same number in all."""
+    """Rows that a subset takes of each stratum, at least one; the sum is the same for all."""
     exact = share * counts
     sizes = np.floor(exact).astype(int)
     missing = round(exact.sum()) - sizes.sum()
-    # The rows that are left over by rounding down go to the largest remainders, ties by chance.
+    # Rounding down leaves rows over: the largest remainders get them, ties by chance.
     order = np.lexsort((random_state.permutation(len(counts)), sizes - exact))
     sizes[order[:missing]] += 1
     return np.maximum(sizes, np.minimum(counts, 1))

@@ -1,12 +1,12 @@
-"""Where the outputs go when training rows are dropped: a Newton step, refined where it pays.
+"""Outputs of the model without training rows: a Newton step, refined where it pays.
 
-The first step is that of `newton_step`: exact for least squares. For other losses the removals
-with the longest steps, all of them where that is cheap, go on from there to the minimum without
-the rows: but not by Kronecker factors, which are too far from the curvature for conjugate
-gradients to get there.
+`newton_step` makes the first step, which is exact for least squares. For other losses the
+removals with the longest steps, or all of them where that is cheap, iterate from there to the
+minimum without the rows. Kronecker factors allow no such refinement: they are too far from the
+curvature to precondition conjugate gradients.
 
 A removal that empties a class leaves another model, if any: the minimum of the loss of the
-remaining classes, as scikit-learn would fit it. Where there is none the removal is refused.
+remaining classes, as scikit-learn would fit it. A removal that leaves no model is refused.
 """
 
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from skinfluence.refitting.newton_cg import CurvaturePreconditioner, Refit
 from skinfluence.refitting.newton_step import NewtonSteps, first_steps, newton_steps
 from skinfluence.refitting.removed_rows import Removals, each_row, sets_of_rows
 
-# Above this leverage the step divides by less than a hundredth.
+# Above this leverage, ``q = r / (1 - leverage)`` is more than a hundred times the residual.
 NEAR_ONE = 0.99
 
-# Where less than this is left of 1 after the leverage, a step has no digit that is sure.
+# Where ``1 - leverage`` is smaller, rounding leaves no correct digit in a step.
 UNDETERMINED = 1e-9
 
-# Work that is spent on refining steps, in multiply-adds: about a second of one core.
+# Multiply-adds that refining steps may take: about a second of one core.
 REFINING = 1e10
 
-# Relative gradient to which steps are refined, and above which they are reported.
+# Relative gradient to which steps are refined, and above which a warning names them.
 TOLERANCE = 1e-10
 UNSURE = 1e-8
 MAX_STEPS = 30
@@ -37,7 +37,7 @@ MAX_STEPS = 30
 
 @dataclass
 class Removed:
-    """The models without some rows, as changes of the fitted one.
+    """The models without some rows, as changes of the fitted model.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Removed:
     refined : ndarray of int of shape (n_refined,)
         Removals whose steps were refined, ascending.
     delta : ndarray of shape (n_refined, n_coordinates)
-        Their changes of the parameters.
+        Changes of the parameters by the refined steps.
     refused : ndarray of bool of shape (n_removals,)
         Removals that leave no model.
     """
@@ -66,7 +66,7 @@ def removal_of_each(linearisation):
     Parameters
     ----------
     linearisation : Linearisation
-        What a fit knows of its model.
+        Linearisation of a fit.
 
     Returns
     -------
@@ -80,13 +80,13 @@ def removal_of_each(linearisation):
     Warns
     -----
     NumericalWarning
-        Of rows that leave no model, of refits that did not converge, and of leverages near 1.
+        Names rows that leave no model, refits that did not converge, and leverages near 1.
     """
     return _removed(linearisation, each_row(linearisation.objective))
 
 
 def removal_of_sets(linearisation, sets):
-    """The same without each of several sets of training rows, each an array of positions."""
+    """The models without each of several sets of training rows, each an array of positions."""
     return _removed(linearisation, sets_of_rows(linearisation.objective, sets))
 
 
@@ -113,7 +113,7 @@ def _removed(linearisation, removals):
     chosen = _worth_refining(linearisation, removals, steps, refused)
     delta, norms = _refine(linearisation, removals, steps, chosen)
     diverged = np.zeros_like(refused)
-    # A gradient as large as all its terms together is no approximate minimum.
+    # A relative gradient of 1 means that no terms cancel: the point is near no minimum.
     diverged[chosen[~(norms < 1)]] = True
     _refuse(
         removals,
@@ -127,9 +127,9 @@ def _removed(linearisation, removals):
 
 
 def _undetermined(linearisation, removals, steps):
-    """Which removals leave a direction to a penalty that is below rounding, (n_removals,)."""
+    """Which removals leave a direction that only rounding determines, (n_removals,)."""
     if not linearisation.objective.strictly_convex:
-        # Without a penalty the shortest step is the answer, along the other directions.
+        # Without a penalty, the pseudo-inverse gives the shortest step, which is well defined.
         return np.zeros(len(removals), dtype=bool)
     return (steps.distance < UNDETERMINED) & removals.has_newton_step
 
@@ -144,7 +144,7 @@ def _without_model(linearisation, removals):
 
 
 def _refuse(removals, which, so_far, reason, advice):
-    """Say that removals ``which`` have no refit: an error if now (``so_far``) none has one."""
+    """Warn that removals ``which`` have no refit; raise if all removals so far have none."""
     if not which.any():
         return
     message = f"There is no refit without {removals.named(np.flatnonzero(which))}: {reason}."
@@ -154,12 +154,12 @@ def _refuse(removals, which, so_far, reason, advice):
 
 
 def _is_sum_of_rows(linearisation):
-    """Whether conjugate gradients can rely on the curvature: not if of Kronecker factors."""
+    """Whether the curvature, unlike Kronecker factors, can precondition conjugate gradients."""
     return linearisation.curvature.exact_part(linearisation.training_rows[:0]) is not None
 
 
 def _worth_refining(linearisation, removals, steps, refused):
-    """Removals with the longest steps, as many as the work allows, and those without a step."""
+    """Removals without a Newton step, and those with the longest steps, as work allows."""
     if not _is_sum_of_rows(linearisation):
         return np.arange(0)
     required = ~removals.has_newton_step & ~refused
@@ -170,7 +170,7 @@ def _worth_refining(linearisation, removals, steps, refused):
     # A refinement takes about ten products with the Jacobian and its transpose, and as many
     # passes over the losses, whose functions cost about as much as 50 multiply-adds.
     work = 10 * n_samples * (2 * linearisation.training_rows.n_columns + 50 * k * k)
-    # In an approximate curvature, whose parts do not quite fit, a length may be negative.
+    # The exact part of an approximate curvature is not all of it: a length may be negative.
     length = np.where(removals.has_newton_step, np.abs(steps.squared_length), 0.0)
     order = np.argsort(-length, kind="stable")[: int(np.ceil(REFINING / work))]
     required[order[length[order] > 0]] = True
@@ -225,11 +225,11 @@ def _by_loss(removals, chosen):
 
 
 def _warn_of_unsure(removals, steps, chosen, norms):
-    """Warn of refinements that did not converge, and of steps alone where they are large."""
+    """Warn of refinements that did not converge, and of unrefined steps with large leverages."""
     failed = (norms > UNSURE) & (norms < 1)
     if failed.any():
         warn_user(
-            f"{failed.sum()} refit(s) did not converge, those without "
+            f"{failed.sum()} refit(s) did not converge, without "
             f"{removals.named(chosen[failed])}: the largest relative gradient is "
             f"{norms[failed].max():.1e}. Their predicted changes are unsure. Use more damping or "
             "a stronger penalty, or refit to know.",
@@ -253,7 +253,7 @@ def moved_losses(linearisation, removed, features, targets, reduce):
     Parameters
     ----------
     linearisation : Linearisation
-        What a fit knows of its model.
+        Linearisation of a fit.
     removed : Removed
         The models without some rows.
     features : array of shape (n_queries, d)
@@ -267,12 +267,12 @@ def moved_losses(linearisation, removed, features, targets, reduce):
     -------
     ndarray of shape (n_queries, n_removals) or (n_removals,)
         NaN for removals that leave no model; infinite for queries of a class that is left
-        without rows, or whose outputs leave the domain of the loss.
+        without rows, and for queries whose outputs leave the domain of the loss.
 
     Warns
     -----
     NumericalWarning
-        Of changes that are not finite.
+        Names removals with infinite changes.
     """
     objective = linearisation.objective
     outputs = objective.outputs(features)
@@ -281,7 +281,7 @@ def moved_losses(linearisation, removed, features, targets, reduce):
     n_removals = len(removed.removals)
     out = np.zeros((n_queries if reduce is None else 1, n_removals))
     jacobian = linearisation.space.project_queries(objective.jacobian_rows(features))
-    # Moved outputs, their loss and its temporaries stand for every query and removal.
+    # Every pair of query and removal needs moved outputs, their losses and temporaries.
     query_bytes = 8 * k * (2 * jacobian.n_columns + 4 * min(n_removals, 1024))
 
     def fill(batch):
@@ -296,7 +296,7 @@ def moved_losses(linearisation, removed, features, targets, reduce):
 
     sums = []
     linearisation.schedule.run(fill, linearisation.schedule.batches(n_queries, query_bytes))
-    # After the threads, or two of them might add to the same numbers at once.
+    # Only after the threads: two of them might add to the same numbers at once.
     for part, change in sums:
         out[0, part] += change
     out[:, removed.refused] = np.nan
@@ -323,7 +323,7 @@ class _MovesOfQueries:
         moves = self.solved.inner(steps.rows[part])
         moves -= self.reweighting @ steps.reweighting[part].T
         moves = (moves.T / self.objective.total_weight).reshape(-1, *self.outputs.shape)
-        # A step that was not refined may be too long for the loss.
+        # A step that was not refined may leave the domain of the loss.
         moves *= self.objective.loss.largest_step(self.outputs, moves)[..., None]
         first, last = np.searchsorted(refined, [part.start, part.stop])
         if first < last:

@@ -1,4 +1,4 @@
-"""What leaving training rows out changes in an objective, before anything is fitted again."""
+"""How an objective changes without training rows, before anything is fitted again."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,11 +22,11 @@ class Removals:
     rows : ndarray of int of shape (n_dropped,)
         Training rows that leave, one removal after the other.
     removal : ndarray of int of shape (n_dropped,)
-        The removal that each of them belongs to, ascending.
+        Removal of each of these rows, ascending.
     class_weight : ndarray of shape (n_removals, n_groups)
         Class weights of the rows that stay.
     penalty_factor : ndarray of shape (n_removals,)
-        What the penalty is multiplied by.
+        Factor of the penalty.
     noun : str
         What messages call a removal.
     """
@@ -56,7 +56,7 @@ class Removals:
 
         0 for removals without a Newton step.
 
-        At the minimum the gradient of the penalty is minus that of the losses, so that a
+        At the minimum, the gradient of the penalty is minus the gradient of the losses, so a
         penalty with the factor f adds ``-f`` times the gradients of all rows.
         """
         group_weight = self.objective.weighting.group_weight
@@ -76,20 +76,20 @@ class Removals:
 
     @cached_property
     def leaves_nothing(self):
-        """Whether no row that has a weight is left, (n_removals,)."""
+        """Whether no row with a positive weight is left, (n_removals,)."""
         weighted = self.objective.weighting.sample_weight > 0
         lost = np.bincount(self.removal, weighted[self.rows], minlength=len(self))
         return lost == np.count_nonzero(weighted)
 
     @cached_property
     def has_newton_step(self):
-        """Whether the rows that stay have the loss of the fitted model, (n_removals,)."""
+        """Whether the remaining rows have the loss of the fitted model, (n_removals,)."""
         known = ~self.leaves_nothing
         known[list(self.other_losses)] = False
         return known
 
     def kept(self, chosen):
-        """Training rows that stay, bool of shape (len(chosen), n_samples)."""
+        """Mask of the remaining training rows, bool of shape (len(chosen), n_samples)."""
         place = np.full(len(self), -1)
         place[chosen] = np.arange(len(chosen))
         dropped = place[self.removal] >= 0
@@ -98,10 +98,10 @@ class Removals:
         return kept
 
     def blocks(self):
-        """Removals of as many rows each, as slices of the dropped rows with their number.
+        """Blocks of removals with equally many rows: slices of removals and of dropped rows.
 
-        All removals of single rows are one block if there is no other; any other removal is a
-        block of its own, since it takes a matrix of its rows by its rows.
+        Removals of single rows are one block if there are no others. Any other removal is a
+        block of its own, since it needs a matrix of its rows by its rows.
         """
         sizes = np.bincount(self.removal, minlength=len(self))
         if (sizes == 1).all():
@@ -115,7 +115,7 @@ class Removals:
         ]
 
     def named(self, positions):
-        """Removals as a message names them, with the classes that they empty."""
+        """Names of removals for messages, with the classes that they empty."""
         if len(self) == 1:
             return f"these {len(self.rows)} training row(s){self._classes(0)}"
         names = [f"{position}{self._classes(position)}" for position in positions[:MAX_NAMED]]
@@ -130,7 +130,7 @@ class Removals:
 
 
 def each_row(objective):
-    """Removals of every training row on its own."""
+    """Removals of every single training row."""
     n_samples = len(objective.weighting.codes)
     class_weight, factor = objective.weighting.without_each()
     rows = np.arange(n_samples)
@@ -149,7 +149,7 @@ def sets_of_rows(objective, sets):
 
 
 def _emptied_classes(removals):
-    """Classes (positions) of which every row leaves, by removal."""
+    """Positions of the classes that each removal empties."""
     codes = removals.objective.weighting.classes_of_rows
     if removals.objective.classes is None or codes is None:
         return {}

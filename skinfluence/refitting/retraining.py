@@ -1,4 +1,4 @@
-"""Ground truth: what really happens to the losses when the model is fitted on fewer rows."""
+"""Ground truth: the losses of the queries when the model is refitted on fewer rows."""
 
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -61,17 +61,17 @@ def retrain_on_subsets(
 
     Linear models with a smooth objective are refitted in closed form: Newton steps on the very
     objective that ``fit`` minimises, for all subsets together, until the gradient is ``tol``
-    of the sum of its terms, whatever solver and tolerance the estimator has. Any other model
-    is cloned and fitted on each subset, and so is a linear classifier on a subset that lacks one
-    of its classes.
+    times the sum of its terms, whatever solver and tolerance the estimator has. Any other model
+    is cloned and fitted on each subset, and so is a linear classifier on a subset without one
+    of the classes.
 
     Parameters
     ----------
     estimator : estimator
         The model. A clone is fitted on all rows first; a ``FrozenEstimator`` is taken as it is
-        and its inner model refitted on the subsets. Of a Pipeline the steps before the last
-        are fitted on all rows and held fixed, as they are for influence; of a search or a
-        linear model with built-in search, the chosen parameters.
+        and its inner model refitted on the subsets. The steps of a Pipeline before the last are
+        fitted on all rows and stay fixed, as they do for influence; so do the parameters that a
+        search, or a linear model with built-in search, has chosen.
     X : {array-like, sparse matrix} of shape (n_train, n_features)
         Training rows.
     y : array-like of shape (n_train,) or (n_train, n_targets)
@@ -79,17 +79,17 @@ def retrain_on_subsets(
     X_query : {array-like, sparse matrix} of shape (n_queries, n_features)
         Queries.
     y_query : array-like of shape (n_queries,) or (n_queries, n_targets)
-        Their targets, labels that ``y`` holds too for a classifier.
+        Their targets; for a classifier, labels that occur in ``y``.
     sample_weight : array-like of shape (n_train,), default=None
         Weights of the training rows. None means 1.
     n_subsets : int, default=100
         Number of random subsets.
     share : float, default=0.5
-        Share of the training rows in each subset; of each class for a classifier, and one row
-        at least.
+        Share of the training rows in each subset; for a classifier, of the rows of each class,
+        and at least one row of each.
     subsets : array-like of bool of shape (n_subsets, n_train), default=None
-        Subsets to take in place of random ones, such as ``~np.eye(n_train, dtype=bool)`` to
-        leave out each row once. Those of a classifier need rows of two classes at least.
+        Subsets to use in place of random ones, such as ``~np.eye(n_train, dtype=bool)`` to
+        leave out each row once. Each needs rows of at least two classes for a classifier.
     random_state : int, RandomState instance or None, default=None
         Draws the subsets. With an int, the first subsets are the same for every
         ``n_subsets``.
@@ -97,15 +97,15 @@ def retrain_on_subsets(
         Norm of the gradient, relative to the sum of the norms of its terms, at which a refit
         in closed form has converged.
     memory : str or object with the joblib.Memory interface, default=None
-        Where losses of refits are kept, one entry for each subset, as soon as its refit has
-        ended. None keeps the most recent ones in the process. The key holds data, model, subset
-        and versions of the packages, and of your own functions and classes the code with all
-        constants, globals and imports that it names. What code reads from files, or finds by
-        ``eval``, is not seen. A model whose content cannot be told is refitted each time. A
-        folder holds pickles, and whoever can write to it can run code here: give one that you
-        trust.
+        Where losses of refits are stored, one entry for each subset, as soon as its refit has
+        ended. None stores the most recent ones in the process. The key is made of data, model,
+        subset and versions of the packages, and of the code of your own functions and classes,
+        with all constants, globals and imports that it names. It does not see what code reads
+        from files or finds by ``eval``. A model whose content cannot be read is refitted each
+        time. The entries of a folder are pickles, and whoever can write to it can run code here:
+        give one that you trust.
     n_jobs : int, default=None
-        Refits that run at once, by joblib.
+        Number of refits that run at once, by joblib.
 
     Returns
     -------
@@ -115,19 +115,19 @@ def retrain_on_subsets(
         subsets : ndarray of bool of shape (n_subsets, n_train)
             The training rows of each refit.
         losses : ndarray of shape (n_queries, n_subsets)
-            Loss of each query under each refit, without penalty: that of the model's
+            Loss of each query under each refit, without penalty: the loss of the model's
             objective where it is known, else the log loss of ``predict_proba`` or the squared
-            error of ``predict``. Scikit-learn's classifiers know the classes of the subset
-            only: of a query of another class the loss is infinite.
+            error of ``predict``. Scikit-learn's classifiers know only the classes of the
+            subset: queries of other classes have an infinite loss.
         converged : ndarray of bool of shape (n_subsets,)
-            Whether a refit in closed form reached ``tol``; True for models that were cloned
-            and fitted, which have their own rule.
+            Whether a refit in closed form reached ``tol``; True for fitted clones, whose own
+            rule decides.
 
     Raises
     ------
     ValueError
-        If shapes do not match, there are no subsets, a subset holds no rows or those of one
-        class only, or a query has an unknown label.
+        If shapes do not match, there are no subsets, a subset has no rows or rows of one class
+        only, or a query has an unknown label.
     TypeError
         If the loss of the model is not known: a classifier of several outputs, or one without
         ``predict_proba``, whose objective is not known.
@@ -140,7 +140,7 @@ def retrain_on_subsets(
         If refits in closed form did not converge, as when a model without penalty separates a
         subset perfectly.
     UserWarning
-        If ``memory`` is given and the content of the model cannot be told.
+        If ``memory`` is given and the content of the model cannot be read.
 
     See Also
     --------
@@ -180,12 +180,12 @@ def retrain_on_subsets(
 
 @dataclass
 class Retraining:
-    """A model that was fitted, and queries whose losses are wanted when it is fitted again.
+    """A fitted model, and queries whose losses under its refits are wanted.
 
     Parameters
     ----------
     fitted_model : FittedModel
-        The model and what it was fitted on.
+        The fitted model with its training data.
     queries : Queries
         Queries as the model sees them, and their targets.
     """
@@ -195,7 +195,7 @@ class Retraining:
 
     @classmethod
     def of(cls, fitted_model, X_query, y_query):
-        """Retraining of a model for queries in front of its steps, which are checked."""
+        """Check the queries, given before all steps of the model."""
         return cls(fitted_model, Queries.of(fitted_model, X_query, y_query))
 
     @property
@@ -215,11 +215,11 @@ class Retraining:
 
     @property
     def in_closed_form(self):
-        """Whether refits are steps on the objective, instead of fits of clones."""
+        """Whether Newton steps on the objective replace fits of clones."""
         objective = self.objective
         if objective is None or not objective.is_linear or objective.active is not None:
             return False
-        # Without a penalty the estimator's own rule decides between equal minima.
+        # Without a penalty, the estimator's own rule chooses one of several minima.
         return objective.strictly_convex
 
     @property
@@ -231,7 +231,7 @@ class Retraining:
 
     @property
     def dispensable(self):
-        """Training rows without which every class still has rows, bool of shape (n_train,)."""
+        """Mask of training rows that are not the last of their class, bool (n_train,)."""
         strata = self.strata
         return np.bincount(strata)[strata] > 1
 
@@ -259,11 +259,11 @@ class Retraining:
                 kept[i] = entry
             else:
                 missing.append(i)
-        # Entries are kept one by one: a run that is interrupted loses only what has not ended.
+        # Entries are stored one by one: an interrupted run loses only refits that have not ended.
         for index, entries in self._refits(subsets, np.array(missing, dtype=int), tol, n_jobs):
             kept[index] = entries
             for i, entry in zip(index, entries, strict=True):
-                # A view would hold its whole block.
+                # A view would keep all of its block in memory.
                 store.put(keys[i], entry.copy())
         losses, norms = kept[:, :-1].T, kept[:, -1]
         converged = norms <= tol
@@ -274,7 +274,7 @@ class Retraining:
         subsets = booleans(subsets, "subsets")
         require_shape(subsets, "subsets", (len(subsets), self.n_train), "(n_subsets, n_train)")
         if not len(subsets):
-            raise ValueError("subsets holds no subset. Expected one at least.")
+            raise ValueError("subsets is empty. Expected at least one subset.")
         _require_weight(subsets @ self.fitted_model.sample_weight)
         if self.queries.have_labels:
             _require_classes(self._rows_of_classes(subsets))
@@ -289,15 +289,15 @@ class Retraining:
         return counts
 
     def _store(self, memory, tol):
-        """Where losses are kept, and the part of the keys that all subsets share."""
+        """Store of the losses, and the part of the keys that all subsets share."""
         try:
             return loss_store(memory), self._key(tol)
         except NoFingerprintError as error:
             if memory is not None:
                 warn_user(
-                    f"The refits of {type(self.model).__name__} are not kept in memory, because "
-                    f"what it depends on cannot be told: {error}. Pass functions and objects "
-                    "that can be pickled.",
+                    f"The refits of {type(self.model).__name__} are not stored in memory, because "
+                    f"the content of the model cannot be read: {error}. Pass functions and "
+                    "objects that can be pickled.",
                     UserWarning,
                 )
             return no_store(), ""
@@ -318,12 +318,12 @@ class Retraining:
         """Positions of subsets, and their losses and gradient norms (m, n_queries + 1)."""
         exact = np.full(len(index), self.in_closed_form)
         if self.queries.have_labels:
-            # Without one of its classes a model has another objective.
+            # A model without one of its classes has another objective.
             exact &= (self._rows_of_classes(subsets[index]) > 0).all(axis=1)
         if exact.any():
             closed = ClosedForm(self.objective, self.queries.features, self.queries.y, tol)
             blocks = closed.blocks(index[exact])
-            # The products release the lock, and threads share the data.
+            # Products release Python's lock, and threads share the data.
             yield from _as_they_end(closed.refit, subsets, blocks, n_jobs=n_jobs, prefer="threads")
         yield from _as_they_end(self._refit_of_clone, subsets, index[~exact, None], n_jobs=n_jobs)
 
@@ -340,12 +340,12 @@ class Retraining:
 
 
 def _as_they_end(refit, subsets, blocks, **settings):
-    """Blocks of positions and what `refit` gives for their subsets, in the order they end."""
+    """Blocks of positions and the results of `refit` for their subsets, in the order they end."""
     tasks = (delayed(_numbered)(refit, block, subsets[block]) for block in blocks)
     try:
         run = Parallel(return_as="generator_unordered", **settings)
     except ValueError:
-        # Backends of process pools hand over all results at once.
+        # Backends of process pools return all results at once.
         run = Parallel(**settings)
     return run(tasks)
 
@@ -357,7 +357,7 @@ def _numbered(refit, block, subsets):
 def _require_weight(totals):
     if not (totals > 0).all():
         raise ValueError(
-            f"Subset {np.argmin(totals)} holds no training row that has a weight. Expected at "
+            f"Subset {np.argmin(totals)} has no training row with a positive weight. Expected at "
             "least one in each; raise share."
         )
 
@@ -366,9 +366,9 @@ def _require_classes(counts):
     single = (counts > 0).sum(axis=1) < 2
     if single.any():
         raise ValueError(
-            f"Subset {np.argmax(single)} holds rows of one class only, so that no classifier "
-            "can be fitted on it. Expected rows of two classes at least; add rows, or leave the "
-            "subset out."
+            f"Subset {np.argmax(single)} has rows of one class only, so no classifier can be "
+            "fitted on it. Expected rows of at least two classes; add rows, or leave the subset "
+            "out."
         )
 
 

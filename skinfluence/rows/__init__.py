@@ -2,8 +2,8 @@
 
 Conventions
 -----------
-- ``n`` samples, ``s`` rows for each of them, so ``n * s`` rows; a gradient has ``s = 1``,
-  a square root of the curvature has as many as the model has outputs.
+- ``n`` samples with ``s`` rows each, so ``n * s`` rows; gradients have ``s = 1``, factor rows
+  (``C`` with ``C'C = F``) have as many as the model has outputs.
 - ``c`` outputs, ``d`` inputs, ``f`` intercept columns, ``p = c * d + f`` columns.
 - Rows of one sample follow one another: row ``i * s + j`` is the ``j``-th row of sample ``i``.
 """

@@ -1,4 +1,4 @@
-"""What all matrices of rows share, and those that are written out."""
+"""The base class of all matrices of rows, and rows that are written out."""
 
 from abc import ABC, abstractmethod
 
@@ -16,15 +16,15 @@ class Rows(ABC):
 
     Need to be defined: ``n_samples``, ``n_columns``, ``__getitem__``, ``toarray``; where a
     sample has several rows, ``rows_per_sample``. Should be overridden for efficiency: the
-    products, all of which have a default that writes out one batch of rows at a time.
+    products, whose defaults write out one batch of rows at a time.
     """
 
-    # Number of samples, of columns, and of the rows that each sample has.
+    # Numbers of samples, of columns, and of rows of each sample.
     n_samples: int
     n_columns: int
     rows_per_sample = 1
 
-    # Where `pieces` are written out as tensors; None where they are arrays.
+    # Device on which `pieces` are written out as tensors; None where pieces are arrays.
     device = None
 
     # Whether the columns are blocks, one for each layer of a network.
@@ -33,14 +33,14 @@ class Rows(ABC):
     # Whether rows are products of residuals and activations.
     is_factored = False
 
-    # Whether rows are those of a linear layer with one bias for each output, or with none.
+    # Whether rows belong to a linear layer with one bias for each output, or with none.
     is_layer = False
 
     # Whether the matrix itself is stored, as ``array``.
     is_written_out = False
 
-    # NumPy would otherwise read an object with a length and items as an array and
-    # compute the product itself.
+    # NumPy would otherwise read an object with a length and items as an array and compute the
+    # product itself.
     __array_ufunc__ = None
 
     @abstractmethod
@@ -65,17 +65,17 @@ class Rows(ABC):
         return [self]
 
     def split(self, widths):
-        """Blocks of columns of given widths, None where the rows are not so divided.
+        """Blocks of columns of given widths, None where the rows are divided otherwise.
 
-        Rows that are so divided have `joined` too, which puts blocks side by side again.
+        Rows with this division also have `joined`, which puts blocks side by side again.
         """
         return None
 
     def batches(self, batch_size=None, *, cached=False):
         """Slices of samples that fit into the working memory once written out.
 
-        ``cached`` asks for slices that also stay near the processor: faster where every slice
-        is used once, by one product.
+        With ``cached``, slices also fit into the processor's cache: faster where one product
+        uses every slice once.
         """
         row_bytes = 8 * self.rows_per_sample * self.n_columns
         if cached:
@@ -112,13 +112,13 @@ class Rows(ABC):
         return out
 
     def inner(self, other, out=None):
-        """Inner products of every row of these with every row of ``other``."""
+        """Inner products of every one of these rows with every row of ``other``."""
         if other.is_written_out:
             return into(out, self @ np.ascontiguousarray(other.array.T))
         return into(out, other.inner(self).T)
 
     def inner_by_parts(self, other, out=None):
-        """The same where these rows are written out, one batch at a time."""
+        """The same by writing out these rows, one batch at a time."""
         out = np.empty((self.shape[0], other.shape[0])) if out is None else out
         for batch in self.batches():
             other.dotted_by(self[batch].toarray(), out=out[self.row_slice(batch)])
@@ -179,23 +179,23 @@ class Rows(ABC):
         )
 
     def masked(self, mask):
-        """Rows of which only those in ``mask`` (n_rows,) are kept, the others being 0."""
+        """The same rows, but 0 outside ``mask`` (n_rows,)."""
         per_sample = mask.reshape(self.n_samples, self.rows_per_sample)
         if (per_sample == per_sample[:, :1]).all():
             return self.weighted(per_sample[:, 0].astype(np.float64))
         return DenseRows(self.toarray() * mask[:, None], self.rows_per_sample)
 
     def concatenated(self, others):
-        """These rows and those of further samples, in their order."""
+        """These rows followed by the rows of further samples."""
         if not others:
             return self
         arrays = [rows.toarray() for rows in (self, *others)]
         return DenseRows(np.concatenate(arrays), self.rows_per_sample)
 
     def as_jacobian(self):
-        """The same rows where they are gradients of raw outputs, one row for each output.
+        """The same rows, known to be gradients of raw outputs, one row for each output.
 
-        Rows may find that their residuals are an identity, which products then leave out.
+        Rows whose residuals are an identity may then leave them out of products.
         """
         return self
 
@@ -281,12 +281,12 @@ class DenseRows(Rows):
 
 
 class WrappedRows(Rows):
-    """Rows that are other rows but for what a subclass changes.
+    """Rows that pass everything on to other rows, except what a subclass changes.
 
     Parameters
     ----------
     rows : Rows
-        The other rows.
+        The wrapped rows.
     """
 
     def __init__(self, rows):

@@ -9,7 +9,7 @@ from skinfluence.rows._base import DenseRows, Rows, WrappedRows, into
 
 
 def side_by_side(blocks):
-    """Rows made of blocks of columns, written out where all of the blocks are."""
+    """Rows made of blocks of columns, written out if all blocks are."""
     if all(block.is_written_out for block in blocks):
         whole = np.concatenate([block.array for block in blocks], axis=1)
         return DenseRows(whole, blocks[0].rows_per_sample)
@@ -58,7 +58,7 @@ class BlockRows(Rows):
         return self.blocks if self._widths == widths else None
 
     def joined(self, blocks):
-        """Blocks that stand for those of these rows, side by side."""
+        """New blocks side by side, in place of the blocks of these rows."""
         return side_by_side(blocks)
 
     def _split_array(self, array, axis):
@@ -86,7 +86,7 @@ class BlockRows(Rows):
         if others is None:
             return super().inner(other, out)
         out = np.empty((self.shape[0], other.shape[0])) if out is None else out
-        # The terms of one batch are held beside the sum, never those of all rows.
+        # Memory is needed for the sum and the terms of one batch, never for the terms of all rows.
         for batch in batches(self.n_samples, 8 * 4 * self.rows_per_sample * other.shape[0]):
             pairs = zip(self[batch].blocks, others, strict=True)
             terms = (mine.inner(theirs) for mine, theirs in pairs)
@@ -138,7 +138,7 @@ class SelectedRows(WrappedRows):
         return SelectedRows(self.rows[samples], self.selected)
 
     def batches(self, batch_size=None, *, cached=False):
-        # All columns are written out before some are chosen.
+        # The batch writes out all columns before it chooses some.
         return self.rows.batches(batch_size, cached=cached)
 
     def toarray(self):

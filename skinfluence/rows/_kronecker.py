@@ -1,4 +1,4 @@
-"""Rows of a linear layer: outer products of what comes back and what goes in."""
+"""Rows of a linear layer: outer products of its output gradients and its inputs."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,7 +16,7 @@ class KroneckerRows(Rows):
     residual : ndarray of shape (n_samples, rows_per_sample, c)
         Derivatives with respect to the layer's outputs.
     activation : {array, CSR matrix} of shape (n_samples, d)
-        The layer's inputs, used as they are, never copied as a whole.
+        The layer's inputs, used as they are, never copied in full.
     intercept_columns : ndarray of shape (n_samples, rows_per_sample, f), default=None
         Further columns: for a layer with intercepts, the residual itself.
     is_jacobian : bool, default=False
@@ -85,7 +85,7 @@ class KroneckerRows(Rows):
         return [KroneckerRows(self.residual, self.activation), intercept_columns]
 
     def joined(self, blocks):
-        """Blocks that stand for the weights and the intercepts, side by side."""
+        """New blocks side by side, in place of the weights and the intercepts."""
         weights, intercepts = blocks
         if not weights.is_factored:
             return side_by_side(blocks)
@@ -138,7 +138,7 @@ class KroneckerRows(Rows):
         return cube if self.is_jacobian else np.matmul(self.residual[batch], cube)
 
     def _batch_bytes(self, m):
-        """Bytes of one sample in a product with m vectors: only dense inputs are written out."""
+        """Bytes of one sample in a product with m vectors."""
         c, d = self.layer_shape
         return 8 * (c * m + (0 if _is_sparse(self.activation) else d))
 
@@ -160,7 +160,7 @@ class KroneckerRows(Rows):
     def inner(self, other, out=None):
         if not other.is_factored:
             return super().inner(other, out)
-        # In double precision, whatever that of the factors, so that Gram matrices are definite.
+        # Double precision, whatever the factors have, so that Gram matrices are definite.
         left, right = (_flat(r.residual).astype(np.float64, copy=False) for r in (self, other))
         result = left @ right.T
         gram = _gram(self.activation, other.activation)
@@ -245,8 +245,8 @@ class KroneckerRows(Rows):
 def outer_moment(activation, inner, cross, outer):
     """Sum over samples of ``[[h, c], [c', f]]`` spread over the activations.
 
-    With ``h = inner_i``, ``c = cross_i``, ``f = outer_i`` and ``u = activation_i`` the sum is
-    that of ``[[h (x) u u', c (x) u], [(c (x) u)', f]]``: the Hessian of a linear layer with
+    With ``h = inner_i``, ``c = cross_i``, ``f = outer_i`` and ``u = activation_i``, the terms are
+    ``[[h (x) u u', c (x) u], [(c (x) u)', f]]``: together the Hessian of a linear layer with
     intercepts whose outputs have the Hessians ``h``.
 
     Parameters
@@ -302,7 +302,7 @@ def weighted_gram(u, weight):
 
 
 def _spread(activation, column):
-    """CSR rows ``column[i, j] * activation[i]`` for every sample i and row j of it."""
+    """CSR rows ``column[i, j] * activation[i]`` for every sample i and its row j."""
     n_samples, s = column.shape
     sample = np.repeat(np.arange(n_samples), s)
     place = np.arange(n_samples * s)

@@ -2,7 +2,7 @@
 
 Conventions
 -----------
-As in ``skinfluence.rows``, and ``t`` positions of a sample at which a layer is applied: the
+As in ``skinfluence.rows``, with ``t`` positions of a sample to which a layer is applied: the
 pixels of a convolution, the steps of a sequence.
 """
 
@@ -27,7 +27,7 @@ class SharedRows(Rows):
     has_bias : bool
         Whether the layer has a bias.
     scale : ndarray of shape (n_columns,), default=None
-        What the columns are multiplied by.
+        Factors of the columns.
     """
 
     def __init__(self, residual, activation, has_bias, scale=None):

@@ -1,4 +1,4 @@
-"""Rows that are made batch by batch, whenever a product asks for them."""
+"""Rows that are made batch by batch, whenever a product needs them."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from skinfluence.rows._base import Rows
 
 
 class StreamedRows(Rows):
-    """Rows that are made anew for each batch and product, whatever their number.
+    """Rows recomputed on demand, batch by batch, so memory stays bounded.
 
     Parameters
     ----------

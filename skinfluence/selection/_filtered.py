@@ -38,38 +38,38 @@ def _fitted_has(method):
 class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
     """Fit an estimator on the rows that a selector keeps.
 
-    The last step of a Pipeline of scikit-learn, or an estimator inside a grid search, an
-    ensemble or a calibration: a classifier or regressor like the one it wraps. Rows are
-    dropped in ``fit`` alone; predictions and scores are for every row that comes.
+    A classifier or regressor like the wrapped estimator: the last step of a Pipeline of
+    scikit-learn, or an estimator inside a grid search, an ensemble or a calibration. Only
+    ``fit`` drops rows; predictions and scores are for every given row.
 
     Parameters
     ----------
     estimator : estimator
-        The model; a clone is fitted on the rows that are kept.
+        The model; a clone is fitted on the kept rows.
     selector : MemorizationSelector, default=None
         Chooses the rows; a clone is fitted. None is ``MemorizationSelector()``. Where its
         ``influence`` is None, it judges by ``ExactInfluence(estimator)``.
     use_selector_weight : {"auto"} or bool, default="auto"
-        Multiply the sample weights by the selector's, so that sampled rows stand for those
-        that were not. "auto" does so where ``fit`` of the estimator takes weights: without
-        them the memorizable rows count for too much.
+        Whether to multiply the sample weights by the selector's, so that sampled rows represent
+        the others. "auto" does so where ``fit`` of the estimator takes weights. Without these
+        weights, the memorizable rows count for too much.
     rounds : int, default=1
-        How often to select at most. Each further round judges all rows by the model of the
-        rows that the one before kept, by sample weights of 0; it ends when the memorizable
-        rows stay the same.
+        Largest number of rounds. Each further round judges all rows by the model of the rows
+        that the round before kept, with weights of 0 for the others; rounds end once the
+        memorizable rows stay the same.
 
     Attributes
     ----------
     estimator_ : estimator
-        Fitted on the rows that are kept.
+        Fitted on the kept rows.
     selector_ : MemorizationSelector
         Fitted on all rows, in the last round.
     sample_indices_ : ndarray of int of shape (n_kept,)
         Rows that ``estimator_`` was fitted on.
     n_rounds_ : int
-        Rounds that were run.
+        Number of rounds.
     classes_ : ndarray of shape (n_classes,)
-        Labels, if the estimator is a classifier.
+        Labels, if the model is a classifier.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -81,12 +81,12 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
 
     Notes
     -----
-    Steps before this one in a Pipeline are fitted on all rows. To fit them on the rows that
-    are kept, wrap the whole Pipeline: ``FilteredEstimator(make_pipeline(...), selector)``.
+    Earlier steps of a Pipeline are fitted on all rows. To fit them on the kept rows, wrap the
+    full Pipeline: ``FilteredEstimator(make_pipeline(...), selector)``.
 
-    Without metadata routing, parameters of ``fit`` go to the estimator, sliced with its rows,
-    and ``sample_weight`` to the selector as well. With metadata routing each gets what it
-    requests.
+    Without metadata routing, the estimator gets all parameters of ``fit``, sliced with its rows,
+    and the selector gets ``sample_weight`` too. With metadata routing, estimator and selector
+    get what they request.
 
     References
     ----------
@@ -172,7 +172,7 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
         """Weights of the selector as an argument of the estimator's ``fit``, or none."""
         if self.use_selector_weight is False or (weight == 1).all():
             return {}
-        # Routed metadata would have to be requested by the steps of a Pipeline.
+        # With routing, the steps of a Pipeline would have to request the weights.
         direct = not _routing_enabled() or has_fit_parameter(self.estimator, "sample_weight")
         try:
             return fit_arguments(self.estimator, weight) if direct else {}
@@ -205,7 +205,7 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
 
     @available_if(_fitted_has("predict"))
     def predict(self, X, **params):
-        """Predict by the estimator, for every row.
+        """Predict with the fitted estimator, for every row.
 
         Parameters
         ----------
@@ -277,7 +277,7 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
 
     @available_if(_fitted_has("score"))
     def score(self, X, y, **params):
-        """Score of the estimator on all rows that are given.
+        """Score of the estimator on all given rows.
 
         Parameters
         ----------
@@ -291,7 +291,7 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         float
-            What the estimator's own ``score`` returns.
+            Result of the estimator's own ``score``.
         """
         return self._call("score", X, params, y)
 
@@ -317,7 +317,7 @@ class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
         return self.selector_.feature_names_in_
 
     def get_metadata_routing(self):
-        """Who gets which metadata.
+        """Metadata that the estimator and the selector request.
 
         Returns
         -------

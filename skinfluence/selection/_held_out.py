@@ -1,9 +1,10 @@
-"""Judging training rows: whether more of them would harm held-out rows.
+"""Judging training rows: whether more weight on them harms held-out rows.
 
-Held-out labels may be as wrong as the training ones. Their mean loss cannot tell: at the minimum
-wrong labels, few but with large gradients, balance the right ones. So a held-out row counts by
-the loss ``1 - exp(-l)``, which for a log-likelihood ``l`` is the chance of an error; it is bounded
-and forgives what the model is sure of. Its gradient is ``exp(-l)`` times that of ``l``.
+Held-out labels may be as wrong as training labels, and then the mean loss is no judge: at the
+minimum, few wrong labels with large gradients balance the many right ones. So a held-out row
+counts with the bounded loss ``1 - exp(-l)``, which for a log loss ``l`` is the probability of an
+error. Its gradient is ``exp(-l)`` times the gradient of ``l``, almost 0 where the model is sure
+that the label is wrong.
 """
 
 import numpy as np
@@ -14,19 +15,19 @@ from sklearn.utils import _safe_indexing
 from skinfluence.estimators._memorization import sign_bounds
 from skinfluence.rows import DenseRows
 
-# Median of half the square of a standard normal deviate: turns a median loss into a variance.
+# Median of half the square of a standard normal variable. A median loss over it is a variance.
 MEDIAN_LOSS = 0.2274682
 
 
 class HeldOutScores:
-    """What held-out rows say of training rows, averaged over the folds that train on them.
+    """Scores of training rows by held-out rows, averaged over the folds that train on them.
 
     Attributes
     ----------
     values : ndarray of shape (n_train,)
         Influence on the held-out loss.
     memorization, bounds : ndarray of shape (n_train,)
-        Memorization, and what it exceeds where ``values`` is not 0.
+        Memorization, and its lower bounds where ``values`` is not 0.
     thresholds : tuple of float
         The smallest D+ and the smallest D- of the folds.
     """
@@ -39,7 +40,7 @@ class HeldOutScores:
         self.thresholds = (np.inf, np.inf)
 
     def add(self, train, influence, X, y):
-        """Add what held-out rows say of the rows ``train``, on which ``influence`` was fitted."""
+        """Add the scores, by held-out rows, of the rows ``train`` that ``influence`` has seen."""
         linearisation = influence.linearisation_.in_model_coordinates()
         query = bounded_loss_row(linearisation, X, y)
         memorized, values, bounds, thresholds = sign_bounds(linearisation, query)
@@ -57,21 +58,21 @@ class HeldOutScores:
 
 
 def scores_by_set(influence, X, y):
-    """Verdict of a validation set on the rows that ``influence`` was fitted on."""
+    """Scores by a validation set of the rows that ``influence`` was fitted on."""
     scores = HeldOutScores(influence.n_samples_)
     scores.add(slice(None), influence, X, y)
     return scores.averaged()
 
 
 def scores_by_folds(influence, X, y, sample_weight, cv):
-    """Verdict of each fold on the rows outside it, by refitted clones of ``influence``."""
+    """Scores by each fold of the rows outside it, with refitted clones of ``influence``."""
     scores = HeldOutScores(influence.n_samples_)
     for train, held_out in check_cv(cv, y, classifier=hasattr(influence, "classes_")).split(X, y):
         weight = None if sample_weight is None else sample_weight[train]
         fold = clone(influence)
         fold.fit(_safe_indexing(X, train), _safe_indexing(y, train), sample_weight=weight)
         if hasattr(fold, "classes_"):
-            # The loss of a label that the fold has never seen is not defined.
+            # A label that the model of the fold has never seen has no loss.
             held_out = held_out[np.isin(_safe_indexing(y, held_out), fold.classes_)]
         scores.add(train, fold, _safe_indexing(X, held_out), _safe_indexing(y, held_out))
     return scores.averaged()
@@ -80,8 +81,8 @@ def scores_by_folds(influence, X, y, sample_weight, cv):
 def bounded_loss_row(linearisation, X, y):
     """Gradient of the mean bounded loss of held-out rows, as one row.
 
-    The loss of a regression is first divided by the variance of its noise, as the median of
-    the losses tells it.
+    The loss of a regression is first divided by the variance of its noise, which the median of
+    the losses estimates.
     """
     features = linearisation.read(X)
     objective = linearisation.objective

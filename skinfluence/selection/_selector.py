@@ -1,4 +1,4 @@
-"""Splitting training rows into those to memorize and those to generalize from."""
+"""Splitting training rows into memorizable and generalizable ones."""
 
 from numbers import Integral, Real
 
@@ -19,27 +19,27 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
     """Keep the training rows to memorize and sample the others, or drop the memorized ones.
 
     A row is memorizable if it moves the parameters by more than a threshold D,
-    ``||H^{-1} g_p||_1 > D`` in the eigenbasis of H, and generalizable otherwise. Isolated rows
-    are memorizable, and so are mislabelled ones; rows among many like them are generalizable.
+    ``||H^{-1} g_p||_1 > D`` in the eigenbasis of H, and generalizable otherwise. Isolated and
+    mislabelled rows are memorizable; rows among many similar ones are generalizable.
 
-    The selector changes which rows a model learns from and nothing else. It is no transformer,
-    since a Pipeline of scikit-learn would then keep every row in silence: put it into a
+    The selector only changes the rows that a model learns from. It is no transformer, because a
+    Pipeline of scikit-learn would silently keep every row: put the selector into a
     `FilteredEstimator`, or into a Pipeline of imbalanced-learn.
 
     Parameters
     ----------
     influence : influence estimator, default=None
         An influence estimator of this package around the model that judges; a clone is fitted.
-        Inside a `FilteredEstimator`, None is ``ExactInfluence`` of the estimator that it fits.
-        Elsewhere it is that of ``LogisticRegression()``, or of ``Ridge()`` where y holds
-        floating-point numbers with more than two values.
+        Inside a `FilteredEstimator`, None means ``ExactInfluence`` around the filtered
+        estimator. Elsewhere it means ``ExactInfluence(LogisticRegression())``, or
+        ``ExactInfluence(Ridge())`` where y has floating-point numbers with more than two values.
     criterion : {"norm", "sign"}, default="norm"
-        "norm": rows above the threshold are memorizable. "sign": of these, the rows that harm
+        "norm": rows above the threshold are memorizable. "sign": only those that also harm
         held-out rows, ``I_loss > 0``.
     threshold : {"auto"}, str or float, default="auto"
-        D, in units of the parameters; a quantile such as "q0.9" of the memorization; or "auto".
-        That is Tukey's fence ``Q3 + 1.5 (Q3 - Q1)`` on the quartiles for "norm". For "sign",
-        where the held-out rows are a second witness, it is ``Q3``, or D+ if that is larger.
+        D, in units of the parameters, or a quantile of the memorization such as "q0.9". "auto"
+        is Tukey's fence ``Q3 + 1.5 (Q3 - Q1)`` on the quartiles for "norm"; for "sign", where
+        held-out rows are further evidence, it is the larger of ``Q3`` and D+.
     keep : {"memorizable", "generalizable"}, default="memorizable"
         "memorizable" keeps all memorizable rows and samples the others. "generalizable" drops
         the memorizable rows, which cleans the training set.
@@ -48,7 +48,7 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
         for ``keep="memorizable"``.
     validation : int, cross-validation splitter or tuple (X, y), default=5
         Held-out rows for "sign": a validation set, or folds of the training rows, each of
-        which judges the rows outside it. Their labels may be noisy.
+        which judges the rows outside it. Their labels may be wrong too.
     random_state : int, RandomState or None, default=None
         Draws the sample.
 
@@ -63,21 +63,21 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
     memorizable_ : ndarray of bool of shape (n_samples,)
         Rows to memorize.
     support_ : ndarray of bool of shape (n_samples,)
-        Rows that are kept.
+        Mask of the kept rows.
     sample_indices_ : ndarray of int of shape (n_kept,)
-        Their positions, ascending.
+        Positions of the kept rows, ascending.
     sample_weight_ : ndarray of shape (n_kept,)
-        How many rows each kept row stands for: 1, or for sampled rows the inverse of the share
-        that was sampled of its class.
+        Number of rows that each kept row represents: 1, or for sampled rows the inverse of the
+        sampled share of its class.
     validation_influence_ : ndarray of shape (n_samples,)
         For "sign": mean influence on the bounded loss ``1 - exp(-loss)`` of the held-out rows.
-        Positive: more weight on the row raises it (harmful).
+        Positive: more weight on the row raises this loss (harmful).
     sign_thresholds_ : tuple of float
         For "sign": D+ and D- of Theorem 3. A row with positive influence has a memorization
         above D+, one with negative influence above D-. With folds, the smallest of the fits.
     guaranteed_ : ndarray of shape (n_samples,)
-        For "sign": what the sign alone proves about each row, a lower bound of its
-        memorization, relation (72). It is at least D+ or D-.
+        For "sign": a lower bound of each row's memorization that follows from the sign alone,
+        relation (72); at least D+ or D-.
     classes_ : ndarray of shape (n_classes,)
         Labels, if the model is a classifier.
     n_features_in_ : int
@@ -92,16 +92,16 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
 
     Notes
     -----
-    Eigenvectors of a repeated eigenvalue are not unique, and neither is an L1 norm in them.
-    Eigenvalues that agree to 8 digits count as equal, and the part of a row in their span
-    counts with its Euclidean norm, its smallest L1 norm in any basis: a row above D is above D
-    in every eigenbasis. Theorem 3 holds unchanged, eigenspace by eigenspace.
+    Eigenvectors of a repeated eigenvalue are not unique, and neither is an L1 norm along them.
+    Eigenvalues that agree to 8 digits count as equal, and the part of a row in their eigenspace
+    counts with its Euclidean norm, the smallest L1 norm in any basis: a row above D is above D
+    in every eigenbasis. Theorem 3 is unchanged, eigenspace by eigenspace.
 
     D+ and D- are minima over all training rows, and on real data orders of magnitude below the
-    median memorization: the theorem holds, and says little. The bounds of single rows in
+    median memorization: the theorem is true, but says little. The bounds of single rows in
     ``guaranteed_`` are between a twentieth and a tenth of the memorization at the median.
 
-    No class is ever lost: a selection without any row of some class raises an error.
+    No class is ever lost: a selection that empties a class raises an error.
 
     References
     ----------
@@ -110,7 +110,7 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
 
     Examples
     --------
-    The fourth row is far from the line of the others.
+    The fourth row is far from the line through the others.
 
     >>> import numpy as np
     >>> from sklearn.linear_model import Ridge
@@ -164,8 +164,8 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows in the model that judges. Rows of weight 0 take no part in it
-            and are judged like the others.
+            Weights of the rows in the model that judges. Rows of weight 0 take no part in its
+            fit, and are judged like the others.
 
         Returns
         -------
@@ -175,8 +175,8 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If no row, or no row of some class, is kept; if the threshold cannot be read; if y
-            is missing, or the validation set unfit.
+            If no row, or no row of some class, is kept; if the threshold is no number, quantile
+            or "auto"; if y is missing, or the validation set is invalid.
         """
         X, y = indexable(X, y)
         influence = _default_influence(y) if self.influence is None else self.influence
@@ -274,7 +274,7 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
         )
 
     def fit_resample(self, X, y):
-        """Fit, and return the rows that are kept.
+        """Fit, and return the kept rows.
 
         Parameters
         ----------
@@ -286,7 +286,7 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         X_kept : {array-like, sparse matrix} of shape (n_kept, n_features)
-            Rows that are kept, in the container that came and in the order of the data.
+            The kept rows, in the given container and in the order of the data.
         y_kept : array-like of shape (n_kept,)
             Their targets.
         """
@@ -294,7 +294,7 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
         return _safe_indexing(X, self.sample_indices_), _safe_indexing(y, self.sample_indices_)
 
     def get_support(self, indices=False):
-        """Which rows are kept.
+        """Mask or positions of the kept rows.
 
         Parameters
         ----------
@@ -304,7 +304,7 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         ndarray of bool of shape (n_samples,) or of int of shape (n_kept,)
-            Mask, or ascending positions, of the rows that are kept.
+            Mask, or ascending positions, of the kept rows.
         """
         check_is_fitted(self)
         return self.sample_indices_ if indices else self.support_

@@ -1,10 +1,10 @@
-"""Random projections of gradient rows, and how large they have to be.
+"""Random projections of gradient rows, and the sizes that they need.
 
 A sketch stands for a matrix ``P`` of shape (size, n_columns), drawn such that
 ``E[P'P] = I``, and ``rows @ sketch`` is ``rows P'``. Rows may be a NumPy array, a CSR
 matrix, a torch tensor (the product stays on its device) or factored rows. The matrix
-itself is never held where it need not be: an integer seed gives it back, and for a sketch
-that looks at the data the data do.
+itself is not stored where that can be avoided: an integer seed reproduces it, for a sketch
+that depends on the data together with the data.
 """
 
 from skinfluence.sketching._base import IdentitySketch, Sketch
@@ -35,7 +35,7 @@ __all__ = [
     "influence_min_dim",
 ]
 
-# Kinds by the names that estimators take; each is drawn by ``draw(data, size, seed)``.
+# Kinds by the names that estimators take; ``draw(data, size, seed)`` draws each of them.
 SKETCHES = {
     "gaussian": GaussianSketch,
     "identity": IdentitySketch,

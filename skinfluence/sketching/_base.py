@@ -1,4 +1,4 @@
-"""What all sketches share, and the one that changes nothing."""
+"""The base class of all sketches, and the identity."""
 
 from abc import ABC, abstractmethod
 
@@ -19,7 +19,7 @@ class Sketch(ABC):
     n_columns : int
         Columns of the rows that are sketched.
     size : int
-        Rows of P: numbers that are kept of each row.
+        Rows of P: numbers that are stored for each row.
     seed : int, default=0
         Determines P.
     """
@@ -48,7 +48,8 @@ class Sketch(ABC):
         Parameters
         ----------
         data : {ndarray, CSR matrix, Rows} of shape (n_rows, n_columns)
-            Rows whose curvature is to be kept. A random sketch reads their shape only.
+            Rows whose curvature the sketch should preserve. A random sketch reads only their
+            shape.
         size : int
             Rows of P.
         seed : int, default=0
@@ -64,7 +65,7 @@ class Sketch(ABC):
 
     @property
     def factors(self):
-        """Sketches of the outputs (None where there is none) and of the features."""
+        """Sketch of the outputs, None where they are not sketched, and of the features."""
         return None, self
 
     @property
@@ -134,7 +135,7 @@ class IdentitySketch(Sketch):
     n_columns : int
         Columns of the rows.
     size : int, default=None
-        Ignored: all columns are kept.
+        Ignored: the identity has all columns.
     seed : int, default=0
         Ignored.
     """
@@ -160,8 +161,8 @@ class IdentitySketch(Sketch):
 
 def stream(seed, index):
     """Generator of one part of a sketch."""
-    # A seed alone would give the very numbers that users draw their data from: NumPy takes
-    # [0, 0] for 0.
+    # A seed alone would give the very numbers that users draw their data from, and so would
+    # [seed, 0], since NumPy takes [0, 0] for 0.
     return np.random.default_rng([0x736B6574, seed, index])
 
 

@@ -1,4 +1,4 @@
-"""How large a sketch has to be."""
+"""The size that a sketch needs."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ MIN_DIM_OFFSET = 0.9
 
 
 def effective_dimension(eigenvalues, damping):
-    r"""Number of directions that a ridge leaves alive.
+    r"""Number of directions that the data, not the ridge, decide.
 
     .. math:: d_\lambda(F) = \operatorname{tr} F (F + \lambda I)^{-1}
               = \sum_i \frac{\mu_i}{\mu_i + \lambda}
@@ -16,8 +16,8 @@ def effective_dimension(eigenvalues, damping):
     Parameters
     ----------
     eigenvalues : array-like of shape (n_eigenvalues,)
-        Eigenvalues of the curvature F; those below 0, or 0 up to the rounding of the largest,
-        count as 0.
+        Eigenvalues of the curvature F. Negative eigenvalues, and eigenvalues below the rounding
+        of the largest, count as 0.
     damping : float or array-like of float
         The ridge :math:`\lambda \ge 0`, or several; at 0 the result is the rank.
 
@@ -59,9 +59,9 @@ def influence_min_dim(effective_dimension, *, eps=0.25, delta=0.05):
               \le \varepsilon \sqrt{\varphi_0(g) \varphi_0(g')},
               \qquad \varphi_0(g) = g' F^{+} g.
 
-    The constant is measured, over spectra that decay like a power and exponentially.
+    The constant C is measured, over spectra that decay like a power and exponentially.
     The bound is relative to the influence without a ridge: where the spectrum is flat,
-    the scores themselves may have a larger relative error.
+    the scores may have a larger relative error.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def influence_min_dim(effective_dimension, *, eps=0.25, delta=0.05):
     eps : float, default=0.25
         Largest uniform error, in (0, 1).
     delta : float, default=0.05
-        Share of seeds that may exceed it, in (0, 1).
+        Share of seeds that may exceed ``eps``, in (0, 1).
 
     Returns
     -------

@@ -8,7 +8,7 @@ from skinfluence._utils.batching import batches
 from skinfluence.rows import DenseRows
 from skinfluence.sketching._base import Sketch, as_rows, floating, stream
 
-# Squared sine of the angle with the others from which on a landmark counts as one of its own.
+# Smallest squared sine to the span of earlier landmarks for a new one to count as independent.
 INDEPENDENT = 1e-9
 
 
@@ -25,12 +25,12 @@ class LandmarkSketch(Sketch):
     landmarks : Rows
         Landmarks, one row for each sample, of unit length and linearly independent.
     seed : int, default=0
-        What they were drawn with.
+        Seed that drew the landmarks.
 
     See Also
     --------
     LandmarkSketch.draw : Chooses the landmarks.
-    NystromSketch : A better basis of the same size, which has to be written out.
+    NystromSketch : A better basis of the same size, but written out.
 
     References
     ----------
@@ -59,15 +59,15 @@ class LandmarkSketch(Sketch):
         """Choose rows at random, long ones more often.
 
         A row is drawn with a probability proportional to its squared length, without
-        replacement; rows that depend on the others are left out. A larger sketch of the same
-        seed has the landmarks of a smaller one.
+        replacement; rows that depend linearly on earlier ones are left out. A larger sketch with
+        the same seed includes the landmarks of a smaller one.
 
         Parameters
         ----------
         data : {ndarray, CSR matrix, Rows} of shape (n_rows, n_columns)
-            Rows whose Gram matrix ``data' data`` is to be kept.
+            Rows whose Gram matrix ``data' data`` the sketch should preserve.
         size : int
-            Landmarks, fewer where no more are found that are linearly independent.
+            Number of landmarks, or fewer if fewer rows are linearly independent.
         seed : int, default=0
             Draws the landmarks.
 
@@ -78,11 +78,11 @@ class LandmarkSketch(Sketch):
         rows = as_rows(data)
         length = np.sqrt(rows.squared_norms())
         moving = np.flatnonzero(length)
-        # The smallest of exponential variables with these rates come first with the
-        # probabilities of a draw without replacement (Efraimidis and Spirakis, 2006).
+        # Sorting exponential variables with these rates is a draw without replacement with
+        # these probabilities (Efraimidis and Spirakis, 2006).
         arrival = stream(seed, 0).standard_exponential(len(length))[moving] / length[moving] ** 2
         order = moving[np.argsort(arrival)]
-        # Rows that come more than once leave too few: as many again are looked at.
+        # Repeated rows may leave too few landmarks: then twice as many candidates are tried.
         for n_candidates in (size, 2 * size):
             index = order[:n_candidates]
             landmarks = rows.picked(index).weighted(1 / length[index])
@@ -92,7 +92,7 @@ class LandmarkSketch(Sketch):
         return cls(landmarks[kept], seed)
 
     def leading(self, size):
-        """The sketch of the same seed with fewer landmarks.
+        """The sketch with the same seed and fewer landmarks.
 
         Parameters
         ----------
@@ -102,7 +102,7 @@ class LandmarkSketch(Sketch):
         Returns
         -------
         LandmarkSketch
-            It has the first landmarks of this one.
+            A sketch of the first landmarks.
         """
         return LandmarkSketch(self.landmarks[:size], self.seed)
 
@@ -128,6 +128,6 @@ class LandmarkSketch(Sketch):
 
 
 def _independent(gram):
-    """Ascending positions of vectors that are linearly independent, of a unit diagonal."""
+    """Ascending positions of linearly independent vectors, whose Gram matrix is given."""
     _, order, rank, _ = dpstrf(gram, tol=INDEPENDENT, lower=1)
     return np.sort(order[:rank] - 1)

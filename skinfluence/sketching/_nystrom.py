@@ -1,4 +1,4 @@
-"""The sketch that looks at the data."""
+"""The sketch whose rows span most of the data."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,15 +11,15 @@ class NystromSketch(Sketch):
     """Orthonormal rows that capture the range of given data.
 
     P = Q', where the columns of Q approximate the leading right singular vectors of
-    the data, found by a randomised range finder with power iterations [1]_. Other than
-    for a random sketch, E[P'P] is not the identity but a projection.
+    the data, found by a randomised range finder with power iterations [1]_. Unlike for a
+    random sketch, E[P'P] is not the identity but a projection.
 
     Parameters
     ----------
     basis : ndarray of shape (n_columns, size)
         Q, with orthonormal columns.
     seed : int, default=0
-        What Q was drawn with.
+        Seed that drew the test vectors of Q.
 
     See Also
     --------
@@ -45,15 +45,15 @@ class NystromSketch(Sketch):
         Parameters
         ----------
         data : {ndarray, CSR matrix, Rows} of shape (n_rows, n_columns)
-            Rows whose Gram matrix ``data' data`` is to be kept.
+            Rows whose Gram matrix ``data' data`` the sketch should preserve.
         size : int
             Columns of the basis, at most ``n_columns``.
         seed : int, default=0
             Draws the test vectors.
         oversampling : int, default=10
-            Further test vectors, of which the best combinations are kept.
+            Additional test vectors; only the best combinations of all of them enter Q.
         n_power_iterations : int, default=2
-            Further passes over the data, each of which sharpens a slow decay.
+            Additional passes over the data, each of which sharpens a slow decay.
 
         Returns
         -------
@@ -64,7 +64,7 @@ class NystromSketch(Sketch):
         width = min(size + oversampling, n_columns)
         rng = stream(seed, 0)
         if width <= n_rows < n_columns:
-            # Vectors as long as the rows are many cost less; one more pass makes them equal.
+            # Test vectors of length n_rows cost less, and one more pass maps them to the columns.
             test = rng.standard_normal((n_rows, width))
             for _ in range(n_power_iterations + 1):
                 test = np.linalg.qr(np.asarray(data @ _adjoint(data, test)))[0]
@@ -73,12 +73,12 @@ class NystromSketch(Sketch):
         for _ in range(n_power_iterations):
             basis = np.linalg.qr(_adjoint(data, np.asarray(data @ basis)))[0]
         image = _adjoint(data, np.asarray(data @ basis))
-        # Leading eigenvectors of the Gram matrix within the range of its image: from
-        # A Q = U S V' they are those of U, at no further pass.
+        # The leading left singular vectors of G Q approximate the leading eigenvectors of
+        # the Gram matrix G, without another pass over the data.
         return cls(_leading_by_svd(image, size), seed)
 
     def leading(self, size):
-        """The sketch with the leading directions alone.
+        """The sketch with only the leading directions.
 
         Parameters
         ----------
@@ -88,7 +88,7 @@ class NystromSketch(Sketch):
         Returns
         -------
         NystromSketch
-            It has the first directions of this one.
+            A sketch of the first directions.
         """
         return NystromSketch(np.ascontiguousarray(self.basis[:, :size]), self.seed)
 
@@ -119,6 +119,6 @@ def _leading(image, size):
     if not values[-1] > 1e-8 * values[0]:
         return _leading_by_svd(image, size)
     basis = image @ (vectors / np.sqrt(values))
-    # What rounding has left of the angles is taken out by a second pass, in place.
+    # A second pass, in place, removes the non-orthogonality that rounding has left.
     lower = cholesky(basis.T @ basis, lower=True)
     return solve_triangular(lower, basis.T, lower=True, overwrite_b=True, check_finite=False).T

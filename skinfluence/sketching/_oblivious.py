@@ -1,4 +1,4 @@
-"""Random sketches that do not look at the data."""
+"""Random sketches that do not depend on the data."""
 
 import sys
 from abc import abstractmethod
@@ -17,7 +17,7 @@ BLOCK_ENTRIES = 2**23
 
 
 class _StreamedSketch(Sketch):
-    """Independent rows, drawn when needed: row i comes from (seed, i) alone."""
+    """Independent rows, drawn when needed: row i depends on (seed, i) alone."""
 
     @abstractmethod
     def _draw_row(self, rng, out):
@@ -171,8 +171,8 @@ class SJLTSketch(Sketch):
         if sp.issparse(array):
             return (array @ transpose).toarray()
         out = np.empty((array.shape[0], self.size), dtype=transpose.dtype)
-        # Column j of P adds a row of few numbers to as many rows of a result that stays
-        # in the cache.
+        # Each batch of the result is small enough to stay in the cache while all columns of P
+        # add to it.
         for rows in batches(len(out), 1, max(8, 2**16 // self.size)):
             out[rows] = (transpose.T @ array[rows].T).T
         return out
@@ -192,8 +192,8 @@ class SJLTSketch(Sketch):
 class SRDCTSketch(Sketch):
     """Subsampled randomised cosine transform: signs, an order, a fast transform, a choice.
 
-    Without the random order of the columns, columns side by side would have nearly the same
-    transform, and many more rows of it would be needed.
+    Without the random order of the columns, neighbouring columns would have nearly the same
+    transform, and the sketch would need many more rows.
 
     A larger sketch of the same seed begins with the rows of a smaller one, rescaled.
 
@@ -220,7 +220,7 @@ class SRDCTSketch(Sketch):
                 f"rows. Got size={size}; use IdentitySketch."
             )
         rng = stream(seed, 0)
-        # A row that is padded with zeros has the same products.
+        # Padding with zeros changes no product.
         self._length = scipy.fft.next_fast_len(self.n_columns, real=True)
         self._sign = _signs(rng, self.n_columns)
         self._order = rng.permutation(self.n_columns)

@@ -77,8 +77,8 @@ class KroneckerSketch(Sketch):
 class BlockSketch(Sketch):
     """Independent sketches of blocks of columns side by side.
 
-    The blocks are those of ``BlockRows``, or the weights and the intercept columns of
-    ``KroneckerRows``, which are carried through by an ``IdentitySketch``.
+    The blocks are the layers of ``BlockRows``, or the weights and the intercept columns of
+    ``KroneckerRows``, of which the intercept columns stay unsketched (``IdentitySketch``).
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class BlockSketch(Sketch):
 
     @property
     def factors(self):
-        # Those of the weights; what follows them stays unsketched.
+        # Factors of the first block, the weights; the columns after it stay unsketched.
         return self.sketches[0].factors
 
     def _project(self, array):

@@ -14,7 +14,7 @@ from skinfluence.rows import DenseRows
 
 
 class KroneckerBasis:
-    """Eigenbasis ``Q_A (x) Q_E`` of a layer, and the curvature's values in it.
+    """Eigenbasis ``Q_A (x) Q_E`` of a layer, and the eigenvalues of the curvature in it.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class KroneckerBasis:
         return residual @ self.outputs, inputs @ self.inputs
 
     def rotated_rows(self, block):
-        """The same as rows, (n_rows, c * d), factored where the block is."""
+        """Rows in the basis, (n_rows, c * d), factored where the block is."""
         if block.is_layer:
             return rows_of(*self._rotated_factors(block))
         rotated = self.rotated(block)
@@ -81,7 +81,7 @@ class KroneckerBasis:
 
 
 class DenseBasis:
-    """Eigenbasis of a block of parameters that are no linear layer.
+    """Eigenbasis of a block of parameters that is no linear layer.
 
     Parameters
     ----------

@@ -12,9 +12,9 @@ from skinfluence.rows import DenseRows, Rows
 
 
 class RotatedRows(Rows):
-    """Rows in the eigenbases of their layers, rotated back only where they are written out.
+    """Rows in the eigenbases of their layers, rotated back only when written out.
 
-    Inner products rotate the factors of the other rows instead, which are small.
+    Inner products rotate the factors of the other rows instead, because factors are small.
 
     Parameters
     ----------
@@ -62,26 +62,26 @@ class RotatedRows(Rows):
 
 
 def _in_blocks(rows, bases):
-    """Whether rows are divided into the blocks that the bases belong to."""
+    """Whether the blocks of rows match the bases."""
     return len(rows.blocks) == len(bases)
 
 
 class KroneckerCurvature(Curvature):
     """F as one Kronecker product for each layer, diagonal in its eigenbasis.
 
-    Blocks that are no linear layer (norms, parameters of a module's own) are held as dense
-    matrices. Factorised once: every damping is added to the eigenvalues of the products.
+    Blocks that are no linear layer (norms, a module's own parameters) are stored as dense
+    matrices. One factorisation serves every damping, which is added to the eigenvalues.
 
     Parameters
     ----------
     rows : Rows
         Factor rows of the curvature.
     layers : list of LayerMoments or DenseMoment
-        What `moments` gives for them.
+        Moments of the blocks, as `moments` gives them.
     penalty : ndarray of shape (n_columns,)
-        The model's own penalty, of which the diagonal in the eigenbasis is taken.
+        The model's own penalty, which enters by its diagonal in the eigenbasis.
     correction : bool
-        Whether eigenvalues are replaced by the moments of the rows in the eigenbasis.
+        Whether the moments of the rows in the eigenbasis replace the eigenvalues.
     """
 
     def __init__(self, rows, layers, penalty, correction):
@@ -106,7 +106,7 @@ class KroneckerCurvature(Curvature):
         return np.split(columns, self._edges, axis=1)
 
     def _totals(self, damping):
-        """Eigenvalues of H in every block, and up to where they count as 0."""
+        """Eigenvalues of H in every block, and the size up to which they count as 0."""
         totals = [basis.values + basis.ridge + damping for basis in self.bases]
         largest = max(total.max() for total in totals)
         return totals, np.finfo(np.float64).eps * max(map(np.size, totals)) * largest

@@ -26,7 +26,7 @@ def factors(block):
 
 
 def rows_of(residual, inputs):
-    """Rows of a layer without bias from its factors, as `factors` gives them."""
+    """Rows of a layer without bias, from factors as `factors` gives them."""
     if residual.shape[2] == 1:
         return KroneckerRows(residual[:, :, 0], inputs)
     return SharedRows(residual, inputs, has_bias=False)
@@ -71,7 +71,7 @@ class LayerMoments:
 
     @property
     def shape(self):
-        """Outputs and inputs, the bias counted in, (c, d)."""
+        """Outputs and inputs, counting the bias, (c, d)."""
         return len(self.outputs), len(self.inputs)
 
     def __add__(self, other):
@@ -82,7 +82,7 @@ class LayerMoments:
 
 @dataclass
 class DenseMoment:
-    """Moment of a block of parameters that are no linear layer.
+    """Moment of a block of parameters that is no linear layer.
 
     Parameters
     ----------
@@ -109,9 +109,9 @@ def moments(rows, weight, shared="expand"):
     Parameters
     ----------
     rows : Rows
-        Factor rows of the curvature, the weights of the samples included.
+        Factor rows of the curvature, including the weights of the samples.
     weight : ndarray of shape (n_samples,)
-        These weights, with the sum 1.
+        Weights of the samples, with the sum 1.
     shared : {"expand", "reduce"}
         How the positions of a shared weight enter; see `KFACInfluence`.
 

@@ -1,4 +1,4 @@
-"""Factorised sketches of the layers of a network, and how large they are made."""
+"""Factorised sketches of the layers of a network, and their sizes."""
 
 from numbers import Integral
 
@@ -18,7 +18,7 @@ from skinfluence.curvature.kronecker._factors import (
 from skinfluence.rows import BlockRows, DenseRows
 from skinfluence.sketching import effective_dimension
 
-# How many times the effective dimension of a factor sketch_size="auto" keeps.
+# Multiple of the effective dimension of a factor that sketch_size="auto" takes.
 AUTO_FACTOR = 2.0
 
 
@@ -28,11 +28,11 @@ def describe(name, layer, ridge):
     Parameters
     ----------
     name : str
-        Its name.
+        Name of the block.
     layer : LayerMoments or DenseMoment
-        Its moments.
+        Moments of the block.
     ridge : float
-        What is added to the eigenvalues of the curvature.
+        Added to the eigenvalues of the curvature.
 
     Returns
     -------
@@ -77,9 +77,9 @@ def sketch_sizes(sketch_size, layers, reports, ridge):
     layers : list of LayerMoments or DenseMoment
         Moments of the blocks.
     reports : list of Bunch
-        What `describe` says of them.
+        Reports of `describe` on the blocks.
     ridge : float
-        What is added to the eigenvalues of the curvature.
+        Added to the eigenvalues of the curvature.
 
     Returns
     -------
@@ -99,10 +99,11 @@ def sketch_sizes(sketch_size, layers, reports, ridge):
 
 
 def _by_share(share, layers, ridge):
-    """Sizes that add up to a share of all, chosen by the effective dimension that they keep.
+    """Sizes that add up to a share of all directions and keep most effective dimension.
 
-    With ``f_ij`` that of input direction i and output direction j, leaving out directions
-    loses at most the sums of their ``f`` over the other factor. The largest sums are kept.
+    Let ``f_ij`` be the effective dimension of input direction i with output direction j. Leaving
+    out a direction loses at most the sum of its ``f`` over the other factor, so the directions
+    with the largest sums are kept.
     """
     sums = [_sums(layer, ridge) if layer.is_layer else None for layer in layers]
     every = np.sort(np.concatenate([side for pair in sums if pair for side in pair]))[::-1]
@@ -111,7 +112,7 @@ def _by_share(share, layers, ridge):
 
 
 def _sums(layer, ridge):
-    """Effective dimension that each direction of the inputs and of the outputs carries."""
+    """Effective dimension of each direction of the inputs and of the outputs."""
     spectra = [np.clip(np.linalg.eigvalsh(m), 0, None) for m in (layer.inputs, layer.outputs)]
     products = np.outer(*spectra)
     dimension = np.divide(products, products + ridge, out=products, where=products > 0)
@@ -140,7 +141,7 @@ def _checked_pair(pair):
 
 
 def draw_layer_sketch(layer, sizes, kind, random_state):
-    """Sketch of a layer, or what stands for it where there is nothing to sketch.
+    """Sketch of a layer, or an `UnsketchedBlock` for other parameters.
 
     Parameters
     ----------
@@ -166,7 +167,7 @@ def draw_layer_sketch(layer, sizes, kind, random_state):
 
 
 class UnsketchedBlock:
-    """A block of parameters that is no linear layer and stays as it is."""
+    """A block of parameters that is no linear layer and stays unsketched."""
 
     def __init__(self, size):
         self.lengths = (size, size)
@@ -225,7 +226,7 @@ class LayerSketch:
         return columns_of(self.outputs.T @ sketched @ self.inputs, self.has_bias)
 
     def penalty(self, columns):
-        """Penalty on the sketched columns: its mean under each row of the sketch."""
+        """Penalty on the sketched columns, its mean weighted by each row of the sketch."""
         matrices = matrix_of(columns, self._shape, self.has_bias)
         rows, columns = (p**2 / (p**2).sum(axis=1, keepdims=True) for p in self._pair)
         return (rows @ matrices @ columns.T).reshape(len(matrices), -1)

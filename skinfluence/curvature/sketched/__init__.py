@@ -1,7 +1,7 @@
 """Curvatures of sketched rows.
 
-A `SketchPlan` says what is sketched and how, `choose_projection` how large the sketch is, and
-the `Projection` that comes out is the space in which the curvature is solved.
+A `SketchPlan` says what is sketched and how, `choose_projection` how large the sketch is. The
+result is a `Projection`, the space in which the curvature is solved.
 """
 
 from skinfluence.curvature.sketched._added_ridge import debiased_ridge, exact_effective_dimension

@@ -1,9 +1,9 @@
 """The ridge that a sketch adds, and the effective dimension behind a sketched spectrum.
 
-A random sketch shrinks: its resolvent with the ridge ``l`` behaves like the exact one with
-the ridge ``mu = m / tr((P F P' + l I)^{-1})``, which is larger [1]_. A sketch that takes a share
-``a`` of the rows of an orthogonal matrix adds less, ``a l + (1 - a) m / tr(...)``, the law of a
-free compression.
+A random sketch shrinks: its resolvent with the ridge ``l`` behaves like the exact resolvent with
+the larger ridge ``mu = m / tr((P F P' + l I)^{-1})`` [1]_. A sketch that takes a share ``a`` of
+the rows of an orthogonal matrix adds less, ``a l + (1 - a) m / tr(...)``, by the law of a free
+compression.
 
 References
 ----------
@@ -62,7 +62,7 @@ def exact_effective_dimension(eigenvalues, ridge, share=0.0):
     Returns
     -------
     float
-        Infinite where the sketch is too small to tell.
+        Infinite where the sketch is too small for an estimate.
     """
     own = debiased_ridge(eigenvalues, ridge, share)
     if own == 0.0:

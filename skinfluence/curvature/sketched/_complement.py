@@ -1,14 +1,14 @@
-"""A basis for most of the curvature, and one number for what lies outside of it.
+"""A basis for most of the curvature, and one number for its complement.
 
 With orthonormal rows ``Q'`` of a sketch, ``F_Q = Q'FQ`` and a ridge that commutes with
-``QQ'``, the inverse is taken for
+``QQ'``, the inverse is approximated by
 
     H^{-1} = Q (F_Q + ridge)^{-1} Q' + (I - QQ') / (ridge + outside_curvature)
 
-The second part needs no more of the rows than their inner products. ``outside_curvature`` is the
-mean eigenvalue of F outside the basis, each weighted by itself, as gradients meet them: with
-``F_o`` the part of F there, ``tr(F_o^2) / tr(F_o)``. At 0, every direction outside would count as
-one without curvature, and its influence would be overstated.
+The second part needs only the inner products of the rows. ``outside_curvature`` is the mean
+eigenvalue of F outside the basis, each weighted by itself, because gradients are long along
+directions of large eigenvalues: ``tr(F_o^2) / tr(F_o)`` with ``F_o = (I - QQ') F (I - QQ')``. At
+0, every direction outside would count as flat, and its influence would be overstated.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ from skinfluence.rows import CombinedRows, DenseRows, Rows, WrappedRows
 
 
 class ComplementRows(WrappedRows):
-    """Rows that come with their sketch, and else are themselves.
+    """Rows together with their sketch.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class ComplementRows(WrappedRows):
     sketch : Sketch
         Sketch with orthonormal rows.
     reduced : Rows, default=None
-        ``rows @ sketch``, where it is known.
+        ``rows @ sketch``, where already known.
     """
 
     def __init__(self, rows, sketch, reduced=None):
@@ -84,6 +84,8 @@ def curvature_outside(factor_rows, sketch, layer_shape, seed, *, n_signs=8):
     ndarray of shape (c,)
     """
 
+    # For random signs z, z_o = (I - QQ') z and y = (I - QQ') F z_o = F_o z: E[y'y] = tr(F_o^2)
+    # and E[y'z_o] = tr(F_o). The sums over the columns of one output are its own traces.
     def outside(vectors):
         return vectors - sketch.lift(vectors @ sketch)
 
@@ -99,7 +101,7 @@ def curvature_outside(factor_rows, sketch, layer_shape, seed, *, n_signs=8):
 
 
 class _Basis(Rows):
-    """The rows of the sketch, whose products with other rows may be known already."""
+    """The rows of the sketch; `ComplementRows` know their products with these."""
 
     n_samples = property(lambda self: self.sketch.size)
     n_columns = property(lambda self: self.sketch.n_columns)
@@ -121,7 +123,7 @@ class _Basis(Rows):
 
 
 class ComplementCurvature(Curvature):
-    """The curvature on a basis, and one number outside of it.
+    """The curvature on a basis, and one number on its complement.
 
     Parameters
     ----------
@@ -136,9 +138,9 @@ class ComplementCurvature(Curvature):
     reduced_penalty : ndarray of shape (size,)
         Penalty in the coordinates of the sketch.
     n_unsketched : int
-        Last columns, which the sketch carries through: nothing of them is outside.
+        Number of last columns, which stay unsketched and lie inside the basis.
     outside_curvature : ndarray of shape (n_outputs,)
-        Mean eigenvalue of F outside of the basis, for each output in turn.
+        Mean eigenvalue of F outside the basis, one for each output.
     """
 
     def __init__(
@@ -160,7 +162,7 @@ class ComplementCurvature(Curvature):
         self.outside_curvature = outside_curvature
 
     def _outside(self, damping):
-        """Ridge and outside_curvature on all columns and in the coordinates of the sketch."""
+        """Ridge plus outside_curvature, on all columns and in the coordinates of the sketch."""
         ridges = []
         for penalty in (self.penalty, self.reduced_penalty):
             ridge = penalty + damping
@@ -172,7 +174,7 @@ class ComplementCurvature(Curvature):
         return ridges
 
     def _inverses(self, ridges):
-        """Inverses of ridges, 0 on what is carried."""
+        """Inverses of ridges, 0 on unsketched columns."""
         inverses = []
         for ridge in ridges:
             inverse = np.zeros_like(ridge)
@@ -195,7 +197,7 @@ class ComplementCurvature(Curvature):
     def whiten(self, rows, damping):
         full, reduced = map(np.sqrt, self._inverses(self._outside(damping)))
         inside = rows @ self.sketch
-        # The symmetric root, so that the coordinates are those of Q.
+        # The symmetric root has the same coordinates as Q, so both parts can be added.
         white = self.inside.symmetric_root(inside, damping) - inside.toarray() * reduced
         return rows.toarray() * full + self.sketch.lift(white)
 
@@ -218,9 +220,9 @@ class ComplementCurvature(Curvature):
         return sum(self.effective_dimension_parts(damping))
 
     def effective_dimension_parts(self, damping):
-        """``tr(F H^{-1})`` on the basis and outside of it.
+        """``tr(F H^{-1})`` on the basis and outside it.
 
-        The second, ``tr(F - QF_QQ') / ridge``, is an upper bound of what is missing there.
+        The second, ``tr(F - Q F_Q Q') / ridge``, is an upper bound of the true part.
         """
         (full,) = self._inverses([self.penalty + damping])
         scaled = self.factor_rows.rescaled(np.sqrt(full))
@@ -231,13 +233,15 @@ class ComplementCurvature(Curvature):
         """Largest error of any influence, relative to the self-influences.
 
         ``sup |B~ - B| / sqrt(phi phi')`` over all gradients is the spectral radius of
-        ``H~^{-1} H - I``, H~ this curvature and H the exact one. Found by subspace iteration,
-        from below, with products alone; iteration ends once it is known to exceed ``enough``.
+        ``H~^{-1} H - I``, with H~ this curvature and H the exact one. Subspace iteration finds
+        it from below, by products alone, and ends once it exceeds ``enough``.
         """
         rng = np.random.default_rng(seed)
         vectors = rng.standard_normal((n_vectors, len(self.penalty)))
         for _ in range(n_iterations):
             vectors = np.linalg.qr(vectors.T)[0].T
+            # Ritz values of (H - H~) v = value H~ v on the span of the vectors; the next vectors
+            # are H~^{-1} (H - H~) v.
             gap = self._exact_product(vectors, damping) - self._product(vectors, damping)
             values = eigh(gap @ vectors.T, self._product(vectors, damping) @ vectors.T)[0]
             found = float(np.abs(values).max())

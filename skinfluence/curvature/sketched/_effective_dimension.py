@@ -1,4 +1,4 @@
-"""Effective dimensions of a plan: exact where that is cheap, else with their error."""
+"""Effective dimensions of a plan, exact where that is cheap, else with an error."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from skinfluence.curvature.sketched._added_ridge import exact_effective_dimensio
 from skinfluence.curvature.sketched._size import feature_eigenvalues, feature_ridge
 from skinfluence.sketching import effective_dimension
 
-# Up to this size of both sides of the rows a spectrum is exact.
+# If either side of the rows is at most this long, their spectrum is computed exactly.
 MAX_EXACT = 2048
 
 
@@ -26,15 +26,15 @@ def of_curvature(projection, exact_curvature):
     value : float
         The effective dimension.
     error : float
-        0 where it is exact; half the width of the interval in which it lies; or the standard
-        error of a stochastic trace.
+        0 for an exact value; else half the width of an interval that contains the effective
+        dimension, or the standard error of a stochastic trace.
     """
     plan = projection.plan
     if projection.sketch.is_identity or min(plan.factor_rows.shape) <= MAX_EXACT:
         return exact_curvature().effective_dimension(plan.damping), 0.0
     if projection.has_complement:
-        # A trace of a concave function is at most that of the blocks on the basis and
-        # outside of it, and at least that of the first.
+        # The trace of a concave function of F is at most the sum of the traces of its blocks
+        # inside and outside the basis, and at least the trace of the block inside.
         inside, outside = projection.curvature.effective_dimension_parts(plan.damping)
         return inside + outside / 2, outside / 2
     curvature = MatrixFreeCurvature(
@@ -46,8 +46,8 @@ def of_curvature(projection, exact_curvature):
 def of_factors(projection):
     """Effective dimensions of the features and of the outputs of a layer.
 
-    With ``F`` close to ``E (x) A``, those of A at the ridge over ``||E||`` and of E at the
-    ridge over ``||A||``.
+    With ``F`` close to ``E (x) A``, the effective dimension of A at ``ridge / ||E||`` and of E
+    at ``ridge / ||A||``.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def of_factors(projection):
     else:
         of_features = effective_dimension(values, ridge)
     outputs = np.linalg.eigvalsh(plan.outputs_moment)
-    # The moment of the features is that of A times tr(E).
+    # The moment of the features is A times tr(E).
     largest = values.max(initial=0) / max(outputs.sum(), np.finfo(float).tiny)
     ridge = plan.ridge.min() / largest if largest > 0 else 0.0
     return of_features, effective_dimension(outputs, ridge)

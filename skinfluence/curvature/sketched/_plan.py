@@ -1,9 +1,9 @@
-"""What is to be sketched, and how.
+"""What to sketch, and how.
 
 Conventions
 -----------
-- Rows have ``c * d`` columns that are sketched and, after them, ``f`` that stay unsketched:
-  unpenalised parameters such as intercepts. Rows that do not stay factored have ``c = 1``.
+- Rows have ``c * d`` sketched columns and, after them, ``f`` unsketched columns: unpenalised
+  parameters such as intercepts. Rows that do not stay factored have ``c = 1``.
 - ``m_E`` and ``m_A`` are the sizes of the sketches of the c outputs and of the d features.
 """
 
@@ -27,7 +27,7 @@ class SketchPlan:
     penalty : ndarray of shape (n_columns,)
         Penalty of the mean objective on every column.
     damping : float
-        What is added to it.
+        Added to the penalty.
     draw : callable
         ``draw(data, size, seed) -> Sketch``.
     seed : int
@@ -35,9 +35,9 @@ class SketchPlan:
     factorized : bool
         Whether features (and outputs) are sketched, or full gradients.
     complement : bool
-        Whether the ridge stands for what an orthonormal sketch leaves out.
+        Whether the ridge stands for the complement of an orthonormal sketch.
     debias : bool
-        Whether the ridge that a random sketch adds is taken off.
+        Whether the ridge that a random sketch adds is subtracted.
     project_queries : bool
         Whether gradients of queries are projected on the range of F first.
     n_params : int
@@ -62,31 +62,32 @@ class SketchPlan:
         Parameters
         ----------
         objective : Objective
-            What was minimised.
+            Objective of the fitted model.
         kind : {"hessian", "ggn", "empirical_fisher"}
             Which curvature.
         damping : float
-            What is added to its eigenvalues.
+            Added to the eigenvalues of the curvature.
         sketch : str or callable
-            Kind of sketch, by its name in `SKETCHES`, "auto", or what draws one.
+            Kind of sketch: a name in `SKETCHES`, "auto", or a callable that draws one.
         factorized : {"auto"} or bool, default="auto"
             Whether features are sketched, or full gradients; "auto" where rows are factored.
         debias : bool, default=False
-            Whether the ridge that a random sketch adds is taken off, which is one number for
-            full gradients and for the features of a single output.
+            Whether the ridge that a random sketch adds is subtracted. It is one number for full
+            gradients and for the features of a single output.
         **settings
             The other attributes of a plan.
 
         Raises
         ------
         ValueError
-            If rows that are no products were to be factorised, or several ridges debiased.
+            If ``factorized=True`` but rows are no products, or ``debias=True`` but outputs have
+            several ridges.
         """
         factor_rows = objective.factor_rows(kind)
         if factorized is True and not factor_rows.is_factored:
             raise ValueError(
-                "factorized=True needs rows that are products of residuals and features. Those "
-                f"of this model are {type(factor_rows).__name__}; use factorized='auto'."
+                "factorized=True needs rows that are products of residuals and features. The "
+                f"rows of this model are {type(factor_rows).__name__}; use factorized='auto'."
             )
         one_ridge = not factor_rows.is_factored or factor_rows.layer_shape[0] == 1
         if factorized == "auto":
@@ -110,26 +111,27 @@ class SketchPlan:
 
     @property
     def n_unsketched(self):
-        """f, the last columns."""
+        """Number of unsketched columns, f, which come last."""
         if self.factor_rows.is_factored:
             return self.factor_rows.n_intercepts
         if self.factor_rows.has_layers:
-            # Every layer has its biases: damping makes one ridge of theirs and of the others.
+            # Every layer has biases, which are sketched with the weights: damping gives both a
+            # ridge.
             return 0
-        # Unpenalised last columns, where others have a penalty.
+        # The unpenalised columns at the end, where others have a penalty.
         penalised = np.flatnonzero(self.penalty)
         return len(self.penalty) - 1 - penalised[-1] if len(penalised) else 0
 
     @property
     def layer_shape(self):
-        """c and d."""
+        """Outputs and features, (c, d)."""
         if self.factorized:
             return self.factor_rows.layer_shape
         return 1, self.factor_rows.n_columns - self.n_unsketched
 
     @property
     def draws_basis(self):
-        """Whether the kind of sketch is an orthonormal basis that is written out."""
+        """Whether the sketch is an orthonormal basis that is written out."""
         return getattr(getattr(self.draw, "__self__", None), "is_written_out", False)
 
     @property
@@ -142,7 +144,7 @@ class SketchPlan:
     def features(self):
         """Rows of width d whose Gram matrix is the trace of F over the outputs.
 
-        Without factors they are the rows that are sketched, scaled to one ridge.
+        Without factors they are the sketched rows, scaled to one ridge.
         """
         if not self.factorized:
             return self._sketched_factor_rows
@@ -168,17 +170,17 @@ class SketchPlan:
         return SelectedRows(factor_rows, np.arange(factor_rows.n_columns - self.n_unsketched))
 
     def scale_to_one_ridge(self, *, apart):
-        """Factors of the columns that make the ridge one number where a sketch mixes it.
+        """Factors of the columns that make the ridge constant over columns that a sketch mixes.
 
         Parameters
         ----------
         apart : bool
-            Whether outputs are not mixed with each other.
+            Whether the sketch keeps outputs apart.
 
         Returns
         -------
         ndarray of shape (n_columns,) or None
-            None where the ridge is one number already.
+            None where the ridge is constant already.
         """
         ridge = self.ridge
         spread = np.ptp(ridge, axis=1).max() if apart else np.ptp(ridge)
@@ -187,14 +189,14 @@ class SketchPlan:
         if ridge.min() <= 0:
             raise ValueError(
                 "Some of the parameters that are sketched together have no penalty and others "
-                "have one, so that no ridge stands for both. Use damping > 0."
+                "have one, so no ridge stands for both. Use damping > 0."
             )
         scale = np.ones(self.factor_rows.n_columns)
         scale[: ridge.size] = np.sqrt(ridge.mean() / ridge).ravel()
         return scale
 
     def sketch(self, m_A, m_E):
-        """Sketch of all columns from sizes for the features and for the outputs."""
+        """Sketch of all columns, from the sizes for features and outputs."""
         inner = self.feature_sketch(m_A)
         outputs = self._output_sketch(m_E)
         if inner.is_identity and outputs.is_identity:
@@ -218,5 +220,5 @@ class SketchPlan:
             return IdentitySketch(c)
         values, vectors = np.linalg.eigh(self.outputs_moment)
         root = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
-        # Factors of one seed would not be independent.
+        # With the same seed, the sketches of features and outputs would not be independent.
         return self.draw(root, m_E, self.seed + 1)

@@ -1,4 +1,4 @@
-"""What a sketch makes of rows and of their curvature."""
+"""Sketched rows, and the curvature in the space of the sketch."""
 
 from functools import cached_property
 
@@ -23,7 +23,7 @@ class Projection(Space):
     Parameters
     ----------
     plan : SketchPlan
-        What is sketched.
+        Plan of the sketch.
     sketch : Sketch
         Sketch of all columns.
     """
@@ -37,7 +37,7 @@ class Projection(Space):
         keeps_outputs = outputs is None or outputs.is_identity
         apart = outputs is not None and outputs.is_identity
         self.scale = None if sketch.is_identity else plan.scale_to_one_ridge(apart=apart)
-        # Dropped outputs carry as much curvature as kept ones, so a ridge cannot replace them.
+        # Dropped outputs have as much curvature as the others, so a ridge cannot replace them.
         self.has_complement = (
             plan.complement and keeps_outputs and self.is_orthonormal and plan.ridge.min() > 0
         )
@@ -90,12 +90,12 @@ class Projection(Space):
 
     @property
     def sketched_size(self):
-        """Columns in the coordinates of the sketch that are not kept as they are."""
+        """Number of sketched columns in the coordinates of the sketch."""
         return self.sketch.size - self.plan.n_unsketched
 
     @property
     def _full_penalty(self):
-        """Penalty on all columns, as they are scaled."""
+        """Penalty on all columns, after they are scaled."""
         plan = self.plan
         if self.scale is None:
             return plan.penalty
@@ -107,7 +107,7 @@ class Projection(Space):
         c, d = self.plan.layer_shape
         penalty = self._full_penalty
         first = penalty[: c * d].reshape(c, d)[:, 0]
-        # One number for each output, or one for all of them.
+        # One number for each output, or one number for all outputs.
         each = np.repeat(first, -(-self.sketched_size // c))[: self.sketched_size]
         return np.concatenate([each, penalty[c * d :]])
 
@@ -122,7 +122,7 @@ class Projection(Space):
         return SpectralCurvature(self.moment, penalty)
 
     def complement_curvature(self, *, with_curvature=True):
-        """Curvature with the ridge, and maybe one number for F, outside of the basis."""
+        """Curvature with the ridge, and maybe one number for F, outside the basis."""
         plan, reduced = self.plan, self.reduced_penalty
         factor_rows = self._scaled(plan.factor_rows)
         inside = SpectralCurvature(self.moment, reduced)
@@ -157,7 +157,7 @@ class Projection(Space):
         return ridge
 
     def _effective_moment(self):
-        """F on the sketched coordinates once the unsketched ones are solved for."""
+        """F on the sketched coordinates once the unsketched coordinates are eliminated."""
         size = self.sketched_size
         inner, edge = self.moment[:size, :size], self.moment[:size, size:]
         corner = self.moment[size:, size:] + np.diag(

@@ -8,10 +8,10 @@ from sklearn.exceptions import ConvergenceWarning
 from skinfluence._utils.warnings import warn_user
 from skinfluence.rows import DenseRows, KroneckerRows
 
-# Beyond this size of both sides of the rows, iteration takes over from eigenvectors.
+# If both sides of the rows are longer, iteration takes over from eigenvectors.
 MAX_EIGENBASIS = 4096
 
-# Iterations for each row, and the reason that SciPy gives when they were too few.
+# Iterations for each row, and SciPy's code for having run out of them.
 MAX_ITER = 500
 OUT_OF_ITERATIONS = 7
 
@@ -35,7 +35,7 @@ class RangeProjector:
         """Rows in the range of F."""
         if not self.is_factored or not rows.is_factored:
             return DenseRows(self._projected(rows), rows.rows_per_sample)
-        # r (x) u is projected as r (x) Pu, with the intercept one more input that is 1.
+        # The projection of r (x) u is r (x) Pu, with the 1 of the intercept as one more input.
         inputs = self._span.project(_with_one(rows.activation, rows.has_bias))
         activation = inputs[:, : rows.activation.shape[1]]
         intercept_columns = (
@@ -62,7 +62,7 @@ class RangeProjector:
         return np.concatenate([cube[:, :, :-1].reshape(len(array), -1), cube[:, :, -1]], axis=1)
 
     def leakage(self, rows):
-        """Share of the norm of every row that is outside of the range, (n_rows,)."""
+        """Share of the norm of every row that lies outside the range, (n_rows,)."""
         outside = np.empty(rows.shape[0])
         for batch in rows.batches():
             part = rows[batch]
@@ -76,9 +76,9 @@ class RangeProjector:
 
 
 def _inputs(factor_rows):
-    """Inputs whose span, for every output, is the range of F; None where it is not so.
+    """Inputs that span the range of F for every output, or None if the range does not factor.
 
-    It is where every sample that counts curves in all of its outputs.
+    The range factors if every sample that has curvature at all has it in all of its outputs.
     """
     if not (factor_rows.is_factored and factor_rows.is_layer):
         return None
@@ -94,7 +94,7 @@ def _inputs(factor_rows):
 
 
 def _with_one(activation, has_bias):
-    """Rows that are the inputs of a layer, with a 1 for its bias."""
+    """Inputs of a layer as rows, with a 1 for the bias."""
     one = np.ones((activation.shape[0], 1, 1))
     return KroneckerRows(one, activation, one[:, :, : int(has_bias)])
 
@@ -134,8 +134,8 @@ class _Span:
         found = [lsmr(transpose, v, **settings)[:2] for v in rows.toarray()]
         if any(reason == OUT_OF_ITERATIONS for _, reason in found):
             warn_user(
-                f"The projection on the range of F stopped after {MAX_ITER} iterations, so that "
-                "what is outside of it is overstated: leakage is at most what is reported.",
+                f"The projection on the range of F stopped after {MAX_ITER} iterations, so the "
+                "part outside is overstated: leakage is at most the reported value.",
                 ConvergenceWarning,
             )
         return np.array([fit for fit, _ in found]) @ self.rows

@@ -1,4 +1,4 @@
-"""How large a sketch is made."""
+"""The size of a sketch."""
 
 from numbers import Integral
 
@@ -10,29 +10,29 @@ from skinfluence.curvature.sketched._projection import Projection
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.sketching import influence_min_dim
 
-# A dense eigendecomposition beyond this many columns takes minutes.
+# A dense eigendecomposition of more columns takes minutes.
 MAX_SIZE = 8192
 
-# What a basis may need of memory, in bytes: a wide one is as long as the features.
+# Bytes of memory that a basis may take, whose vectors are as long as the features.
 MAX_BASIS = 2**30
 
 START = 16
 
-# How far above the rounding of the largest column the others have to be.
+# Multiple of the rounding of the largest column that all other columns have to exceed.
 LOST = 1e4
 
 
 def choose_projection(plan, sketch_size, *, eps, delta, relative_error=None):
-    """Projection of the size that the user asks for.
+    """Projection of the requested size.
 
     Parameters
     ----------
     plan : SketchPlan
-        What is sketched.
+        Plan of the sketch.
     sketch_size : {"auto", "certified"}, int or (int, int)
         As `SketchedInfluence` takes it.
     eps, delta : float
-        Error that is allowed, and how often it may be exceeded.
+        Largest error, and the share of seeds that may exceed it.
     relative_error : callable, default=None
         Measured relative error of a projection, for "certified".
 
@@ -94,8 +94,9 @@ def _checked_pair(plan, sizes):
 def by_theorem(plan, eps, delta):
     """Projection whose uniform error is at most eps, from its own spectrum.
 
-    A random sketch is grown until it holds as many rows as the theorem wants for the effective
-    dimension that it sees; a basis until its error, which can be measured, is small enough.
+    A random sketch grows until it has as many rows as the theorem requires for the effective
+    dimension that its own spectrum shows; a basis grows until its error, which can be measured,
+    is small enough.
     """
     sizes = _sizes(plan)
     for m_A in sizes:
@@ -115,14 +116,14 @@ def by_theorem(plan, eps, delta):
 
 
 def by_certificate(plan, eps, relative_error):
-    """Projection whose scores are within eps of the exact ones on probe queries.
+    """Projection whose scores are within eps of the exact scores on probe queries.
 
     Parameters
     ----------
     plan : SketchPlan
-        What is sketched.
+        Plan of the sketch.
     eps : float
-        Relative error that is allowed.
+        Largest relative error.
     relative_error : callable
         Measured relative error of a projection.
 
@@ -146,7 +147,7 @@ def by_certificate(plan, eps, relative_error):
 
 
 def _sizes(plan):
-    """Sizes for the features that are tried, each twice the one before."""
+    """Sizes to try for the features, each twice the one before."""
     c, d = plan.layer_shape
     largest = min(d - 1, MAX_SIZE // c)
     if plan.draws_basis:
@@ -156,13 +157,13 @@ def _sizes(plan):
 
 
 def _last_resort(plan, sizes, goal):
-    """All features, if they are not too many, else the largest size with a warning."""
+    """All features if they are few enough, else the largest size with a warning."""
     c, d = plan.layer_shape
     if c * d <= MAX_SIZE or not sizes or min(plan.factor_rows.shape) <= MAX_SIZE:
         return d
     warn_user(
         f"A sketch of {c * sizes[-1]} numbers for each row, the largest that is tried, does "
-        f"not reach {goal}. See sketch_error_ for what it reaches; set sketch_size to grow it.",
+        f"not reach {goal}. See sketch_error_ for its error; set sketch_size to grow it.",
         NumericalWarning,
     )
     return sizes[-1]
@@ -175,13 +176,13 @@ def _basis_error(projection, enough):
         return 0.0 if is_injective(projection) else np.inf
     if projection.has_complement:
         return projection.curvature.uniform_error(plan.damping, enough=enough)
-    # Without the ridge outside of the basis, as much again is missing at most.
+    # Without the term (I - QQ') / ridge outside the basis, the error at most doubles.
     tail = projection.complement_curvature(with_curvature=False)
     return 2 * tail.uniform_error(plan.damping, enough=enough / 2)
 
 
 def _needed(plan, sketch, eps, delta):
-    """Size that the theorem wants, by the spectrum of a sketch of the features."""
+    """Size that the theorem requires, by the spectrum of a sketch of the features."""
     values = feature_eigenvalues(plan, sketch)
     ridge = feature_ridge(plan)
     if ridge > 0:
@@ -216,7 +217,7 @@ def numerical_rank(values):
 def is_injective(projection):
     """Whether the sketch is known to lose nothing of the range of F.
 
-    A rank below the size of the sketch is that of F itself, for almost all sketches.
+    A rank below the size of the sketch is the rank of F itself, for almost all sketches.
     """
     plan, sketch = projection.plan, projection.feature_sketch
     d = plan.layer_shape[1]

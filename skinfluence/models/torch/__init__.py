@@ -1,6 +1,6 @@
 """Models of torch: modules in TorchModel, and skorch nets as they are.
 
-Everything in this folder may import torch; nothing outside of it does.
+Only modules in this folder import torch.
 """
 
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""The last linear layer of a module, on what goes into it."""
+"""The last linear layer of a module, as a linear model on its inputs."""
 
 from copy import copy
 
@@ -24,7 +24,7 @@ def _(model, X, y, sample_weight, name="auto"):
 
 
 def find_layer(network, X, name, model):
-    """The layer of a name, or the linear layer that is called last."""
+    """The layer with a name, or the linear layer that is called last."""
     linear = {
         path or "module": module
         for path, module in network.module.named_modules()
@@ -66,7 +66,7 @@ class LastLayer:
     module : Linear
         The layer in it.
     model : str
-        What the network is called in messages.
+        Name of the network in messages.
     """
 
     def __init__(self, network, name, module, model):
@@ -82,7 +82,7 @@ class LastLayer:
         return [name for name, v in self.network.module.named_parameters() if id(v) in own]
 
     def featurize(self, features):
-        """What goes into the layer, (n, d) in float64."""
+        """Inputs of the layer, (n, d) in float64."""
         inputs = []
         handle = self.module.register_forward_pre_hook(
             lambda _, args: inputs.append(to_array(args[0]).astype(np.float64))
@@ -113,7 +113,7 @@ class LastLayer:
         return Head(linear_head(part, self.featurize, weight, bias, part.penalty), self.name)
 
     def _check_is_last(self, part, scores):
-        """Compare what the loss makes of the layer's outputs and of the network's."""
+        """Check that the loss has the same values on the outputs of layer and network."""
         if self.name not in part.layers:
             raise TypeError(
                 f"The layer {self.name!r} of {self.model} shares its weight, so it is no linear "
@@ -127,7 +127,7 @@ class LastLayer:
                 return
         raise TypeError(
             f"The layer {self.name!r} of {self.model} is no linear head: the outputs of the "
-            f"model {outputs.shape} are not those of the layer {scores.shape}, or more happens "
-            "to them than the loss knows. Name the layer that gives the outputs with head=, or "
-            "move what follows it into the loss."
+            f"model {outputs.shape} differ from the outputs of the layer {scores.shape} by more "
+            "than the loss ignores. Name the layer that gives the outputs with head=, or move "
+            "what follows it into the loss."
         )

@@ -1,7 +1,7 @@
-"""Layers whose gradients are outer products: what goes in, and what comes back.
+"""Layers whose gradients are outer products of output gradients and inputs.
 
-A layer with weight ``W`` (c, d) computes ``W u_t + b`` at every position t of a sample. Each
-function below turns a call of the layer into ``u``, (n, t, d), and the gradient at the layer's
+A layer with weight ``W`` (c, d) computes ``W u_t + b`` at every position t of a sample. The
+functions below turn a call of the layer into ``u``, (n, t, d), and the gradient at the layer's
 output into (n, t, c).
 """
 
@@ -46,7 +46,7 @@ def conv_outputs(layer, gradient):
 
 
 def embedding_inputs(layer, x):
-    """Tokens, which stand for rows of the identity."""
+    """Tokens, as positions of rows of the identity."""
     return x.reshape(len(x), -1)
 
 
@@ -64,7 +64,7 @@ FACTORED = {
 
 
 def is_factored(layer):
-    """Whether the rows of a layer have factors that are known here."""
+    """Whether this module knows factors of the rows of a layer."""
     return type(layer) in FACTORED and getattr(layer, "groups", 1) == 1
 
 
@@ -75,13 +75,13 @@ class Layer:
     Parameters
     ----------
     name : str
-        Its name in the module.
+        Name of the layer in the module.
     module : Module
         The layer itself.
     weight : str
         Name of its weight.
     bias : str or None
-        Name of its bias, if that is explained too.
+        Name of its bias, None without a bias or where influence leaves it out.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Layer:
         weight = self.module.weight
         index = np.arange(weight.numel())
         if isinstance(self.module, nn.Embedding):
-            # Tokens are inputs, so the weight is that of a linear layer, transposed.
+            # With tokens as inputs, the embedding is the transposed weight of a linear layer.
             tokens, width = weight.shape
             index = index.reshape(width, tokens).T.ravel()
         n_bias = self.module.bias.numel() if self.bias else 0
@@ -145,7 +145,8 @@ class Layer:
 
 def pulled_back(outputs, inputs, vector):
     """Gradients of ``outputs . vector`` with respect to tensors; the graph is kept."""
-    # Of a scalar: given vectors, torch first imports a computer algebra system, for a second.
+    # The gradient of a scalar: for vectors, torch would first import a computer algebra system,
+    # which takes a second.
     scalar = (outputs * vector).sum()
     return torch.autograd.grad(scalar, inputs, retain_graph=True, materialize_grads=True)
 
@@ -180,7 +181,7 @@ class Tape:
             x = args[0] if args else kwargs["input"]
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
-            # Copies, because what follows may write into either in place.
+            # Later layers may write into the inputs in place, so they are copied.
             calls.append((layer.inputs(x.detach()).clone(), output))
             return output.clone()
 

@@ -14,7 +14,7 @@ class CallableLoss(Loss):
     function : callable
         Loss of outputs (n, k) and targets (n,) or (n, t), both tensors.
     dtype : dtype
-        Type of the targets: integers reach the function as int64.
+        Type of the targets; integers reach the function as int64.
     ndim : int
         Number of dimensions of the targets.
     """
@@ -70,6 +70,6 @@ class CallableLoss(Loss):
 
 
 def _flattened(z, y):
-    """Outputs of several models (..., n, k) as samples of one, and as many targets."""
+    """Outputs of several models (..., n, k) as samples of one model, and matching targets."""
     flat = torch.as_tensor(np.reshape(z, (-1, z.shape[-1])))
     return flat, np.tile(y, (len(flat) // len(y), 1))

@@ -25,16 +25,16 @@ class TorchModel(BaseEstimator):
     """A trained torch module as a scikit-learn estimator.
 
     The module minimised ``mean of the losses + l2 / 2 * |parameters|^2``, as torch's optimisers
-    do with ``weight_decay=l2``. It is copied: its mode, device, dtype, gradients and hooks are
-    left alone, and everything is computed in eval mode (BatchNorm with its running statistics,
-    Dropout off) on the device where it lives.
+    do with ``weight_decay=l2``. Influence uses a copy in eval mode (BatchNorm with its running
+    statistics, Dropout off), on the module's device, and leaves the mode, dtype, gradients and
+    hooks of the module alone.
 
     Parameters
     ----------
     module : torch.nn.Module
         A trained module that maps a batch of samples to a tensor (n, n_outputs), each sample
         on its own. It reads features in its own dtype, or as int64 if it has an Embedding
-        and all of them are integers.
+        and all features are integers.
     loss : {"cross_entropy", "binary_cross_entropy", "mse"} or callable, default="cross_entropy"
         "cross_entropy": of logits, labels 0 to n_outputs - 1. "binary_cross_entropy": of one
         logit, labels 0 and 1. "mse": mean over the outputs of the squared errors. A callable
@@ -43,12 +43,12 @@ class TorchModel(BaseEstimator):
     l2 : float, default=0.0
         Weight decay of the mean objective, on all parameters.
     parameters : str or list of str, default=None
-        Patterns of names of the parameters that are explained, such as ``"head.*"``; the
-        others count as constants. By default all that require a gradient.
+        Patterns of names of the parameters under study, such as ``"head.*"``; the others count
+        as constants. By default all parameters that require a gradient.
     train : callable, default=None
         ``train(module, X, y)`` trains a copy of the module, in place or by returning it, and
-        takes ``sample_weight`` if weights are given. Without it, fitting takes the module as
-        it is. Refits need it, and should start from the same, untrained module.
+        takes ``sample_weight`` if weights are given. Without ``train``, fitting takes the module
+        as it is. Refits need ``train``, which should start from the same, untrained module.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class TorchModel(BaseEstimator):
     classes_ : ndarray of shape (n_classes,)
         Labels, for a classification loss.
     network_ : Network
-        The module in eval mode, as a function of the parameters that are explained.
+        The module in eval mode, as a function of the parameters under study.
     n_features_in_ : int
         Size of the first axis of a sample.
 
@@ -119,7 +119,7 @@ class TorchModel(BaseEstimator):
         Raises
         ------
         ValueError
-            If labels are no integers from 0, the module is in train mode with BatchNorm, or
+            If labels are no integers from 0 on, the module is in train mode with BatchNorm, or
             its parameters are not finite.
         """
         X = _check_X(X)
@@ -225,7 +225,7 @@ def _(model, X, y, sample_weight):
 @objective.register(nn.Module)
 def _(model, X, y, sample_weight):
     raise TypeError(
-        f"{type(model).__name__} is a bare module, which does not tell its loss. Wrap it: "
+        f"{type(model).__name__} is a bare module, whose loss is not known. Wrap it: "
         "skinfluence.models.torch.TorchModel(module, loss='cross_entropy')."
     )
 

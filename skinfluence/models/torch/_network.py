@@ -1,4 +1,4 @@
-"""A copy of a module in eval mode, and the rows that it gives."""
+"""A copy of a module in eval mode, and its gradient rows."""
 
 import copy
 import threading
@@ -16,7 +16,7 @@ from skinfluence._utils.warnings import warn_user
 from skinfluence.models.torch._layers import Layer, Tape, is_factored, pulled_back
 from skinfluence.rows import DenseRows
 
-# The hooks of a tape hear every call of the module, from whatever thread.
+# The hooks of a tape record calls of the module from all threads, so only one may call it.
 LOCK = threading.RLock()
 
 # Samples that pass through the module at once.
@@ -27,10 +27,9 @@ PROBE_SAMPLES = 3
 
 
 class Network:
-    """A module as a function of the parameters that are explained.
+    """A module as a function of the parameters under study.
 
-    The module is copied, put into eval mode and never changed; the copy stays on its device
-    and in its dtype.
+    The module itself is never changed: a copy in eval mode stays on its device and in its dtype.
 
     Parameters
     ----------
@@ -47,7 +46,7 @@ class Network:
 
     def __init__(self, module, features, parameters=None, transform=None):
         self.module = copy.deepcopy(module).eval()
-        # Numbers beside tokens stay numbers; such a module casts its tokens itself.
+        # A module that reads tokens beside other numbers casts its tokens itself.
         embeds = any(isinstance(m, nn.Embedding) for m in self.module.modules())
         self.reads_tokens = embeds and np.array_equal(features, np.round(features))
         self.transform = transform
@@ -80,7 +79,7 @@ class Network:
 
     @property
     def device(self):
-        """Where the module lives."""
+        """Device of the module."""
         return next(iter(self.selected.values())).device
 
     def tensor(self, array, dtype=None):
@@ -90,11 +89,11 @@ class Network:
         return torch.as_tensor(array).to(dtype or self.dtype).to(self.device)
 
     def inputs(self, features):
-        """Features as the module reads them: tokens, or numbers in its dtype."""
+        """Features as the module reads them, tokens or numbers in its dtype."""
         return self.tensor(features, torch.long if self.reads_tokens else None)
 
     def __call__(self, x, parameters=None):
-        # The fused kernels of attention have no second derivatives, nor rules for vmap.
+        # The fused kernels of attention have neither second derivatives nor rules for vmap.
         with sdpa_kernel(SDPBackend.MATH):
             outputs = functional_call(self.module, parameters or {}, (x,))
         outputs = outputs if self.transform is None else self.transform(outputs)
@@ -107,7 +106,7 @@ class Network:
         return np.concatenate(found).astype(np.float64)
 
     def n_outputs(self, features):
-        """Number of raw outputs, by those of a few samples."""
+        """Number of raw outputs, counted on a few samples."""
         return self.outputs(features[:PROBE_SAMPLES]).shape[1]
 
     # Rows.
@@ -181,7 +180,7 @@ class Network:
         return vmap(of_sample)(x, vectors)
 
     def by_loop(self, names, x, vectors):
-        """The same by a loop of autograd: slow, and right for every layer."""
+        """The same by a loop of autograd, slow but right for every layer."""
         chosen = [self.selected[name] for name in names]
         samples = []
         for sample, cotangents in zip(x, vectors, strict=True):
@@ -200,7 +199,7 @@ class Network:
 
     @property
     def n_columns(self):
-        """Number of the parameters that are explained."""
+        """Number of parameters under study."""
         return sum(value.numel() for value in self.selected.values())
 
     @property
@@ -224,7 +223,7 @@ class Network:
         return np.concatenate(flat).astype(np.float64)
 
     def in_double(self):
-        """The same network in float64, itself where the device has no float64."""
+        """The same network in float64, or itself where the device has no float64."""
         if self.dtype == torch.float64 or self.device.type == "mps":
             return self
         twin = copy.copy(self)
@@ -236,16 +235,16 @@ class Network:
     # Checks.
 
     def probe(self, features):
-        """Compare everything with a loop of autograd on a few samples.
+        """Compare all rows with a loop of autograd on a few samples.
 
         Layers whose factors do not give their gradient (a weight that is used elsewhere too,
-        or on transposed positions) are moved to the dense parameters, and parameters that
-        torch.func cannot follow to the loop.
+        or on transposed positions) become dense parameters; parameters that torch.func cannot
+        follow are left to the loop.
 
         Raises
         ------
         ValueError
-            If outputs are not finite, or those of a sample depend on others in its batch.
+            If outputs are not finite, or depend on the other samples in the batch.
         """
         x = self.inputs(features[:PROBE_SAMPLES])
         self._check_outputs(x)

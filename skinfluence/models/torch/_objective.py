@@ -27,7 +27,7 @@ class TorchObjective(NetworkObjective):
         order = network.order
         theta, penalty = np.empty(len(order)), np.empty(len(order))
         theta[order] = network.theta
-        # The objective is a mean: its penalty has the weight of all rows together.
+        # The objective is a mean: as a sum, its penalty is multiplied by the sum of the weights.
         penalty[order] = l2 * weighting.weight.sum()
         super().__init__(
             layers=network.names,
@@ -65,8 +65,8 @@ class TorchObjective(NetworkObjective):
         second = self.loss.hessian(at, targets)
         if self.loss.separable:
             second = second[:, :, None] * np.eye(second.shape[1])
-        # Taken to the second order in the outputs, the loss has the same gradient and
-        # Hessian, and every loss needs to be known in NumPy only.
+        # The Taylor polynomial of second order in the outputs has the gradient and Hessian of
+        # the loss, so torch needs to know no loss: NumPy's derivatives are enough.
         step = z - z.detach()
         second = network.tensor(second * weight[:, None, None])
         quadratic = torch.einsum("na,nab,nb->", step, second, step) / 2

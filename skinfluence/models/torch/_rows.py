@@ -1,4 +1,4 @@
-"""Rows of a module that can be written out, and sketched, where the module lives."""
+"""Rows of a module that can be written out, and sketched, on the module's device."""
 
 from copy import copy
 from functools import cached_property
@@ -10,9 +10,9 @@ from skinfluence.rows import BlockRows
 
 
 class ModuleRows(BlockRows):
-    """Rows ``w_i J_i' v_ij diag(scale)``: factors on the CPU, or written out where the module is.
+    """Rows ``w_i J_i' v_ij diag(scale)``: factors on the CPU, or written out on the device.
 
-    Nothing is computed before it is asked for, and factors once.
+    Rows are computed on first use, and factors only once.
 
     Parameters
     ----------
@@ -21,11 +21,11 @@ class ModuleRows(BlockRows):
     features : array of shape (n_samples, ...)
         Samples.
     vectors : ndarray of shape (n_samples, rows_per_sample, k)
-        What the Jacobian of the outputs is multiplied by.
+        Vectors by which the Jacobian of the outputs is multiplied.
     weight : ndarray of shape (n_samples,), default=None
-        What the rows of each sample are multiplied by: factors in double precision.
+        Factors of the rows of each sample, in double precision.
     scale : ndarray of shape (n_columns,), default=None
-        What the columns are multiplied by.
+        Factors of the columns.
     """
 
     def __init__(self, network, features, vectors, weight=None, scale=None):
@@ -71,7 +71,7 @@ class ModuleRows(BlockRows):
             yield to_array(rows) if self.device is None else rows
 
     def _changed(self, change, **attributes):
-        """Rows with other attributes, whose factors are not made anew if they are known."""
+        """Rows with other attributes, and the same factors if they are known."""
         rows = copy(self)
         vars(rows).update(attributes)
         if "blocks" in vars(self):

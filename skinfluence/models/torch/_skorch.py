@@ -1,4 +1,4 @@
-"""Nets of skorch as they are: criterion, weight decay and classes are read from the net."""
+"""Nets of skorch as they are: the net tells its criterion, weight decay and classes."""
 
 import copy
 from functools import partial
@@ -33,7 +33,7 @@ def _(net, X, y, sample_weight, name="auto"):
 
 
 def _objective(net, X, y, sample_weight, parameters=None):
-    """Objective of the parameters with these names, of all by default."""
+    """Objective of the parameters with these names, by default of all parameters."""
     _warn_of_rows_held_out(net)
     network = Network(net.module_, X, parameters, _transform(net))
     n_outputs = network.n_outputs(X)
@@ -51,7 +51,7 @@ def _objective(net, X, y, sample_weight, parameters=None):
 
 
 def _transform(net):
-    """What skorch applies to the outputs before the criterion."""
+    """Function that skorch applies to the outputs before the criterion."""
     if isinstance(net, NeuralNetClassifier) and isinstance(net.criterion_, nn.NLLLoss):
         # The outputs are probabilities; their logarithms are scores of a softmax.
         return _logarithm
@@ -107,7 +107,7 @@ def _weight_decay(net, network):
     if isinstance(optimiser, torch.optim.AdamW) and any(values):
         warn_user(
             "AdamW decouples its weight decay from the loss, so that it minimises no objective. "
-            "Influence takes it as an L2 penalty; Adam or SGD minimise that one.",
+            "Influence treats the decay as an L2 penalty, which Adam and SGD minimise.",
             UserWarning,
         )
     return np.repeat(np.array(values, dtype=np.float64), sizes)
@@ -117,7 +117,7 @@ def _warn_of_rows_held_out(net):
     if net.train_split is not None:
         warn_user(
             f"{type(net).__name__} held out rows for validation (train_split), which never "
-            "entered its objective. Influence takes them as training rows; use "
+            "entered its objective. Influence treats them as training rows; use "
             "train_split=None.",
             UserWarning,
         )
