@@ -299,8 +299,8 @@ class SpectralCurvature(Curvature):
         self.values, vectors = eigh(moment + ridge, driver="evd")
         self.vectors = with_fixed_signs(vectors)
         # What F, not the penalty, has in each direction.
-        bent = np.einsum("ij,ij->j", self.vectors, ridge @ self.vectors)
-        self._of_data = np.clip(self.values - bent, 0, None)
+        of_penalty = np.einsum("ij,ij->j", self.vectors, ridge @ self.vectors)
+        self._of_data = np.clip(self.values - of_penalty, 0, None)
 
     def _kept(self, damping):
         """Eigenvalues of H that are not 0, and which they are."""

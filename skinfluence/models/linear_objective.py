@@ -23,7 +23,7 @@ class LinearObjective(Objective):
     intercepts : ndarray of shape (f,)
         Intercepts, and other outputs that are constants.
     feature_outputs, intercept_outputs : ndarray of int
-        To which of the k outputs the weights and the free parameters belong.
+        To which of the k outputs the weights and the other parameters belong.
     ridge : ndarray of shape (c,)
         Penalty of the objective on the weights of each output.
     intercept_ridge : float or ndarray of shape (f,)
