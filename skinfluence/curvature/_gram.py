@@ -12,8 +12,10 @@ is 0 for rows in their span, as gradients of training rows are. Columns without 
 unpenalised intercepts, are eliminated by their Schur complement.
 """
 
+from functools import cached_property
+
 import numpy as np
-from scipy.linalg import cholesky, eigh, solve_triangular
+from scipy.linalg import LinAlgError, cholesky, eigh, solve_triangular
 from scipy.linalg.lapack import dlange, dpocon
 
 from skinfluence.curvature._base import Curvature
@@ -54,19 +56,27 @@ class GramCurvature(Curvature):
     def _factorised(self, damping):
         if self._state[0] != damping:
             ridge = self.penalty + damping
-            gram = _CholeskyGram(self.rows, ridge)
-            if EPS / gram.rcond > ACCURATE:
-                gram = _SpectralGram(self.rows, ridge)
-            self._state = (damping, _Bordered(gram, ridge, self.describe))
+            gram = self._inverse(ridge)
+            gram = None if gram is None else _Bordered(gram, ridge, self.describe)
+            self._state = (damping, gram)
         return self._state[1]
 
+    def _inverse(self, ridge):
+        """The inverse on the columns with a ridge, None where inner products cannot tell it."""
+        gram = _cholesky_or_none(self.rows, ridge)
+        if gram is not None:
+            return gram
+        return None if _loses_columns(self.rows, ridge) else _SpectralGram(self.rows, ridge)
+
     def solve(self, rows, damping):
-        return self._factorised(damping).solve(rows)
+        gram = self._factorised(damping)
+        return self._written_out.solve(rows, damping) if gram is None else gram.solve(rows)
 
     def whiten(self, rows, damping):
         # The embedding has as many columns as H, so H may as well be written out.
-        return self._written_out().whiten(rows, damping)
+        return self._written_out.whiten(rows, damping)
 
+    @cached_property
     def _written_out(self):
         moment = self.rows.moment(np.ones(self.rows.n_samples))
         index = np.arange(len(moment))[None]
@@ -76,7 +86,7 @@ class GramCurvature(Curvature):
         ridge = self.penalty + damping
         unpenalised, ridge_values = np.flatnonzero(ridge <= 0), np.unique(ridge[ridge > 0])
         if len(ridge_values) > 1 or len(unpenalised) + self.rows.shape[0] >= len(ridge):
-            return self._written_out().eigenbasis(damping, query)
+            return self._written_out.eigenbasis(damping, query)
         # Away from its factor rows and unpenalised coordinates, H is a multiple of the identity.
         spanned = np.concatenate([_unit_rows(unpenalised, len(ridge)), self.rows.toarray()])
         basis = np.linalg.qr(spanned.T)[0]
@@ -93,6 +103,22 @@ class GramCurvature(Curvature):
     def effective_dimension(self, damping):
         # tr(F H^-1) is the sum of the leverages of the factor rows.
         return float(np.einsum("iss->", self.leverages(self.rows, damping)))
+
+
+def _cholesky_or_none(rows, ridge):
+    """The inverse by Cholesky, None if it loses digits."""
+    try:
+        gram = _CholeskyGram(rows, ridge)
+    except LinAlgError:
+        # The 1 of I + VV' is below the rounding of VV'.
+        return None
+    return gram if EPS / gram.rcond <= ACCURATE else None
+
+
+def _loses_columns(rows, ridge):
+    """Whether the largest columns of V drown others that count beside their ridge."""
+    squares = rows.column_squares() * _inverse(ridge)
+    return bool(((squares > ACCURATE) & (squares < EPS / ACCURATE * squares.max(initial=0.0))).any())
 
 
 class _CholeskyGram:
