@@ -10,6 +10,9 @@ For m fits with weights ``w`` (m, n) and penalty factors ``f`` (m,), ``delta`` (
 ``z`` and ``J`` are the outputs at the fitted parameters and their Jacobian, ``A`` the penalty,
 and ``b`` minus the gradient of the penalty at the fitted parameters. For linear models this is
 the refitted model itself.
+
+Inside, every coordinate is in the ``unit`` in which its column of J has length 1, or norms would
+be those of the columns with the largest numbers alone.
 """
 
 from copy import copy
@@ -50,8 +53,9 @@ class CurvaturePreconditioner:
 
     def at(self, fits, outputs):
         """Function that multiplies vectors (m, p) with an approximate inverse Hessian."""
-        del fits, outputs
-        return self._solve
+        del outputs
+        unit = fits.refit.unit
+        return lambda vectors: self._solve(vectors / unit) / unit
 
     def _solve(self, vectors):
         return self.curvature.precondition(vectors, self.damping) / self.total_weight
@@ -72,7 +76,8 @@ class DiagonalPreconditioner:
     def at(self, fits, outputs):
         """Function that multiplies vectors (m, p) with an approximate inverse Hessian."""
         second = fits.weight * fits.loss.hessian_diagonal(outputs, fits.targets)
-        diagonal = second.reshape(len(second), -1) @ self.squares + fits.ridge
+        squares = (second.reshape(len(second), -1) @ self.squares) * fits.refit.unit**2
+        diagonal = squares + fits.ridge
         # A column that is all zero, without a penalty, has no gradient either.
         floor = np.finfo(np.float64).eps * diagonal.max(axis=1, keepdims=True)
         inverse = 1 / np.maximum(diagonal, np.maximum(floor, 1e-300))
@@ -103,14 +108,16 @@ class Refit:
     def __init__(self, objective, jacobian, preconditioner, penalty, damping=0.0, balance=None):
         self.objective = objective
         self.jacobian = jacobian
+        self.unit = _unit_of_columns(jacobian)
         self.preconditioner = preconditioner
-        self.penalty = penalty
-        self.damping = damping
+        self.penalty = penalty * self.unit**2
+        self.damping = damping * self.unit**2
         self.shape = objective.training_outputs.shape
         residual = objective.loss.residual(objective.training_outputs, objective.targets)
         pulled = objective.weight[:, None] * residual
-        self.balance = (pulled.reshape(1, -1) @ jacobian)[0] if balance is None else balance
-        norms = np.sqrt(jacobian.squared_norms()).reshape(self.shape)
+        balance = (pulled.reshape(1, -1) @ jacobian)[0] if balance is None else balance
+        self.balance = balance * self.unit
+        norms = _norms_in_unit(jacobian, self.unit).reshape(self.shape)
         self.gradient_norms = np.abs(residual * norms)
         self.loss = objective.loss
 
@@ -153,7 +160,7 @@ class Refit:
         delta = np.zeros_like(start)
         running = np.arange(len(start))
         fits = _ReweightedFits(self, weight, factor)
-        points, _ = fits.search(fits.fitted_points(), start)
+        points, _ = fits.search(fits.fitted_points(), start / self.unit)
         caution = np.zeros(len(start))
         for step in range(max_iter + 1):
             gradient = fits.gradient(points)
@@ -170,7 +177,19 @@ class Refit:
                 move = fits.newton_step(points.outputs, gradient, norms[running], tol, caution)
             points, length = fits.search(points, move)
             caution = _next_caution(caution, length)
-        return delta, norms
+        return delta * self.unit, norms
+
+
+def _unit_of_columns(rows):
+    """Powers of 2, which round nothing, next to one over the norms of columns."""
+    norms = np.sqrt(rows.column_squares())
+    return np.exp2(-np.round(np.log2(np.where(norms > 0, norms, 1.0))))
+
+
+def _norms_in_unit(rows, unit):
+    """Norms of rows whose columns are multiplied by ``unit``."""
+    parts = [rows[batch].rescaled(unit).squared_norms() for batch in rows.batches()]
+    return np.sqrt(np.concatenate(parts))
 
 
 def _next_caution(caution, length):
@@ -225,12 +244,13 @@ class _ReweightedFits:
 
     def push(self, delta):
         """``J_i delta`` of every row, (m, n, k)."""
-        moves = self.refit.jacobian @ np.ascontiguousarray(delta.T)
+        moves = self.refit.jacobian @ np.ascontiguousarray((self.refit.unit * delta).T)
         return np.moveaxis(moves, 1, 0).reshape(-1, *self.refit.shape)
 
     def pull(self, residual):
         """``sum_i J_i' residual_i``, (m, p)."""
-        return residual.reshape(len(residual), -1) @ self.refit.jacobian
+        pulled = residual.reshape(len(residual), -1) @ self.refit.jacobian
+        return pulled * self.refit.unit
 
     def value(self, delta, outputs):
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
