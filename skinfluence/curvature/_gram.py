@@ -118,7 +118,9 @@ def _cholesky_or_none(rows, ridge):
 def _loses_columns(rows, ridge):
     """Whether the largest columns of V drown others that count beside their ridge."""
     squares = rows.column_squares() * _inverse(ridge)
-    return bool(((squares > ACCURATE) & (squares < EPS / ACCURATE * squares.max(initial=0.0))).any())
+    return bool(
+        ((squares > ACCURATE) & (squares < EPS / ACCURATE * squares.max(initial=0.0))).any()
+    )
 
 
 class _CholeskyGram:

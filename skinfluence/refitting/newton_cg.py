@@ -29,6 +29,9 @@ EXHAUSTED = 1e-24
 
 HALVINGS = 12
 
+# Below this share of the terms of the fitted gradient their rounding may be all that is left.
+SMALLEST_SCALE = 1e-4
+
 # Caution at which a step is so short that nothing but rounding can be in its way.
 MAX_CAUTION = 1e3
 
@@ -117,8 +120,8 @@ class Refit:
         pulled = objective.weight[:, None] * residual
         balance = (pulled.reshape(1, -1) @ jacobian)[0] if balance is None else balance
         self.balance = balance * self.unit
-        norms = _norms_in_unit(jacobian, self.unit).reshape(self.shape)
-        self.gradient_norms = np.abs(residual * norms)
+        self.norms = _norms_in_unit(jacobian, self.unit).reshape(self.shape)
+        self.gradient_norms = np.abs(residual * self.norms)
         self.loss = objective.loss
 
     def with_loss(self, loss):
@@ -165,7 +168,7 @@ class Refit:
         for step in range(max_iter + 1):
             gradient = fits.gradient(points)
             delta[running] = points.delta
-            norms[running] = np.linalg.norm(gradient, axis=1) / fits.scale
+            norms[running] = np.linalg.norm(gradient, axis=1) / fits.scale_at(points)
             left = (norms[running] > tol) & (caution <= MAX_CAUTION)
             if step == max_iter or not left.any():
                 break
@@ -263,6 +266,17 @@ class _ReweightedFits:
     def gradient(self, points):
         residual = self.weight * self.loss.residual(points.outputs, self.targets)
         return self.pull(residual) + self.ridge * points.delta + self.linear_term
+
+    def scale_at(self, points):
+        """Sum of the norms of the terms of the gradient, (m,).
+
+        Where the rows that a fit has are separable but for the penalty, their residuals and with
+        them the gradient shrink on a long way to the minimum.
+        """
+        residual = np.abs(self.weight * self.loss.residual(points.outputs, self.targets))
+        terms = (residual * self.refit.norms).sum(axis=(1, 2))
+        terms += np.linalg.norm(self.ridge * points.delta + self.linear_term, axis=1)
+        return np.clip(terms, SMALLEST_SCALE * self.scale, self.scale)
 
     def newton_step(self, outputs, gradient, norms, tol, caution):
         """``-(H + caution H_0)^{-1} gradient`` by conjugate gradients.
