@@ -1,8 +1,8 @@
 """Brute-force refits that lose no digits, to hold a package in double precision against.
 
-Least squares is solved in rational numbers, so that neither units nor offsets nor collinear columns
-cost anything. Other losses are minimised by Newton steps in extended precision, on columns that
-are centred and scaled. Both are slow: they are for tables of a few rows and columns.
+Least squares is solved in rational numbers, so that neither units nor offsets nor collinear
+columns cost anything. Other losses are minimised by Newton steps in extended precision, on
+columns that are centred and scaled. Both are slow: they are for tables of a few rows and columns.
 """
 
 from fractions import Fraction

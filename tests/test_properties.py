@@ -269,12 +269,7 @@ def data(seed, kind="regression", n=14, p=3):
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n + 3, p))
     z = X @ rng.standard_normal(p) + rng.standard_normal(n + 3)
-    y = {
-        "regression": z,
-        "labels": (z > np.median(z)).astype(int),
-        "counts": rng.poisson(2, n + 3),
-    }
-    y = y[kind]
+    y = {"regression": z, "labels": 1 * (z > np.median(z)), "counts": rng.poisson(2, n + 3)}[kind]
     return rng, X[:n], y[:n], X[n:], y[n:]
 
 
@@ -351,7 +346,7 @@ def wide_indices(X):
 CONTAINERS = {
     "csr": sp.csr_matrix,
     "csc": sp.csc_matrix,
-    "coo": sp.coo_matrix,
+    "coordinates": sp.coo_matrix,
     "csr_array": sp.csr_array,
     "int64_indices": wide_indices,
     "fortran": np.asfortranarray,
@@ -410,19 +405,19 @@ def test_a_penalty_below_the_rounding_of_inner_products_is_kept(rng):
     assert_unchanged([found], [expected])
 
 
-def test_refits_converge_in_columns_of_any_size(rng):
-    X = rng.standard_normal((30, 3)) * [1.0, 1e4, 1e-3]
-    y = (X @ [1.0, 1e-4, 1e3] + rng.standard_normal(30) > 0).astype(int)
-    model = LogisticRegression(C=1e7, **TO_MINIMUM)
-    train, queries = (X[:27], y[:27], np.ones(27)), (X[27:], y[27:])
-    sets = [[row] for row in range(27)]
+def test_refits_where_the_penalty_alone_holds_a_coordinate():
+    # The rows are separable, so that the loss has hardly any curvature left at the minimum.
+    X = np.array([[-2e-3, -200.0], [0.0, -200.0], [0.0, -100.0], [-2e-3, 0.0]])
+    y, weight = np.array([1, 0, 0, 1]), np.array([1.0, 2.0, 1.0, 1.0])
+    Q, r = np.array([[-1e-3, 0.0], [0.0, 100.0]]), np.array([1, 1])
     expected = exact_refits.loss_changes(
         "logistic",
-        (X[:27], y[:27, None].astype(float), np.ones(27)),
-        (X[27:], y[27:, None].astype(float)),
-        lambda w: 1e-7,
+        (X, y[:, None].astype(float), weight),
+        (Q, r[:, None].astype(float)),
+        lambda w: 1e-6,
         True,
-        sets,
+        [[row] for row in range(4)],
     )
-    found = ExactInfluence(model).fit(*train).leave_one_out_effect(*queries)
-    assert_right(found, expected, 0.0, 1e-12)
+    influence = ExactInfluence(LogisticRegression(C=1e6, **TO_MINIMUM))
+    influence.fit(X, y, sample_weight=weight)
+    assert_right(influence.leave_one_out_effect(Q, r), expected, 0.0, 0.0)

@@ -118,9 +118,8 @@ def _cholesky_or_none(rows, ridge):
 def _loses_columns(rows, ridge):
     """Whether the largest columns of V drown others that count beside their ridge."""
     squares = rows.column_squares() * _inverse(ridge)
-    return bool(
-        ((squares > ACCURATE) & (squares < EPS / ACCURATE * squares.max(initial=0.0))).any()
-    )
+    drowned = squares < EPS / ACCURATE * squares.max(initial=0.0)
+    return bool((drowned & (squares > ACCURATE)).any())
 
 
 class _CholeskyGram:

@@ -135,7 +135,7 @@ class Refit:
         other.balance = np.where(self.penalty > 0, self.balance, 0.0)
         return other
 
-    def minimise(self, weight, factor, start, *, tol=1e-8, max_iter=50):
+    def minimise(self, weight, factor, start, *, tol=1e-8, max_iter=50, steady=np.inf):
         """Minimisers of the fits.
 
         Parameters
@@ -151,6 +151,9 @@ class Refit:
             Norm of the gradient relative to the sum of the norms of its terms.
         max_iter : int, default=50
             Newton steps at most.
+        steady : float, default=inf
+            How far the last step may move an output, relative to the largest move of all steps.
+            Where there is hardly any curvature a small gradient says little.
 
         Returns
         -------
@@ -164,22 +167,25 @@ class Refit:
         running = np.arange(len(start))
         fits = _ReweightedFits(self, weight, factor)
         points, _ = fits.search(fits.fitted_points(), start / self.unit)
-        caution = np.zeros(len(start))
+        caution, moved = np.zeros(len(start)), np.full(len(start), np.inf)
         for step in range(max_iter + 1):
             gradient = fits.gradient(points)
             delta[running] = points.delta
             norms[running] = np.linalg.norm(gradient, axis=1) / fits.scale_at(points)
-            left = (norms[running] > tol) & (caution <= MAX_CAUTION)
+            unsteady = (moved > steady) & (norms[running] > 0)
+            left = ((norms[running] > tol) | unsteady) & (caution <= MAX_CAUTION)
             if step == max_iter or not left.any():
                 break
             if not left.all():
                 running, gradient, caution = running[left], gradient[left], caution[left]
-                fits, points = fits[left], points[left]
+                fits, points, moved = fits[left], points[left], moved[left]
             # Where there is no curvature a step may overflow: it counts as none.
             with np.errstate(over="ignore", invalid="ignore"):
                 move = fits.newton_step(points.outputs, gradient, norms[running], tol, caution)
+            before = points.outputs
             points, length = fits.search(points, move)
             caution = _next_caution(caution, length)
+            moved = fits.share_of_moves(before, points.outputs)
         return delta * self.unit, norms
 
 
@@ -278,6 +284,12 @@ class _ReweightedFits:
         terms += np.linalg.norm(self.ridge * points.delta + self.linear_term, axis=1)
         return np.clip(terms, SMALLEST_SCALE * self.scale, self.scale)
 
+    def share_of_moves(self, before, after):
+        """Largest move of an output by a step, over the largest by all steps, (m,)."""
+        last = np.abs(after - before).max(axis=(1, 2))
+        total = np.abs(after - self.refit.objective.training_outputs).max(axis=(1, 2))
+        return last / np.maximum(total, np.finfo(float).tiny)
+
     def newton_step(self, outputs, gradient, norms, tol, caution):
         """``-(H + caution H_0)^{-1} gradient`` by conjugate gradients.
 
@@ -289,7 +301,8 @@ class _ReweightedFits:
         precondition = self.refit.preconditioner.at(self, outputs)
         # Superlinear convergence of the Newton steps, without waste on the early ones, nor on
         # the last: the gradient that remains is about the residual that is left here.
-        forcing = np.maximum(np.minimum(0.1, np.sqrt(norms)), 0.2 * tol / norms)
+        enough = np.where(norms > tol, 0.2 * tol / norms, 0.0)
+        forcing = np.maximum(np.minimum(0.1, np.sqrt(norms)), enough)
         target = np.minimum(forcing, 0.5) * np.linalg.norm(gradient, axis=1)
 
         def multiply(direction):
