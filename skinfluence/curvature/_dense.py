@@ -5,7 +5,7 @@ the units of the columns, but what counts as rounding, and so as rank, does.
 """
 
 import numpy as np
-from scipy.linalg import LinAlgError, eigh, solve_triangular
+from scipy.linalg import LinAlgError, eigh, qr, solve_triangular
 from scipy.linalg.lapack import dpocon
 
 from skinfluence._utils.arrays import with_fixed_signs
@@ -152,7 +152,7 @@ class _SpectralFactor:
     def __init__(self, values, vectors, null, scale):
         root = scale[:, None] * (vectors / np.sqrt(values))
         # P H^- P with any inverse H^- on the range, and P the projector on it, is H^+.
-        basis = np.linalg.qr(scale[:, None] * null)[0]
+        basis = _graded_basis(scale[:, None] * null)
         self.root = root - basis @ (basis.T @ root)
         self.rank = len(values)
 
@@ -161,6 +161,18 @@ class _SpectralFactor:
 
     def unwhiten(self, white):
         return white @ self.root.T
+
+
+def _graded_basis(vectors):
+    """Orthonormal basis of the span of columns, each row with digits of its own.
+
+    Householder reflections with pivots have an error relative to each row if the largest rows
+    come first.
+    """
+    order = np.argsort(-np.abs(vectors).max(axis=1, initial=0.0), kind="stable")
+    basis = np.empty_like(vectors)
+    basis[order] = qr(vectors[order], mode="economic", pivoting=True)[0]
+    return basis
 
 
 def numbered(coordinates):

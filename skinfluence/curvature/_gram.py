@@ -12,8 +12,10 @@ is 0 for rows in their span, as gradients of training rows are. Columns without 
 unpenalised intercepts, are eliminated by their Schur complement.
 """
 
+from functools import cached_property
+
 import numpy as np
-from scipy.linalg import cholesky, eigh, solve_triangular
+from scipy.linalg import LinAlgError, cholesky, eigh, solve_triangular
 from scipy.linalg.lapack import dlange, dpocon
 
 from skinfluence._utils.warnings import warn_user
@@ -70,15 +72,15 @@ class GramCurvature(Curvature):
 
     def _solver(self, ridge, damping):
         """What solves rows without a loss of digits."""
-        gram = _CholeskyGram(self.rows, ridge)
-        if EPS / gram.rcond <= ACCURATE:
+        gram = _cholesky_or_none(self.rows, ridge)
+        if gram is not None:
             return _Bordered(gram, ridge, self.describe)
         gram = _SpectralGram(self.rows, ridge)
-        if gram.error <= TELLING_ERROR:
+        if gram.error <= TELLING_ERROR and not _loses_columns(self.rows, ridge):
             return _Bordered(gram, ridge, self.describe)
         if len(ridge) <= WRITTEN_OUT:
             # A matrix of columns can be scaled, one of rows cannot.
-            return _WrittenOut(self._written_out(), damping)
+            return _WrittenOut(self._written_out, damping)
         warn_user(
             "The columns of the gradients differ so much in scale that their inner products are "
             f"known to a relative error of about {gram.error:.0e} only. Scale the features, for "
@@ -92,8 +94,9 @@ class GramCurvature(Curvature):
 
     def whiten(self, rows, damping):
         # The embedding has as many columns as H, so H may as well be written out.
-        return self._written_out().whiten(rows, damping)
+        return self._written_out.whiten(rows, damping)
 
+    @cached_property
     def _written_out(self):
         moment = self.rows.moment()
         index = np.arange(len(moment))[None]
@@ -103,7 +106,7 @@ class GramCurvature(Curvature):
         ridge = self.penalty + damping
         unpenalised, ridge_values = np.flatnonzero(ridge <= 0), np.unique(ridge[ridge > 0])
         if len(ridge_values) > 1 or len(unpenalised) + self.rows.shape[0] >= len(ridge):
-            return self._written_out().eigenbasis(damping, query)
+            return self._written_out.eigenbasis(damping, query)
         # Away from its factor rows and unpenalised coordinates, H is a multiple of the identity.
         spanned = np.concatenate([_unit_rows(unpenalised, len(ridge)), self.rows.toarray()])
         basis = np.linalg.qr(spanned.T)[0]
@@ -131,6 +134,23 @@ class _WrittenOut:
 
     def solve(self, rows):
         return self.curvature.solve(rows, self.damping)
+
+
+def _cholesky_or_none(rows, ridge):
+    """The inverse by Cholesky, None if it loses digits."""
+    try:
+        gram = _CholeskyGram(rows, ridge)
+    except LinAlgError:
+        # The 1 of I + VV' is below the rounding of VV'.
+        return None
+    return gram if EPS / gram.rcond <= ACCURATE else None
+
+
+def _loses_columns(rows, ridge):
+    """Whether the largest columns of V drown others that count beside their ridge."""
+    squares = rows.column_squares() * _inverse(ridge)
+    drowned = squares < EPS / ACCURATE * squares.max(initial=0.0)
+    return bool((drowned & (squares > ACCURATE)).any())
 
 
 class _CholeskyGram:

@@ -31,6 +31,16 @@ from skinfluence.models import FittedModel, fit_arguments
 # default tolerances.
 STATIONARITY_TOLERANCE = 1e-2
 
+# The same for the step that is left to the minimum of a quadratic, relative to the residuals.
+STEP_TOLERANCE = 1e-3
+
+TO_CONVERGE = (
+    "Influence is that of a model which is not at its minimum. Fit it longer or with a smaller "
+    "tol; if a frozen model, check that it was fitted on these rows; if the columns differ so "
+    "much in scale that its solver has lost some of them, scale them, for example by "
+    "StandardScaler in a Pipeline"
+)
+
 
 def fit_model(influence, X, y, sample_weight):
     """Fit a clone of the model that an influence estimator wraps.
@@ -123,9 +133,12 @@ class BaseInfluence(FittedInfluence, ABC):
         kind, curvature, space = self._make_curvature(objective, damping)
         rows = space.project(objective.training_gradient_rows())
         schedule = Schedule(self.batch_size, self.n_jobs, self.verbose)
-        return self.learn(
-            Linearisation(fitted_model, objective, kind, curvature, damping, space, rows, schedule)
+        found = Linearisation(
+            fitted_model, objective, kind, curvature, damping, space, rows, schedule
         )
+        if objective.stationarity <= STATIONARITY_TOLERANCE:
+            _check_remaining_step(found.remaining_step(), fitted_model.model)
+        return self.learn(found)
 
     def _choose_damping(self, objective):
         if self.damping != "auto":
@@ -155,11 +168,18 @@ def _check_stationarity(objective, model):
         warn_user(
             f"{type(model).__name__} has not converged on these rows: "
             f"the gradient of its objective is {objective.stationarity:.2e} of the sum of its "
-            f"terms (expected at most {STATIONARITY_TOLERANCE:.0e}). Influence is defined at a "
-            "minimum, and the scores are unsure. Fit it longer or with a smaller tol; if a "
-            "frozen model, check that it was fitted on these rows; if the columns differ so much "
-            "in scale that its solver has lost some of them, scale them, for example by "
-            "StandardScaler in a Pipeline; if the classes are perfectly separable, there is no "
-            "minimum without a penalty: give the model one, or raise damping.",
+            f"terms (expected at most {STATIONARITY_TOLERANCE:.0e}). {TO_CONVERGE}; if the "
+            "classes are perfectly separable, there is no minimum without a penalty: give the "
+            "model one, or raise damping.",
+            ConvergenceWarning,
+        )
+
+
+def _check_remaining_step(step, model):
+    if not step <= STEP_TOLERANCE:
+        warn_user(
+            f"{type(model).__name__} has not converged on these rows: the step that is left to "
+            f"its minimum has {step:.2e} of the length of its residuals (expected at most "
+            f"{STEP_TOLERANCE:.0e}). {TO_CONVERGE}.",
             ConvergenceWarning,
         )

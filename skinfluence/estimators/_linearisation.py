@@ -124,6 +124,28 @@ class Linearisation:
         self.schedule.run(fill, self.query_batches(queries))
         return out
 
+    def remaining_step(self):
+        """How far the minimum is, where that is known.
+
+        Returns
+        -------
+        float
+            Length of the Newton step over the length of the residuals, both in the metric of the
+            curvature: between 0 and 1 whatever the units of the features. 0 unless the objective
+            is quadratic and the curvature is exact.
+        """
+        objective = self.objective
+        is_exact = self.curvature.solver is not None and self.space.is_identity
+        if not is_exact or self.curvature_kind == "empirical_fisher":
+            return 0.0
+        residual = objective.residual_length()
+        if not residual:
+            return 0.0
+        gradient = objective.weight[None] @ self.training_rows
+        gradient += objective.penalty * objective.theta + objective.l1_gradient
+        length = self.curvature.leverages(DenseRows(gradient), self.damping)[0, 0, 0]
+        return float(np.sqrt(max(length, 0.0) / objective.total_weight)) / residual
+
     def self_influence(self):
         """``g_p' H^{-1} g_p`` of every training row, (n_train,)."""
         return self.curvature.leverages(self.training_rows, self.damping)[:, 0, 0]

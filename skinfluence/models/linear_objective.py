@@ -12,6 +12,9 @@ from skinfluence.models.losses import SoftmaxLoss
 from skinfluence.models.objectives import ROUNDING, Objective, select
 from skinfluence.rows import Centring, KroneckerRows, far_from_0, outer_moment
 
+# Rounding that a solver leaves in outputs, relative to the sum of the sizes of their terms.
+OUTPUT_ROUNDING = 1e-12
+
 
 class LinearObjective(Objective):
     """Outputs ``z = W x + b``, with coordinates ``[W.ravel(), b]``.
@@ -194,6 +197,26 @@ class LinearObjective(Objective):
         own = self.penalty * self.theta + self.l1_gradient
         scale = np.maximum(scale + np.abs(own), np.finfo(float).tiny)
         return float(np.sqrt(np.mean(((gradient + own) / scale) ** 2)))
+
+    def residual_length(self):
+        if not self.loss.quadratic:
+            return None
+        residual = self.loss.residual(self.training_outputs, self.targets)
+        second = self.loss.hessian_diagonal(self.training_outputs, self.targets)
+        # |r| + rounding of h z, over the root of h.
+        length = np.abs(residual) + OUTPUT_ROUNDING * second * self._sizes_of_terms()
+        length = np.divide(length, np.sqrt(second), out=np.zeros_like(length), where=second > 0)
+        of_rows = np.linalg.norm(np.sqrt(self.weight)[:, None] * length)
+        return float(np.hypot(of_rows, np.linalg.norm(np.sqrt(self.penalty) * self.theta)))
+
+    def _sizes_of_terms(self):
+        """Sums of the sizes of what is added up to the outputs in the model's coordinates."""
+        own = self.original
+        parts = batches(own.features.shape[0], 8 * own.features.shape[1])
+        weights, intercepts = abs(own.weights), abs(own.intercepts)
+        return np.concatenate(
+            [own.shifted_outputs(abs(own.features[part]), weights, intercepts) for part in parts]
+        )
 
     def hessian(self, curvature):
         if curvature == "empirical_fisher" or self.active is not None:

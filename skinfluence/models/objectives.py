@@ -242,6 +242,17 @@ class Objective(ABC):
         moment = rows.moment()
         return np.arange(len(moment))[None], moment[None]
 
+    def residual_length(self):
+        """Length of the residuals in the metric of the curvature.
+
+        Returns
+        -------
+        float or None
+            Root of ``sum_i w_i r_i' h_i^{-1} r_i + theta' diag(penalty) theta`` where one Newton
+            step leads to the minimum: an upper bound of the length of that step. None elsewhere.
+        """
+        return None
+
     def restricted(self, weight):
         """The objective on some of its rows, with the same penalty.
 

@@ -10,6 +10,9 @@ For m fits with weights ``w`` (m, n) and penalty factors ``f`` (m,), ``delta`` (
 ``z`` and ``J`` are the outputs at the fitted parameters and their Jacobian, ``A`` the penalty,
 and ``b`` minus the gradient of the penalty at the fitted parameters. For linear models the
 minimiser is the refitted model itself; for others the outputs are linearised.
+
+Inside, every coordinate is in the ``unit`` in which its column of J has length 1, or norms would
+be those of the columns with the largest numbers alone.
 """
 
 from copy import copy
@@ -25,6 +28,9 @@ CG_STEPS = 200
 EXHAUSTED = 1e-24
 
 HALVINGS = 12
+
+# Below this share of the terms of the fitted gradient their rounding may be all that is left.
+SMALLEST_SCALE = 1e-4
 
 # Caution at which a step is so short that only rounding can keep it from descending.
 MAX_CAUTION = 1e3
@@ -50,8 +56,9 @@ class CurvaturePreconditioner:
 
     def at(self, fits, outputs):
         """Function that multiplies vectors (m, p) with an approximate inverse Hessian."""
-        del fits, outputs
-        return self._solve
+        del outputs
+        unit = fits.refit.unit
+        return lambda vectors: self._solve(vectors / unit) / unit
 
     def _solve(self, vectors):
         return self.curvature.precondition(vectors, self.damping) / self.total_weight
@@ -72,7 +79,8 @@ class DiagonalPreconditioner:
     def at(self, fits, outputs):
         """Function that multiplies vectors (m, p) with an approximate inverse Hessian."""
         second = fits.weight * fits.loss.hessian_diagonal(outputs, fits.targets)
-        diagonal = second.reshape(len(second), -1) @ self.squares + fits.ridge
+        squares = (second.reshape(len(second), -1) @ self.squares) * fits.refit.unit**2
+        diagonal = squares + fits.ridge
         # A column that is all zero and has no penalty has no gradient either.
         floor = np.finfo(np.float64).eps * diagonal.max(axis=1, keepdims=True)
         inverse = 1 / np.maximum(diagonal, np.maximum(floor, 1e-300))
@@ -103,15 +111,17 @@ class Refit:
     def __init__(self, objective, jacobian, preconditioner, penalty, damping=0.0, balance=None):
         self.objective = objective
         self.jacobian = jacobian
+        self.unit = _unit_of_columns(jacobian)
         self.preconditioner = preconditioner
-        self.penalty = penalty
-        self.damping = damping
+        self.penalty = penalty * self.unit**2
+        self.damping = damping * self.unit**2
         self.shape = objective.training_outputs.shape
         residual = objective.loss.residual(objective.training_outputs, objective.targets)
         pulled = objective.weight[:, None] * residual
-        self.balance = (pulled.reshape(1, -1) @ jacobian)[0] if balance is None else balance
-        norms = np.sqrt(jacobian.squared_norms()).reshape(self.shape)
-        self.gradient_norms = np.abs(residual * norms)
+        balance = (pulled.reshape(1, -1) @ jacobian)[0] if balance is None else balance
+        self.balance = balance * self.unit
+        self.norms = _norms_in_unit(jacobian, self.unit).reshape(self.shape)
+        self.gradient_norms = np.abs(residual * self.norms)
         self.loss = objective.loss
 
     def with_loss(self, loss):
@@ -125,7 +135,7 @@ class Refit:
         other.balance = np.where(self.penalty > 0, self.balance, 0.0)
         return other
 
-    def minimise(self, weight, factor, start, *, tol=1e-8, max_iter=50):
+    def minimise(self, weight, factor, start, *, tol=1e-8, max_iter=50, steady=np.inf):
         """Minimisers of the fits.
 
         Parameters
@@ -140,6 +150,9 @@ class Refit:
             Norm of the gradient relative to the sum of the norms of its terms.
         max_iter : int, default=50
             Largest number of Newton steps.
+        steady : float, default=inf
+            How far the last step may move an output, relative to the largest move of all steps.
+            Where there is hardly any curvature a small gradient says little.
 
         Returns
         -------
@@ -152,24 +165,39 @@ class Refit:
         delta = np.zeros_like(start)
         running = np.arange(len(start))
         fits = _ReweightedFits(self, weight, factor)
-        points, _ = fits.search(fits.fitted_points(), start)
-        caution = np.zeros(len(start))
+        points, _ = fits.search(fits.fitted_points(), start / self.unit)
+        caution, moved = np.zeros(len(start)), np.full(len(start), np.inf)
         for step in range(max_iter + 1):
             gradient = fits.gradient(points)
             delta[running] = points.delta
-            norms[running] = np.linalg.norm(gradient, axis=1) / fits.scale
-            left = (norms[running] > tol) & (caution <= MAX_CAUTION)
+            norms[running] = np.linalg.norm(gradient, axis=1) / fits.scale_at(points)
+            unsteady = (moved > steady) & (norms[running] > 0)
+            left = ((norms[running] > tol) | unsteady) & (caution <= MAX_CAUTION)
             if step == max_iter or not left.any():
                 break
             if not left.all():
                 running, gradient, caution = running[left], gradient[left], caution[left]
-                fits, points = fits[left], points[left]
+                fits, points, moved = fits[left], points[left], moved[left]
             # Without curvature a step may overflow: `search` then takes no step.
             with np.errstate(over="ignore", invalid="ignore"):
                 move = fits.newton_step(points.outputs, gradient, norms[running], tol, caution)
+            before = points.outputs
             points, length = fits.search(points, move)
             caution = _next_caution(caution, length)
-        return delta, norms
+            moved = fits.share_of_moves(before, points.outputs)
+        return delta * self.unit, norms
+
+
+def _unit_of_columns(rows):
+    """Powers of 2, which round nothing, next to one over the norms of columns."""
+    norms = np.sqrt(rows.column_squares())
+    return np.exp2(-np.round(np.log2(np.where(norms > 0, norms, 1.0))))
+
+
+def _norms_in_unit(rows, unit):
+    """Norms of rows whose columns are multiplied by ``unit``."""
+    parts = [rows[batch].rescaled(unit).squared_norms() for batch in rows.batches()]
+    return np.sqrt(np.concatenate(parts))
 
 
 def _next_caution(caution, length):
@@ -224,12 +252,13 @@ class _ReweightedFits:
 
     def push(self, delta):
         """``J_i delta`` of every row, (m, n, k)."""
-        moves = self.refit.jacobian @ np.ascontiguousarray(delta.T)
+        moves = self.refit.jacobian @ np.ascontiguousarray((self.refit.unit * delta).T)
         return np.moveaxis(moves, 1, 0).reshape(-1, *self.refit.shape)
 
     def pull(self, residual):
         """``sum_i J_i' residual_i``, (m, p)."""
-        return residual.reshape(len(residual), -1) @ self.refit.jacobian
+        pulled = residual.reshape(len(residual), -1) @ self.refit.jacobian
+        return pulled * self.refit.unit
 
     def value(self, delta, outputs):
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -243,6 +272,23 @@ class _ReweightedFits:
         residual = self.weight * self.loss.residual(points.outputs, self.targets)
         return self.pull(residual) + self.ridge * points.delta + self.linear_term
 
+    def scale_at(self, points):
+        """Sum of the norms of the terms of the gradient, (m,).
+
+        Where the rows that a fit has are separable but for the penalty, their residuals and with
+        them the gradient shrink on a long way to the minimum.
+        """
+        residual = np.abs(self.weight * self.loss.residual(points.outputs, self.targets))
+        terms = (residual * self.refit.norms).sum(axis=(1, 2))
+        terms += np.linalg.norm(self.ridge * points.delta + self.linear_term, axis=1)
+        return np.clip(terms, SMALLEST_SCALE * self.scale, self.scale)
+
+    def share_of_moves(self, before, after):
+        """Largest move of an output by a step, over the largest by all steps, (m,)."""
+        last = np.abs(after - before).max(axis=(1, 2))
+        total = np.abs(after - self.refit.objective.training_outputs).max(axis=(1, 2))
+        return last / np.maximum(total, np.finfo(float).tiny)
+
     def newton_step(self, outputs, gradient, norms, tol, caution):
         """``-(H + caution H_0)^{-1} gradient`` by conjugate gradients.
 
@@ -255,7 +301,8 @@ class _ReweightedFits:
         # A residual below sqrt(norm) times the gradient makes the Newton steps converge
         # superlinearly, and early ones cheap. The gradient after a step is about as large as the
         # residual of its system, so none needs to be far below the tolerance of the fit.
-        forcing = np.maximum(np.minimum(0.1, np.sqrt(norms)), 0.2 * tol / norms)
+        enough = np.where(norms > tol, 0.2 * tol / norms, 0.0)
+        forcing = np.maximum(np.minimum(0.1, np.sqrt(norms)), enough)
         target = np.minimum(forcing, 0.5) * np.linalg.norm(gradient, axis=1)
 
         def multiply(direction):

@@ -32,6 +32,7 @@ REFINING = 1e10
 # Relative gradient to which steps are refined, and above which a warning names them.
 TOLERANCE = 1e-10
 UNSURE = 1e-8
+STEADY = 1e-5
 MAX_STEPS = 30
 
 
@@ -198,7 +199,12 @@ def _refine(linearisation, removals, steps, chosen):
         start = first_steps(linearisation, steps, chosen[batch])
         for loss, part in _by_loss(removals, chosen[batch]):
             delta[batch][part], norms[batch][part] = refit.with_loss(loss).minimise(
-                weight[part], factor[part], start[part], tol=TOLERANCE, max_iter=MAX_STEPS
+                weight[part],
+                factor[part],
+                start[part],
+                tol=TOLERANCE,
+                max_iter=MAX_STEPS,
+                steady=STEADY,
             )
     return delta, norms
 
