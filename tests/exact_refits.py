@@ -157,19 +157,19 @@ class WideModel:
         spread = np.abs(X - self.centre).max(axis=0)
         self.scale = np.where(spread > 0, spread, 1)
         self.intercept = intercept
-        U = self._design(X)
+        U = self.design(X)
         ridge = np.append(ridge / self.scale**2, [0.0] * intercept).astype(WIDE)
         self.theta = np.zeros((y.shape[1], U.shape[1]), WIDE)
-        self.converged = self._minimise(U, y, weight, ridge)
+        self.converged = self.minimise(U, y, weight, ridge)
 
-    def _design(self, X):
+    def design(self, X):
         U = (X.astype(WIDE) - self.centre) / self.scale
         return np.column_stack([U, np.ones(len(U), WIDE)]) if self.intercept else U
 
     def losses(self, X, y):
-        return self.loss(self._design(X) @ self.theta.T, y.astype(WIDE))[0]
+        return self.loss(self.design(X) @ self.theta.T, y.astype(WIDE))[0]
 
-    def _minimise(self, U, y, weight, ridge, steps=200):
+    def minimise(self, U, y, weight, ridge, steps=200):
         def value(theta):
             return weight @ self.loss(U @ theta.T, y)[0] + (ridge * theta**2).sum() / 2
 
