@@ -578,7 +578,8 @@ def test_a_run_that_is_interrupted_keeps_what_has_ended(fits, tmp_path, disk):
     fits.counted.clear()
     kept = refit(Counted(fits, stop=18), n_subsets=20, memory=memory)
     assert len(fits.counted) == 1 + 3
-    assert_allclose(kept.losses, refit(Ridge(), n_subsets=20).losses, rtol=1e-6)
+    # Refits in closed form go to a gradient of 1e-8 of its terms.
+    assert_allclose(kept.losses, refit(Ridge(), n_subsets=20).losses, rtol=1e-6, atol=1e-7)
 
 
 def test_a_process_that_is_killed_keeps_what_has_ended(tmp_path):

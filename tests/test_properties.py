@@ -391,6 +391,14 @@ def test_a_solver_that_lost_a_column_warns(rng):
         ExactInfluence(LinearRegression()).fit(X, y)
 
 
+def test_a_weight_of_a_column_that_never_changes_is_told():
+    X, weight = np.full((2, 1), 1.8082502699999999), np.array([2.0, 1.0])
+    fitted = LinearRegression().fit(X, [1.0, -1.0])
+    fitted.coef_, fitted.intercept_ = np.array([0.5]), 1 / 3 - 0.5 * X[0, 0]
+    with pytest.warns(NumericalWarning, match="The data cannot tell these apart: x0"):
+        ExactInfluence(FrozenEstimator(fitted)).fit(X, [1.0, -1.0], weight).self_influence()
+
+
 def test_inner_products_keep_columns_of_any_size(rng):
     X, y = rng.standard_normal((6, 9)), rng.standard_normal(6)
     X *= 10.0 ** np.linspace(-4, 6, 9)

@@ -140,8 +140,10 @@ class LinearObjective(Objective):
         places = coordinates if self.active is None else self.active[coordinates]
         weights = places[places < self.weights.size] % self.weights.shape[1]
         if self.centring is not None:
-            # The intercept stands for them, and no prediction changes.
-            weights = weights[~self.centring.is_flat[weights]]
+            # The intercept stands for them, and no prediction changes, unless a solver has given
+            # a weight to what the rounding of the mean left of them.
+            idle = self.centring.is_flat & ~self.weights.any(axis=0)
+            weights = weights[~idle[weights]]
         names = [self.feature_names[i] for i in np.unique(weights)]
         if (places >= self.weights.size).any() and not self.loss.ignores_shifts:
             names.append("the intercept")
