@@ -17,6 +17,7 @@ import ast
 import copy
 import difflib
 import hashlib
+import importlib
 import os
 import queue
 import random
@@ -25,6 +26,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -32,13 +34,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from coverage import CoverageData
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".cache" / "mutate"
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 ROOMS = ["rows", "curvature", "models", "refitting", "sketching"]
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+# Tests are run in copies of this process, which has imported what is slow to import.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "SCIPY_ARRAY_API": "1", "MPLBACKEND": "agg"}
+os.environ.update(ENVIRONMENT)
+PRELOADED = ["pandas", "sklearn.utils.estimator_checks", "statsmodels.api", "torch"]
+
+# Tests that every mutant meets before the others are collected.
+N_FIRST = 8
+
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 
 OPERATORS = {
@@ -253,6 +264,11 @@ def measured(test_file, shared, trees):
     return data, times
 
 
+def test_id(file, function):
+    """Name of a test for pytest, from its name with dots."""
+    return "::".join([f"tests/{file.name}", *function.split(f"{file.stem}.")[-1].split(".")])
+
+
 def tests_by_line(trees, jobs):
     """For every file of the package and covered line, the tests that run it; and tests' times."""
     tests = sorted((ROOT / "tests").glob("test_*.py"))
@@ -263,16 +279,16 @@ def tests_by_line(trees, jobs):
     seconds, covered = Counter(), defaultdict(lambda: defaultdict(set))
     for file, (data_file, times) in zip(tests, runs, strict=True):
         for case in ElementTree.parse(times).iter("testcase"):
-            test = f"tests/{file.name}::{case.get('name').split('[')[0]}"
-            seconds[test] += float(case.get("time"))
+            function = f"{case.get('classname')}.{case.get('name').split('[')[0]}"
+            seconds[test_id(file, function)] += float(case.get("time"))
         if not data_file.exists():
             continue
         data = CoverageData(str(data_file))
         data.read()
         for path in data.measured_files():
             for line, contexts in data.contexts_by_lineno(path).items():
-                names = {f"tests/{file.name}::{name.split('.')[-1]}" for name in contexts}
-                covered[path][line] |= names & seconds.keys()
+                ids = {test_id(file, context) for context in contexts}
+                covered[path][line] |= ids & seconds.keys()
     return covered, seconds
 
 
@@ -288,36 +304,70 @@ def tests_of(mutant, covered, seconds):
 # ---------------------------------------------------------------------------
 
 
-def run_tests(tree, tests, timeout):
-    """Outcome of the tests in a tree: killed, survived or timeout; and their output."""
-    process = subprocess.Popen(
-        [*PYTEST, "-x", "--tb=line", *tests],
-        cwd=tree,
-        env=environment(tree),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def run_pytest(tree, tests, log):
+    """Run tests in a copy of the tree, in a process of its own, which ends with this."""
+    os.setsid()
+    os.chdir(tree)
+    os.environ.update(environment(tree))
+    sys.path.insert(0, str(tree))
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    status = 3
     try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        status = int(pytest.main([*PYTEST[3:], "-x", "--tb=line", *tests]))
+        sys.stdout.flush()
+    finally:
+        os._exit(status)
+
+
+def status_of(child, timeout):
+    """Exit status of a process, None where it had to be stopped."""
+    stop = time.monotonic() + timeout
+    while time.monotonic() < stop:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def run_tests(tree, tests, timeout):
+    """Outcome of the tests in a tree: killed, survived or timeout; and what failed first."""
+    log = tree / "output.txt"
+    child = os.fork()
+    if child == 0:
+        run_pytest(tree, tests, log)
+    status = status_of(child, timeout)
+    if status is None:
         return "timeout", ""
-    return "killed" if process.returncode else "survived", output
+    return ("killed", first_failure(log)) if status else ("survived", "")
+
+
+def first_failure(log):
+    """The test that failed; an error where none did, as nothing then speaks of the fault."""
+    for line in log.read_text().splitlines():
+        if line.startswith(("FAILED ", "ERROR tests/")):
+            return line.split()[1]
+        if line.startswith("ImportError while loading conftest"):
+            return "(import)"
+    raise RuntimeError(f"The tests ended without a verdict:\n{log.read_text()}")
 
 
 def verdict(mutant, tests, tree, timeout):
-    """Outcome of a mutant and the test that killed it."""
+    """Outcome of a mutant, and the test that killed it."""
     file = tree / mutant.path
     file.write_text(mutant.mutated)
     try:
-        outcome, output = run_tests(tree, tests, timeout)
+        # Most die at once, and the few first tests are in few files.
+        outcome = run_tests(tree, tests[:N_FIRST], timeout)
+        if outcome[0] == "survived" and tests[N_FIRST:]:
+            outcome = run_tests(tree, tests[N_FIRST:], timeout)
     finally:
         file.write_text(mutant.source)
-    failed = [line.split()[1] for line in output.splitlines() if line.startswith("FAILED ")]
-    return outcome, failed[0].split("::")[-1] if failed else ""
+    return outcome
 
 
 def known_equivalent():
@@ -340,10 +390,20 @@ def judged(mutants, covered, seconds, trees, arguments):
             outcome, by = verdict(mutant, tests, tree, arguments.timeout)
             trees.put(tree)
         print(f"{outcome:<11}{mutant.path}:{mutant.line}  {mutant.code()}  {by}", flush=True)
-        return outcome
+        return outcome, by
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
         return list(pool.map(judge, mutants))
+
+
+def check_killers(killers, trees, timeout):
+    """Stop where a test that killed fails without any fault too."""
+    tests = sorted({killer.split("[")[0] for killer in killers if "::" in killer})
+    tree = trees.get()
+    outcome, by = run_tests(tree, tests, 10 * timeout)
+    trees.put(tree)
+    if outcome != "survived":
+        raise SystemExit(f"The kills mean nothing: {by} fails without a fault too ({outcome}).")
 
 
 def report(mutants, outcomes):
@@ -378,13 +438,16 @@ def parsed_arguments():
 def main():
     """Draw mutants, run their tests, and write the table."""
     arguments = parsed_arguments()
+    for module in PRELOADED:
+        importlib.import_module(module)
     CACHE.mkdir(parents=True, exist_ok=True)
     rng = random.Random(arguments.seed)
     with copies(arguments.jobs) as trees:
         covered, seconds = tests_by_line(trees, arguments.jobs)
         mutants = list(drawn(covered, arguments.rooms, arguments.number, rng))
-        outcomes = judged(mutants, covered, seconds, trees, arguments)
-    lines = "\n".join(report(mutants, outcomes))
+        verdicts = judged(mutants, covered, seconds, trees, arguments)
+        check_killers([by for _, by in verdicts], trees, arguments.timeout)
+    lines = "\n".join(report(mutants, [outcome for outcome, _ in verdicts]))
     print(f"\n{lines}")
     (CACHE / f"report-seed{arguments.seed}.txt").write_text(lines + "\n")
 

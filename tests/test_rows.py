@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_iris, load_wine
 from sklearn.linear_model import Lasso, LogisticRegression
 from sklearn.neural_network import MLPClassifier
@@ -14,6 +14,7 @@ from skinfluence.curvature.sketched import ComplementRows
 from skinfluence.models import objective
 from skinfluence.rows import (
     BlockRows,
+    Centring,
     CombinedRows,
     DenseRows,
     KroneckerRows,
@@ -210,3 +211,14 @@ def test_residuals_that_are_an_identity_once_are_no_jacobian(global_random_seed)
     assert not rows.is_jacobian
     right = rng.standard_normal((C * D, 2))
     assert_allclose(rows @ right, rows.toarray() @ right, atol=1e-12)
+
+
+def test_columns_that_change_in_their_last_digit_are_zero_once_centred(rng):
+    values = rng.uniform(0.1, 10.0, 40)
+    features = np.where(rng.random((37, 40)) < 0.5, values, np.nextafter(values, 20.0))
+    features = np.column_stack([features, rng.standard_normal(37)])
+    weight = rng.uniform(0.5, 2.0, 37)
+    centred = np.asarray(Centring(features, weight)(features))
+    assert_array_equal(centred[:, :40], 0.0)
+    expected = features[:, 40] - np.average(features[:, 40], weights=weight)
+    assert_allclose(centred[:, 40], expected, atol=1e-14)
