@@ -739,20 +739,22 @@ def test_layers_that_torch_func_cannot_follow_are_looped_over():
 
 
 def test_parameters_that_are_looped_over_leave_the_others_as_they_are():
-    class ScaledLstm(nn.Module):
+    class Hidden(nn.Module):
+        """A parameter that is used by another name too, which torch.func does not see."""
+
         def __init__(self):
             super().__init__()
-            self.lstm = nn.LSTM(2, 3, batch_first=True)
             self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 3))
+            self.shift = nn.Parameter(torch.linspace(-1.0, 1.0, 3))
+            self.seen_by_none = [self.shift]
 
         def forward(self, x):
-            return self.lstm(x.reshape(len(x), -1, 2))[0][:, -1] * self.scale
+            return torch.tanh(x * self.scale + self.seen_by_none[0])
 
-    torch.manual_seed(0)
-    module = ScaledLstm().double()
-    X, y = np.random.default_rng(0).standard_normal((N, 6)), np.arange(N) % 3
+    module = Hidden().double()
+    X, y = np.random.default_rng(0).standard_normal((N, 3)), np.arange(N) % 3
     model = TorchModel(module).fit(X, y)
-    with pytest.warns(UserWarning, match="one sample at a time.*parameters="):
+    with pytest.warns(UserWarning, match="cannot follow shift: .*one sample at a time"):
         result = objective(model, X, y, np.ones(N))
     rows = in_own_layout(result, result.training_gradient_rows())
     assert_allclose(rows, autograd_rows(module, X, y), atol=1e-12)
