@@ -18,6 +18,7 @@ from skinfluence.rows import (
     CombinedRows,
     DenseRows,
     KroneckerRows,
+    Rows,
     SelectedRows,
     SharedRows,
     StreamedRows,
@@ -128,6 +129,38 @@ def test_blocks_side_by_side_are_the_rows_again(kind, global_random_seed):
     assert rows.joined(written).is_written_out
     assert_allclose(rows.joined(written).toarray(), rows.toarray())
     assert rows.split([C, C * D]) is None
+
+
+@pytest.mark.parametrize("d", [1, D])
+def test_layers_rescaled_by_output_stay_layers(d, rng):
+    residual, activation = rng.standard_normal((N, S, C)), rng.standard_normal((N, d))
+    rows = KroneckerRows(residual, activation, residual)
+    scale = np.concatenate([np.repeat(rng.uniform(1, 2, C), d), rng.uniform(1, 2, C)])
+    rescaled = rows.rescaled(scale)
+    assert rescaled.is_factored
+    assert_allclose(rescaled.toarray(), rows.toarray() * scale)
+
+
+def test_the_smallest_class_of_rows_has_all_products(rng):
+    class Smallest(Rows):
+        n_samples, n_columns = N, P
+
+        def __init__(self, array):
+            self.array = array
+
+        def __getitem__(self, samples):
+            return DenseRows(self.array[samples])
+
+        def toarray(self):
+            return self.array.copy()
+
+    array, right, left = (rng.standard_normal(shape) for shape in ((N, P), (P, 2), (2, N)))
+    rows = Smallest(array)
+    assert rows.shape == (N, P)
+    assert_allclose(rows @ right, array @ right)
+    assert_allclose(left @ rows, left @ array)
+    assert_allclose(rows.inner(DenseRows(array)), array @ array.T)
+    assert_allclose(rows.weighted(np.arange(N)).toarray(), array * np.arange(N)[:, None])
 
 
 def test_rows_without_blocks_are_one_block(global_random_seed):
