@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.datasets import load_iris, load_wine
 from sklearn.linear_model import Lasso, LogisticRegression
 from sklearn.neural_network import MLPClassifier
@@ -161,6 +162,13 @@ def test_the_smallest_class_of_rows_has_all_products(rng):
     assert_allclose(left @ rows, left @ array)
     assert_allclose(rows.inner(DenseRows(array)), array @ array.T)
     assert_allclose(rows.weighted(np.arange(N)).toarray(), array * np.arange(N)[:, None])
+
+
+def test_batches_hold_all_rows_of_their_samples_in_the_working_memory():
+    # 64 samples of 4 rows with 128 numbers of 8 bytes are 2**18 bytes.
+    rows = DenseRows(np.zeros((256, 128)), rows_per_sample=4)
+    with config_context(working_memory=2**16 / 2**20):
+        assert [batch.stop - batch.start for batch in rows.batches()] == [16] * 4
 
 
 def test_rows_without_blocks_are_one_block(global_random_seed):
