@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PYTHON_OLDEST ?= python3.11
 PYTEST_ARGS ?= -n 2
+MUTATE_ARGS ?= --seed 0 --number 40
 VENV := .venv
 VENV_OLDEST := .venv-oldest
 
@@ -12,7 +13,7 @@ VENV_OLDEST := .venv-oldest
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-oldest lint format clean
+.PHONY: help demo test test-slow test-oldest mutate lint format clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' \
@@ -30,6 +31,9 @@ test-slow: $(VENV)/.test  ## Run the tests marked slow, which `make test` leaves
 test-oldest: $(VENV_OLDEST)/.test  ## Run the test suite on the oldest supported versions (Python 3.11)
 	$(VENV_OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
 
+mutate: $(VENV)/.test  ## Plant small faults in the package and count those that the tests notice
+	$(VENV)/bin/python scripts/mutate.py $(MUTATE_ARGS)
+
 lint: $(VENV)/.test  ## Check style, format and spelling
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -40,7 +44,7 @@ format: $(VENV)/.test  ## Bring the sources into the common format
 	$(VENV)/bin/ruff format .
 
 clean:  ## Remove the virtual environments and what the tools left behind
-	rm -rf $(VENV) $(VENV_OLDEST) build dist demo *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_OLDEST) build dist demo *.egg-info .pytest_cache .ruff_cache .cache/mutate
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

@@ -5,7 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.datasets import load_iris, load_wine
 from sklearn.linear_model import Lasso, LogisticRegression
 from sklearn.neural_network import MLPClassifier
@@ -14,9 +15,11 @@ from skinfluence.curvature.sketched import ComplementRows
 from skinfluence.models import objective
 from skinfluence.rows import (
     BlockRows,
+    Centring,
     CombinedRows,
     DenseRows,
     KroneckerRows,
+    Rows,
     SelectedRows,
     SharedRows,
     StreamedRows,
@@ -129,6 +132,45 @@ def test_blocks_side_by_side_are_the_rows_again(kind, global_random_seed):
     assert rows.split([C, C * D]) is None
 
 
+@pytest.mark.parametrize("d", [1, D])
+def test_layers_rescaled_by_output_stay_layers(d, rng):
+    residual, activation = rng.standard_normal((N, S, C)), rng.standard_normal((N, d))
+    rows = KroneckerRows(residual, activation, residual)
+    scale = np.concatenate([np.repeat(rng.uniform(1, 2, C), d), rng.uniform(1, 2, C)])
+    rescaled = rows.rescaled(scale)
+    assert rescaled.is_factored
+    assert_allclose(rescaled.toarray(), rows.toarray() * scale)
+
+
+def test_the_smallest_class_of_rows_has_all_products(rng):
+    class Smallest(Rows):
+        n_samples, n_columns = N, P
+
+        def __init__(self, array):
+            self.array = array
+
+        def __getitem__(self, samples):
+            return DenseRows(self.array[samples])
+
+        def toarray(self):
+            return self.array.copy()
+
+    array, right, left = (rng.standard_normal(shape) for shape in ((N, P), (P, 2), (2, N)))
+    rows = Smallest(array)
+    assert rows.shape == (N, P)
+    assert_allclose(rows @ right, array @ right)
+    assert_allclose(left @ rows, left @ array)
+    assert_allclose(rows.inner(DenseRows(array)), array @ array.T)
+    assert_allclose(rows.weighted(np.arange(N)).toarray(), array * np.arange(N)[:, None])
+
+
+def test_batches_hold_all_rows_of_their_samples_in_the_working_memory():
+    # 64 samples of 4 rows with 128 numbers of 8 bytes are 2**18 bytes.
+    rows = DenseRows(np.zeros((256, 128)), rows_per_sample=4)
+    with config_context(working_memory=2**16 / 2**20):
+        assert [batch.stop - batch.start for batch in rows.batches()] == [16] * 4
+
+
 def test_rows_without_blocks_are_one_block(global_random_seed):
     rng = np.random.default_rng(global_random_seed)
     for kind in ("layer", "shared", "dense", "streamed", "selected", "complement"):
@@ -210,3 +252,14 @@ def test_residuals_that_are_an_identity_once_are_no_jacobian(global_random_seed)
     assert not rows.is_jacobian
     right = rng.standard_normal((C * D, 2))
     assert_allclose(rows @ right, rows.toarray() @ right, atol=1e-12)
+
+
+def test_columns_that_change_in_their_last_digit_are_zero_once_centred(rng):
+    values = rng.uniform(0.1, 10.0, 40)
+    features = np.where(rng.random((37, 40)) < 0.5, values, np.nextafter(values, 20.0))
+    features = np.column_stack([features, rng.standard_normal(37)])
+    weight = rng.uniform(0.5, 2.0, 37)
+    centred = np.asarray(Centring(features, weight)(features))
+    assert_array_equal(centred[:, :40], 0.0)
+    expected = features[:, 40] - np.average(features[:, 40], weights=weight)
+    assert_allclose(centred[:, 40], expected, atol=1e-14)

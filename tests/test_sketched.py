@@ -436,6 +436,20 @@ def test_automatic_size_keeps_the_uniform_error_below_eps(kind):
         assert operator_error(influence, X, y) <= eps
 
 
+def test_a_basis_alone_is_the_smallest_whose_error_is_below_eps():
+    X, y, model = wide()
+
+    def bound(**size):
+        influence = SketchedInfluence(model, sketch="nystrom", tail=False, random_state=0, **size)
+        fit = influence.fit(X, y).linearisation_
+        # Without the ridge outside of the basis, as much again is missing at most.
+        basis = fit.space.complement_curvature(with_curvature=False)
+        return influence.sketch_size_, 2 * basis.uniform_error(influence.damping_)
+
+    size, error = bound(eps=0.3)
+    assert error <= 0.3 < bound(sketch_size=size // 2)[1]
+
+
 def test_a_smaller_eps_needs_a_larger_sketch():
     X, y, model = wide()
     sizes = [

@@ -157,11 +157,14 @@ def test_a_larger_sketch_begins_with_the_rows_of_a_smaller_one(name, global_rand
     assert_allclose(np.sqrt(13) * large[:6], np.sqrt(6) * small, atol=1e-6)
 
 
+@pytest.mark.parametrize("entries", [3 * P, P // 2])
 @pytest.mark.parametrize("name", ["gaussian", "rademacher"])
-def test_a_matrix_too_large_to_hold_is_drawn_in_blocks(name, monkeypatch, global_random_seed):
+def test_a_matrix_too_large_to_hold_is_drawn_in_blocks(
+    name, entries, monkeypatch, global_random_seed
+):
     seed = global_random_seed
     whole = draw(name, P, 12, seed).toarray()
-    monkeypatch.setattr("skinfluence.sketching._oblivious.BLOCK_ENTRIES", 3 * P)
+    monkeypatch.setattr("skinfluence.sketching._oblivious.BLOCK_ENTRIES", entries)
     assert_array_equal(draw(name, P, 12, seed).toarray(), whole)
     rows = layer_rows(seed=seed)
     assert_allclose((rows @ draw(name, P, 12, seed)).array, rows.toarray() @ whole.T, atol=1e-12)

@@ -55,6 +55,16 @@ def test_probabilities_and_logits_give_the_same_objective():
         assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
 
 
+def test_a_probability_of_zero_has_the_loss_of_the_smallest_one():
+    X, y = problem()
+    net = make_net(nn.NLLLoss, last=[nn.Softmax(dim=1)], max_epochs=1).fit(X, y)
+    with torch.no_grad():
+        net.module_[2].bias.copy_(torch.tensor([1e4, 0.0, 0.0]))
+    certain = objective(net, X, y, np.ones(N))
+    expected = np.where(y == 0, 0.0, -np.log(np.finfo(np.float32).eps))
+    assert_allclose(certain.losses(X, certain.targets), expected, atol=1e-5)
+
+
 def test_weight_decay_is_read_from_the_optimiser():
     X, y = problem()
     net = make_net(

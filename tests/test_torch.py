@@ -19,6 +19,7 @@ from torch import nn
 from torch.func import functional_call
 
 from skinfluence import ExactInfluence, KFACInfluence, SketchedInfluence
+from skinfluence.curvature.kronecker import moments
 from skinfluence.models import objective
 from skinfluence.models.torch import ModuleRows, TorchModel
 from skinfluence.rows import DenseRows, KroneckerRows, SharedRows
@@ -509,6 +510,18 @@ def test_a_fitted_influence_can_be_pickled(working_memory):
         assert_allclose(again.influence(X, y), influence.influence(X, y))
 
 
+def test_moments_of_several_batches_are_those_of_one():
+    module, X, y, _ = problem("norms")
+    rows = make_objective(module, X, y).training_gradient_rows()
+    with config_context(working_memory=5e-3):
+        assert len(rows.batches()) > 1
+        found = moments(rows, np.full(N, 1 / N))
+    for moment, block in zip(found, rows.blocks, strict=True):
+        if not moment.is_layer:
+            array = block.toarray()
+            assert_close(moment.matrix, array.T @ array, 1e-12)
+
+
 def test_refits_on_subsets_train_the_module():
     module, X, y, _ = problem("perceptron", dtype=torch.float32)
     X, y = np.tile(X, (2, 1)), np.tile(y, 2)
@@ -720,6 +733,28 @@ def test_layers_that_torch_func_cannot_follow_are_looped_over():
     X, y = np.random.default_rng(0).standard_normal((N, 6)), np.arange(N) % 3
     model = TorchModel(module).fit(X, y)
     with pytest.warns(UserWarning, match="one sample at a time.*parameters="):
+        result = objective(model, X, y, np.ones(N))
+    rows = in_own_layout(result, result.training_gradient_rows())
+    assert_allclose(rows, autograd_rows(module, X, y), atol=1e-12)
+
+
+def test_parameters_that_are_looped_over_leave_the_others_as_they_are():
+    class Hidden(nn.Module):
+        """A parameter that is used by another name too, which torch.func does not see."""
+
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 3))
+            self.shift = nn.Parameter(torch.linspace(-1.0, 1.0, 3))
+            self.seen_by_none = [self.shift]
+
+        def forward(self, x):
+            return torch.tanh(x * self.scale + self.seen_by_none[0])
+
+    module = Hidden().double()
+    X, y = np.random.default_rng(0).standard_normal((N, 3)), np.arange(N) % 3
+    model = TorchModel(module).fit(X, y)
+    with pytest.warns(UserWarning, match="cannot follow shift: .*one sample at a time"):
         result = objective(model, X, y, np.ones(N))
     rows = in_own_layout(result, result.training_gradient_rows())
     assert_allclose(rows, autograd_rows(module, X, y), atol=1e-12)
