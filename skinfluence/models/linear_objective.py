@@ -142,8 +142,9 @@ class LinearObjective(Objective):
         if self.centring is not None:
             # The intercept stands for them, and no prediction changes, unless a solver has given
             # a weight to what the rounding of the mean left of them.
-            idle = self.centring.is_flat & ~self.weights.any(axis=0)
-            weights = weights[~idle[weights]]
+            share = np.abs(self.weights * self.centring.centre).max(axis=0)
+            idle = share <= ROUNDING * np.abs(self.training_outputs).max(initial=0.0)
+            weights = weights[~(self.centring.is_flat & idle)[weights]]
         names = [self.feature_names[i] for i in np.unique(weights)]
         if (places >= self.weights.size).any() and not self.loss.ignores_shifts:
             names.append("the intercept")
