@@ -31,8 +31,8 @@ from skinfluence import (
     SketchedInfluence,
 )
 from skinfluence.curvature import eigenspaces
-from tests import helpers
 from skinfluence.exceptions import NumericalWarning
+from tests import helpers
 from tests.helpers import assert_close, dense_inverse, digits, logistic
 
 
