@@ -171,6 +171,19 @@ def test_columns_that_repeat_each_other_are_named(rng):
         ExactInfluence(Ridge()).fit(doubled, y).influence(doubled[:5], y[:5])
 
 
+@pytest.mark.parametrize("unit", [(1e100, 1e-100), (1e-100, 1e100)])
+def test_columns_that_repeat_each_other_in_units_far_apart(unit, rng):
+    X, y = problem("ols", rng, n=12)
+    X = np.column_stack([X[:, :3], X[:, 0]])
+    model = LinearRegression().fit(X, y)
+    unit = np.array([unit[0], 1.0, 1.0, unit[1]])
+    with pytest.warns(NumericalWarning, match="apart: x0, x3"):
+        expected = ExactInfluence(FrozenEstimator(model)).fit(X, y).influence(X[:4], y[:4])
+    with pytest.warns(NumericalWarning, match="apart: x0, x3"):
+        raw = ExactInfluence(in_units(model, unit, 0.0)).fit(X * unit, y)
+        assert_close(raw.influence(X[:4] * unit, y[:4]), expected, 1e-12)
+
+
 def test_names_of_columns_are_those_of_the_frame(rng):
     pd = pytest.importorskip("pandas")
     X, y = problem("ols", rng)
