@@ -3,6 +3,8 @@
 One test lowers the module constant ``BLOCK_ENTRIES``, so that a small matrix is drawn in blocks.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -198,6 +200,12 @@ def test_kronecker_sketch_is_a_kronecker_product_and_keeps_the_factors(global_ra
     assert projected.layer_shape == (2, 6)
 
 
+@pytest.mark.parametrize("name", sorted(SKETCHES))
+def test_no_rows_are_sketched_to_no_rows(name):
+    sketch = draw(name, P, P)
+    assert (layer_rows()[:0] @ sketch).toarray().shape == (0, sketch.size)
+
+
 def test_identity_keeps_the_rows_themselves():
     rows = layer_rows()
     assert rows @ IdentitySketch(P) is rows
@@ -334,6 +342,15 @@ def test_min_dim_follows_the_theorem():
     small = influence_min_dim(100, eps=0.2, delta=0.01)
     assert influence_min_dim(100, eps=0.1, delta=0.01) == pytest.approx(4 * small, abs=4)
     assert influence_min_dim(100, delta=0.01) > influence_min_dim(100, delta=0.1)
+
+
+def test_min_dim_is_the_rule_that_was_calibrated():
+    table = Path(__file__).parents[1] / "benchmarks" / "results" / "sketch_calibration.md"
+    cells = [line.split("|") for line in table.read_text(encoding="utf-8").splitlines()]
+    measured = [(int(row[2]), float(row[3]), int(row[4])) for row in cells if "sjlt" in str(row)]
+    assert len(measured) > 10
+    for dimension, eps, size in measured:
+        assert influence_min_dim(dimension, eps=eps, delta=0.05) == size
 
 
 def _slopes():
