@@ -165,6 +165,17 @@ def test_losses_and_their_derivatives_are_those_of_autograd(name):
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_squared_residuals_are_in_the_metric_of_the_hessian(name):
+    loss, _, z, y = CASES[name]
+    residual, hessian = loss.residual(z, y), loss.hessian(z, y)
+    if loss.separable:
+        hessian = np.where(hessian > 0, hessian, 0)[:, :, None] * np.eye(z.shape[1])
+    solved = [np.linalg.pinv(h) @ r for h, r in zip(hessian, residual, strict=True)]
+    expected = np.einsum("nk,nk->n", residual, solved)
+    assert_allclose(loss.squared_residual(z, y), expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_terms_add_up_to_the_loss(name):
     loss, _, z, y = CASES[name]
     # Leading axes stand for several models.

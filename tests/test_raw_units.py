@@ -150,6 +150,21 @@ def test_a_solver_that_lost_a_column_is_reported(rng):
         ExactInfluence(LinearRegression()).fit(X, y)
 
 
+@pytest.mark.parametrize(
+    "model", [LogisticRegression(C=np.inf), PoissonRegressor(alpha=0)], ids=["logistic", "poisson"]
+)
+@pytest.mark.parametrize("unit", [1.0, 1e-6])
+def test_a_descent_that_lost_a_column_is_reported(model, unit, rng):
+    X, y = problem("logistic", rng, n=200)
+    model = model.set_params(max_iter=1000)
+    X[:, 0] *= unit
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always", ConvergenceWarning)
+        ExactInfluence(model).fit(X, y)
+    told = [str(w.message) for w in record if "the step that is left to its" in str(w.message)]
+    assert len(told) == (unit < 1)
+
+
 def test_columns_that_repeat_each_other_are_named(rng):
     X, y = problem("ols", rng)
     doubled = np.column_stack([X, 2 * X[:, 1]])
@@ -265,8 +280,9 @@ def test_sketches_give_way_where_they_would_lose_columns(influence, rng):
 )
 def test_other_exact_estimators_agree_in_raw_units(make, rng):
     X, y = problem("logistic", rng)
-    X = X * [1.0, 1e5, 1e-4, 1.0] + [0.0, 1e6, 0.0, 1e4]
-    model = MODELS["logistic"]
+    unit, offset = np.array([1.0, 1e5, 1e-4, 1.0]), np.array([0.0, 1e6, 0.0, 1e4])
+    model = in_units(LogisticRegression(C=np.inf, **SOLVER).fit(X, y), unit, offset)
+    X = X * unit + offset
     found = make(model).fit(X, y).leave_one_out_effect(X[:5], y[:5])
     expected = ExactInfluence(model).fit(X, y).leave_one_out_effect(X[:5], y[:5])
     assert_close(found, expected, 1e-7)
@@ -282,7 +298,9 @@ def test_factors_that_lose_columns_are_reported(rng):
 
 def test_memorization_that_loses_eigenvectors_is_reported(rng):
     X, y = problem("logistic", rng)
-    X[:, 0] *= 1e9
-    influence = ExactInfluence(MODELS["logistic"])
+    unit = np.array([1e9, 1.0, 1.0, 1.0])
+    model = LogisticRegression(C=np.inf, **SOLVER).fit(X, y)
+    influence = ExactInfluence(in_units(model, unit, 0.0))
+    X = X * unit
     with pytest.warns(NumericalWarning, match="eigenvectors are lost in rounding"):
         MemorizationSelector(influence, keep="generalizable", threshold="q0.9").fit(X, y)

@@ -131,8 +131,8 @@ class Linearisation:
         -------
         float
             Length of the Newton step over the length of the residuals, both in the metric of the
-            curvature: between 0 and 1 whatever the units of the features. 0 unless the objective
-            is quadratic and the curvature is exact.
+            curvature: about 0 to 1 whatever the units of the features. 0 unless outputs are
+            linear and the curvature is exact.
         """
         objective = self.objective
         is_exact = self.curvature.solver is not None and self.space.is_identity

@@ -202,15 +202,12 @@ class LinearObjective(Objective):
         return float(np.sqrt(np.mean(((gradient + own) / scale) ** 2)))
 
     def residual_length(self):
-        if not self.loss.quadratic:
-            return None
-        residual = self.loss.residual(self.training_outputs, self.targets)
-        second = self.loss.hessian_diagonal(self.training_outputs, self.targets)
-        # |r| + rounding of h z, over the root of h.
-        length = np.abs(residual) + OUTPUT_ROUNDING * second * self._sizes_of_terms()
-        length = np.divide(length, np.sqrt(second), out=np.zeros_like(length), where=second > 0)
-        of_rows = np.linalg.norm(np.sqrt(self.weight)[:, None] * length)
-        return float(np.hypot(of_rows, np.linalg.norm(np.sqrt(self.penalty) * self.theta)))
+        outputs = self.training_outputs
+        squares = self.loss.squared_residual(outputs, self.targets)
+        # Outputs are known up to the rounding of what is added up to them.
+        second = np.maximum(self.loss.hessian_diagonal(outputs, self.targets), 0)
+        squares += (second * (OUTPUT_ROUNDING * self._sizes_of_terms()) ** 2).sum(axis=1)
+        return float(np.sqrt(self.weight @ squares + self.penalty @ self.theta**2))
 
     def _sizes_of_terms(self):
         """Sums of the sizes of what is added up to the outputs in the model's coordinates."""

@@ -85,6 +85,17 @@ class Loss(ABC):
         root = np.sqrt(np.clip(values, 0, None))
         return root[..., None] * np.swapaxes(vectors, -1, -2)
 
+    def squared_residual(self, z, y):
+        """``r' h^+ r`` of each sample, for its residual r and its Hessian h, (..., n)."""
+        residual, hessian = self.residual(z, y), self.hessian(z, y)
+        if self.separable:
+            scaled = np.divide(residual, hessian, out=np.zeros_like(residual), where=hessian > 0)
+        else:
+            scaled = np.matmul(np.linalg.pinv(hessian, hermitian=True), residual[..., None])[
+                ..., 0
+            ]
+        return np.einsum("...k,...k->...", residual, scaled)
+
     def largest_step(self, z, moves):
         """Largest shares, at most 1, of moves of the outputs that keep the loss finite.
 
@@ -408,6 +419,10 @@ class SoftmaxLoss(ClassificationLoss):
             return scores @ self.contrasts
 
         return product
+
+    def squared_residual(self, z, y):
+        # v' (diag(p) - p p')^+ v = sum_k v_k^2 / p_k for v = p - y, whose sum is 0: 1 / p_y - 1.
+        return np.expm1(self.value(z, y))
 
     def hessian_diagonal(self, z, y):
         p = softmax(z @ self.contrasts.T, axis=-1)

@@ -248,8 +248,9 @@ class Objective(ABC):
         Returns
         -------
         float or None
-            Root of ``sum_i w_i r_i' h_i^{-1} r_i + theta' diag(penalty) theta`` where one Newton
-            step leads to the minimum: an upper bound of the length of that step. None elsewhere.
+            Root of ``sum_i w_i r_i' h_i^{-1} r_i + theta' diag(penalty) theta``, an upper bound
+            of the length of a Newton step with the Hessian of a convex loss. None where the
+            outputs are not linear.
         """
         return None
 
