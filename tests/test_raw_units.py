@@ -165,6 +165,17 @@ def test_a_descent_that_lost_a_column_is_reported(model, unit, rng):
     assert len(told) == (unit < 1)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_a_model_away_from_its_minimum_is_reported_far_from_0_too(offset, rng):
+    X, y = problem("logistic", rng, n=200)
+    model = LogisticRegression().fit(X, y)
+    # Far from 0 the terms of the gradient are large, and hide what is left of it.
+    model.coef_[:, 0] += 0.5
+    model = in_units(model, 1.0, offset)
+    with pytest.warns(ConvergenceWarning, match="has not converged on these rows"):
+        ExactInfluence(model).fit(X + offset, y)
+
+
 def test_columns_that_repeat_each_other_are_named(rng):
     X, y = problem("ols", rng)
     doubled = np.column_stack([X, 2 * X[:, 1]])

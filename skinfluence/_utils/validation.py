@@ -144,7 +144,13 @@ def check_indices(indices, n_samples):
     """
     if indices is None:
         return np.arange(n_samples)
-    indices = np.atleast_1d(np.asarray(indices))
+    try:
+        indices = np.atleast_1d(np.asarray(indices))
+    except ValueError as error:
+        raise ValueError(
+            "indices must be a 1-d array of positions of training rows. Got lists of several "
+            "lengths instead: hand over one set of rows at a time."
+        ) from error
     if indices.dtype == bool and indices.shape == (n_samples,):
         indices = np.flatnonzero(indices)
     if indices.ndim != 1 or not (len(indices) == 0 or indices.dtype.kind in "iu"):
