@@ -9,7 +9,7 @@ from torch import nn
 from skinfluence.models.heads import Head, check_name, head, linear_head
 from skinfluence.models.registry import objective
 from skinfluence.models.torch._model import TorchModel
-from skinfluence.models.torch._network import PROBE_SAMPLES, Network, in_chunks, to_array
+from skinfluence.models.torch._network import to_array
 
 # Samples on which the outputs of the layer and of the network are compared.
 N_CHECKED = 32
@@ -19,7 +19,7 @@ N_CHECKED = 32
 def _(model, X, y, sample_weight, name="auto"):
     layer = find_layer(model.network_, X, name, type(model.module_).__name__)
     part = copy(model)
-    part.network_ = Network(model.module_, X, layer.parameters)
+    part.network_ = model.network_.restricted(layer.parameters)
     return layer.head(objective(part, X, y, sample_weight), X)
 
 
@@ -41,7 +41,7 @@ def find_layer(network, X, name, model):
         module.register_forward_hook(lambda *_, path=path: called.append(path))
         for path, module in linear.items()
     ]
-    network.outputs(X[:PROBE_SAMPLES])
+    network.outputs(X[:2])
     for handle in handles:
         handle.remove()
     if name == "auto" and called:
@@ -89,7 +89,7 @@ class LastLayer:
         )
         try:
             with torch.no_grad():
-                for part in in_chunks(features):
+                for (part,) in self.network.in_chunks(features):
                     self.network(self.network.inputs(part))
         finally:
             handle.remove()
