@@ -14,6 +14,9 @@ from skinfluence.models.torch._network import to_array
 # Samples on which the outputs of the layer and of the network are compared.
 N_CHECKED = 32
 
+# Largest error of the gradients at the outputs of a head, relative to the largest of them.
+HEAD_TOLERANCE = 1e-4
+
 
 @head.register(TorchModel)
 def _(model, X, y, sample_weight, name="auto"):
@@ -120,14 +123,19 @@ class LastLayer:
                 "head."
             )
         outputs, targets = part.outputs(part.features[:N_CHECKED]), part.targets[:N_CHECKED]
-        if scores.shape == outputs.shape:
+        if scores.shape != outputs.shape:
+            differ = f"the model has outputs {outputs.shape}, the layer {scores.shape}"
+        else:
             found = part.loss.residual(scores, targets)
             wanted = part.loss.residual(outputs, targets)
-            if np.abs(found - wanted).max() <= 1e-4 * max(1.0, np.abs(wanted).max()):
+            error = np.abs(found - wanted).max() / max(1.0, np.abs(wanted).max())
+            if error <= HEAD_TOLERANCE:
                 return
+            differ = (
+                "the loss has other gradients at its outputs than at those of the model, by up "
+                f"to {error:.2g}"
+            )
         raise TypeError(
-            f"The layer {self.name!r} of {self.model} is no linear head: the outputs of the "
-            f"model {outputs.shape} differ from the outputs of the layer {scores.shape} by more "
-            "than the loss ignores. Name the layer that gives the outputs with head=, or move "
-            "what follows it into the loss."
+            f"The layer {self.name!r} of {self.model} is no linear head: {differ}. Name the layer "
+            "that gives the outputs with head=, or move what follows it into the loss."
         )

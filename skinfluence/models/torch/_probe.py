@@ -144,43 +144,43 @@ def _right_layout(network, tape, layer, columns, expected):
 def _wrong_layers(network, features):
     """Layers for which a random combination of the rows of a chunk is not its gradient.
 
-    Each sample has its own sign, so that rows of the wrong samples show.
+    Each sample has its own coefficient, so that rows of the wrong samples show.
     """
     if not network.layers:
         return []
     x = network.inputs(features)
     n = len(x)
     generator = np.random.default_rng(n)
-    sign = network.tensor(generator.choice([-1.0, 1.0], n))
+    coefficients = network.tensor(generator.standard_normal(n))
     with Tape(network.layers) as tape:
         outputs = network(x)
     vectors = network.tensor(generator.standard_normal(outputs.shape))
     columns = tape.pull(outputs, vectors[:, None])
     names = sorted({n for layer in network.layers for n in (layer.weight, layer.bias) if n})
     chosen = [network.selected[name] for name in names]
-    pulled = pulled_back(outputs, chosen, vectors * sign[:, None])
+    pulled = pulled_back(outputs, chosen, vectors * coefficients[:, None])
     gradients = {name: g.flatten() for name, g in zip(names, pulled, strict=True)}
     largest = max(g.abs().max() for g in pulled)
     return [
         layer
         for layer in network.layers
-        if not _combines(network, tape, layer, columns, sign, gradients, largest)
+        if not _combines(network, tape, layer, columns, coefficients, gradients, largest)
     ]
 
 
-def _combines(network, tape, layer, columns, sign, gradients, largest):
+def _combines(network, tape, layer, columns, coefficients, gradients, largest):
     names = [name for name in (layer.weight, layer.bias) if name]
     own = [
-        gradients[name][torch.as_tensor(index, device=sign.device)]
+        gradients[name][torch.as_tensor(index, device=coefficients.device)]
         for name, index in zip(names, layer.positions, strict=False)
     ]
-    wanted, n = torch.cat(own), len(sign)
+    wanted, n = torch.cat(own), len(coefficients)
     if not tape.was_called(layer):
         return not wanted.any()
     try:
         inputs = tape.inputs(layer, n, network.dtype)
         residual = tape.residuals(layer, n, columns, network.dtype)[:, 0]
-        found = layer.total(inputs, residual * sign[:, None, None])
+        found = layer.total(inputs, residual * coefficients[:, None, None])
     except MISFIT:
         return False
     return _close(network, found, wanted, 1e-3 * largest)
