@@ -141,9 +141,8 @@ def test_sampled_rows_have_the_curvature_as_their_mean(name):
     module, X = make_module(n_outputs, *last), numbers(2)
     result = make_objective(module, X, y[:2], loss=criterion)
     loss, random_state = result.loss, np.random.RandomState(0)
-    many = [
-        np.repeat(array, 20_000, axis=0) for array in (result.training_outputs, result.targets)
-    ]
+    known = result.training_outputs, result.targets
+    many = [np.repeat(array, 20_000, axis=0) for array in known]
     rows = loss.sampled_factor(*many, random_state)[:, 0].reshape(2, 20_000, -1)
     mean = np.einsum("nsa,nsb->nab", rows, rows) / 20_000
     assert_close(mean, result.output_curvature("ggn"), 0.05)
@@ -403,10 +402,8 @@ def test_several_inputs(kind):
     assert_allclose(packed[:, 4:6], X["price"], rtol=0)
     plain = ExactInfluence(TorchModel(Packed()), curvature="ggn", damping=0.1).fit(packed, y)
     assert_close(found, plain.influence(model.pack(kind(queries)), y[:3]), 1e-10)
-    assert_allclose(
-        model.fit(kind(X), y).decision_function(kind(X)),
-        plain.estimator_.decision_function(packed),
-    )
+    outputs = model.fit(kind(X), y).decision_function(kind(X))
+    assert_allclose(outputs, plain.estimator_.decision_function(packed))
 
 
 def test_training_reads_the_inputs_as_they_were():

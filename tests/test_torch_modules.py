@@ -391,9 +391,8 @@ def test_a_module_may_sort_its_batch(above, n):
     torch.manual_seed(0)
     module = Sorting(above).double()
     influence = exact(module, X, y)
-    assert_close(
-        influence.influence(X[:3], y[:3]), dense_influence(module, X, y, X[:3], y[:3]), 1e-9
-    )
+    expected = dense_influence(module, X, y, X[:3], y[:3])
+    assert_close(influence.influence(X[:3], y[:3]), expected, 1e-9)
 
 
 def test_queries_that_are_sorted_otherwise_are_refused():
@@ -572,3 +571,58 @@ def test_parameters_are_excluded_by_name():
     assert excluded.layers == included.layers == ["2"]
     with pytest.raises(ValueError, match=r"with exclude='\*' selects no parameter"):
         TorchModel(module, exclude="*").fit(X, y)
+
+
+# ---------------------------------------------------------------------------
+# Leaving rows out
+# ---------------------------------------------------------------------------
+
+DECAY = 0.02
+
+
+def minimise(module, X, y):
+    x, labels = as_tensor(X), torch.as_tensor(y)
+    optimiser = torch.optim.LBFGS(
+        module.parameters(),
+        max_iter=2000,
+        tolerance_grad=1e-10,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure():
+        optimiser.zero_grad()
+        loss = F.cross_entropy(module(x), labels)
+        loss = loss + DECAY / 2 * sum((p**2).sum() for p in module.parameters())
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return module
+
+
+def test_a_row_is_left_out_with_the_curvature_that_was_asked_for():
+    X, queries = numbers(4, n=120)[0], numbers(4, n=10, seed=1)[0]
+    noise = np.random.default_rng(3).standard_normal((120, 3))
+    y, targets = (X[:, :3] + 0.7 * noise).argmax(axis=1), queries[:, :3].argmax(axis=1)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    minimise(module, X, y)
+    model = FrozenEstimator(TorchModel(module, l2=DECAY).fit(X, y))
+    left_out = [0, 7, 20, 31]
+
+    def losses(module):
+        outputs = module(as_tensor(queries))
+        return F.cross_entropy(outputs, torch.as_tensor(targets), reduction="none").detach()
+
+    refits = [
+        minimise(copy.deepcopy(module), np.delete(X, i, axis=0), np.delete(y, i)) for i in left_out
+    ]
+    expected = torch.stack([losses(refit) - losses(module) for refit in refits], dim=1).numpy()
+    error = {}
+    for curvature in ("hessian", "ggn"):
+        influence = ExactInfluence(model, curvature=curvature, damping=0.0).fit(X, y)
+        assert influence.curvature_kind_ == curvature
+        effect = influence.leave_one_out_effect(queries, targets)[:, left_out]
+        error[curvature] = np.linalg.norm(effect - expected) / np.linalg.norm(expected)
+    assert error["hessian"] < 0.1 and error["ggn"] > 0.3

@@ -164,6 +164,10 @@ def _worth_refining(linearisation, removals, steps, refused):
     if not _is_sum_of_rows(linearisation):
         return np.arange(0)
     required = ~removals.has_newton_step & ~refused
+    objective = linearisation.objective
+    if not objective.has_factor_rows(linearisation.curvature_kind):
+        # Linearised outputs would lead to the minimum of another curvature, the GGN.
+        return np.flatnonzero(required)
     if _is_quadratic(linearisation) and not steps.reweighting.any():
         # A quadratic that loses rows is at its minimum after one step with its own curvature.
         return np.flatnonzero(required)
