@@ -472,11 +472,14 @@ def test_autocast_inside_the_module():
     )
 
 
-def test_wrappers_over_devices_are_taken_off():
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_wrappers_are_taken_off(wrap):
     X, y = numbers()
     module = small_module().double()
-    found = exact(nn.DataParallel(module), X, y).influence(X, y)
-    assert_close(found, exact(module, X, y).influence(X, y), 1e-12)
+    influence = exact(wrap(module), X, y, parameters=["0.*", "2.*"])
+    rows = influence.linearisation_.objective.training_gradient_rows()
+    assert [type(block) for block in rows.blocks] == [KroneckerRows] * 2
+    assert_close(influence.influence(X, y), exact(module, X, y).influence(X, y), 1e-12)
 
 
 # What is wrong, and what the message says.

@@ -47,10 +47,15 @@ def working_copy(module):
 
 
 def unwrapped(module):
-    """The module inside the wrappers that spread it over devices."""
-    while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        module = module.module
-    return module
+    """The module inside wrappers that compile it, or spread it over devices."""
+    while True:
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif hasattr(module, "_orig_mod"):
+            # Graphs that were compiled before call no hooks.
+            module = module._orig_mod
+        else:
+            return module
 
 
 def chosen_parameters(module, include=None, exclude=None):

@@ -3,11 +3,12 @@
 import numpy as np
 import torch
 
+from skinfluence._utils.batching import batches
 from skinfluence._utils.warnings import warn_user
 from skinfluence.models.torch._network import LOCK
 from skinfluence.models.torch._tape import Tape, pulled_back
 
-# Samples, drawn from all training rows, whose gradients are compared one by one.
+# Samples, drawn from all training rows, whose gradients are compared one by one: at most so many.
 PROBE_SAMPLES = 8
 
 # Largest error of gradients, relative to the largest gradient, by the lowest precision on the way.
@@ -48,7 +49,9 @@ def probe(network, features):
         If outputs are not finite, or depend on the other samples in the batch.
     """
     generator = np.random.default_rng(0)
-    some = np.sort(generator.permutation(features.shape[0])[:PROBE_SAMPLES])
+    # Two gradients of each sample, three times, must fit into the working memory.
+    n_probed = max(2, batches(PROBE_SAMPLES, 6 * 8 * network.n_columns)[0].stop)
+    some = np.sort(generator.permutation(features.shape[0])[:n_probed])
     x = network.inputs(features[some])
     with LOCK:
         network.precision = _lowest_precision(network, x)
@@ -176,7 +179,7 @@ def _combines(network, tape, layer, columns, coefficients, gradients, largest):
     ]
     wanted, n = torch.cat(own), len(coefficients)
     if not tape.was_called(layer):
-        return not wanted.any()
+        return False
     try:
         inputs = tape.inputs(layer, n, network.dtype)
         residual = tape.residuals(layer, n, columns, network.dtype)[:, 0]

@@ -73,7 +73,7 @@ class Tape:
         keys = [key for key, calls in self.calls.items() for _ in calls]
         outs = self.outputs()
         columns = []
-        for j in range(vectors.shape[1]):
+        for j in range(vectors.shape[1] if outs else 0):
             column = {key: [] for key in self.calls}
             for key, g in zip(keys, pulled_back(outputs, outs, vectors[:, j]), strict=True):
                 column[key].append(g)
