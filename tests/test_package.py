@@ -24,8 +24,8 @@ PACKAGE = ROOT / "skinfluence"
 
 # From top to bottom. A file imports files of its own room and of rooms below it.
 ROOMS = [
-    *("selection", "estimators", "inspection", "metrics", "refitting", "curvature"),
-    *("models", "sketching", "rows", "_utils", "exceptions"),
+    *("selection", "estimators", "inspection", "diagnostics", "metrics", "refitting"),
+    *("curvature", "models", "sketching", "rows", "_utils", "exceptions"),
 ]
 
 # Third-party packages that only these modules may import, at any depth.
