@@ -110,6 +110,16 @@ class Loss(ABC):
         """
         return np.ones(moves.shape[:-1])
 
+    def scores(self, z):
+        """What the model's own methods make their predictions of, (..., n, n_scores).
+
+        The outputs themselves, or the scores of the classes of which they are contrasts.
+        """
+        return z
+
+    # Positions of the classes that are left, None for all of them.
+    kept = None
+
     def margin(self, z):
         """Derivative of the prediction under study, (n, k).
 
@@ -228,6 +238,9 @@ class _RemainingOneVsRest(Loss):
 
     def hessian(self, z, y):
         return self._on_columns(self.loss.hessian(z, y))
+
+    def scores(self, z):
+        return z[..., self.columns]
 
     def _on_columns(self, derivative):
         out = np.zeros_like(derivative)
@@ -395,8 +408,11 @@ class SoftmaxLoss(ClassificationLoss):
     def encode(self, y, classes):
         return 1.0 * (encode_labels(y, classes)[:, None] == np.arange(len(classes)))
 
+    def scores(self, z):
+        return z @ self.contrasts.T
+
     def value(self, z, y):
-        scores = z @ self.contrasts.T
+        scores = self.scores(z)
         return logsumexp(scores, axis=-1) - (scores * y).sum(axis=-1)
 
     def residual(self, z, y):
@@ -456,9 +472,16 @@ class _RemainingSoftmax(SoftmaxLoss):
         super().__init__(len(kept), contrasts / np.sqrt(2) if len(kept) == 2 else contrasts)
         self.kept = kept
 
+    def scores(self, z):
+        scores = super().scores(z)
+        # Two classes have one score, of the second class.
+        return scores if len(self.kept) > 2 else scores[..., 1:] - scores[..., :1]
+
     def value(self, z, y):
         known = y[..., self.kept]
-        return np.where(known.any(axis=-1), super().value(z, known), np.inf)
+        scores = z @ self.contrasts.T
+        values = logsumexp(scores, axis=-1) - (scores * known).sum(axis=-1)
+        return np.where(known.any(axis=-1), values, np.inf)
 
     def residual(self, z, y):
         return super().residual(z, y[..., self.kept])
@@ -584,6 +607,9 @@ class ConcomitantHuber(RegressionLoss):
 
     def largest_step(self, z, moves):
         return _share_that_stays_positive(z[..., 1], moves[..., 1])
+
+    def scores(self, z):
+        return z[..., :1]
 
     def margin(self, z):
         return np.stack([np.ones(len(z)), np.zeros(len(z))], axis=1)
