@@ -153,7 +153,11 @@ class Refinement:
             return np.empty((0, self.linearisation.training_rows.n_columns)), np.empty(0)
         return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
-    def _by_newton(self, chosen, start):
+    def gradient_norms(self, chosen, delta):
+        """Relative gradients (m,) of chosen removals at changes (m, n_columns)."""
+        return self._by_newton(chosen, delta, max_steps=0)[1]
+
+    def _by_newton(self, chosen, start, max_steps=None):
         """Changes from Newton's method, (m, n_columns), and relative gradients there (m,)."""
         objective = self.linearisation.objective
         refit = self._refit()
@@ -167,7 +171,7 @@ class Refinement:
                     factor[part],
                     start[batch][part],
                     tol=TOLERANCE,
-                    max_iter=MAX_STEPS,
+                    max_iter=MAX_STEPS if max_steps is None else max_steps,
                     steady=STEADY,
                 )
         return delta, norms

@@ -86,6 +86,11 @@ class Removed:
             delta[places] = self.refinement.changes(refined)
         return delta
 
+    def remaining_gradient(self, removal):
+        """Norm of the gradient that is left without some rows, relative to its terms, a float."""
+        delta = self.parameter_changes(slice(removal, removal + 1))
+        return float(self.refinement.gradient_norms(np.array([removal]), delta)[0])
+
     def parts(self):
         """Slices of the removals whose parameter changes fit into the working memory."""
         k = self.removals.objective.training_outputs.shape[1]
