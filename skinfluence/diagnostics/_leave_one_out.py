@@ -10,6 +10,9 @@ from skinfluence.exceptions import NumericalWarning
 from skinfluence.models import predictor_of_scores
 from skinfluence.refitting.removal import removal_of_sets
 
+# Error of outputs as a share of their spread, far below what predictions show.
+OUTPUT_TOLERANCE = 2e-8
+
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function")
 
 
@@ -144,8 +147,8 @@ def leave_one_out_score(influence, scoring=None, *, groups=None, refine=True):
     if len(other) or removed.refused.any():
         missing = removed.removals.named(np.union1d(other, np.flatnonzero(removed.refused)))
         raise ValueError(
-            f"Without {missing} there is no model of all classes, so no score of all rows. Expected "
-            "at least two rows (or groups) of every class; leave such rows out."
+            f"Without {missing} there is no model of all classes, so no score of all rows. "
+            "Expected at least two rows (or groups) of every class; leave such rows out."
         )
     scores = linearisation.objective.loss.scores(outputs)
     fitted_model = linearisation.fitted_model
@@ -168,7 +171,7 @@ def _without_rows(influence, groups, refine):
     linearisation.fitted_model.check_unchanged()
     refine = check_refine(refine)
     if groups is None:
-        removed = linearisation.without_each(refine)
+        removed = linearisation.without_each(refine, OUTPUT_TOLERANCE)
     else:
         removed = removal_of_sets(linearisation, _sets(groups, linearisation.n_samples), refine)
     short = ~removed.reached & ~removed.refused

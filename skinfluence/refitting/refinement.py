@@ -40,9 +40,11 @@ class Refinement:
     refine : {"auto", bool, int}
         How many removals to refine: as many as about a second of one core allows, all or none,
         or a number of them. Those with the longest steps come first.
+    output_tolerance : float
+        Error of a removed row's own output that is small enough, see `Chords`.
     """
 
-    def __init__(self, linearisation, removals, steps, refused, refine):
+    def __init__(self, linearisation, removals, steps, refused, refine, output_tolerance):
         self.linearisation = linearisation
         self.removals = removals
         self.steps = steps
@@ -53,6 +55,7 @@ class Refinement:
         self.has_chords = is_own and removals.are_single_rows and not self.is_exact
         self.required = ~removals.has_newton_step & ~refused
         self.refine = refine
+        self.output_tolerance = output_tolerance
         self.chosen = self._choose(refused)
         # Whether Newton's method was needed, for each of the chosen.
         self.by_newton = np.zeros(len(self.chosen), dtype=bool)
@@ -117,8 +120,10 @@ class Refinement:
             if keep:
                 kept[batch] = delta
 
-        row_bytes = 8 * 4 * n_columns * k
-        self.linearisation.schedule.run(fill, batches(len(self.chosen), row_bytes))
+        # Changes, gradients, steps, and the Jacobian of the removed rows.
+        row_bytes = 8 * n_columns * (8 + 2 * k)
+        schedule = self.linearisation.schedule
+        schedule.run(fill, schedule.batches(len(self.chosen), row_bytes))
         self._kept = kept
         return error, moves
 
@@ -134,7 +139,8 @@ class Refinement:
         error = np.full(len(chosen), np.inf)
         if self.has_chords:
             at = np.flatnonzero(self.removals.has_newton_step[chosen])
-            delta[at], error[at] = self._by_chords(chosen[at])
+            if len(at):
+                delta[at], error[at] = self._by_chords(chosen[at])
         rest = np.flatnonzero(~np.isfinite(error))
         must = self.required[chosen[rest]]
         length = np.where(must, np.inf, np.abs(self.steps.squared_length[chosen[rest]]))
@@ -147,11 +153,10 @@ class Refinement:
 
     def _by_chords(self, chosen):
         if self._chords is None:
-            self._chords = Chords(self.linearisation, self.removals, self.steps)
-        parts = [self._chords.minimise(part) for part in self._chords.batches(chosen)]
-        if not parts:
-            return np.empty((0, self.linearisation.training_rows.n_columns)), np.empty(0)
-        return tuple(map(np.concatenate, zip(*parts, strict=True)))
+            self._chords = Chords(
+                self.linearisation, self.removals, self.steps, self.output_tolerance
+            )
+        return self._chords.minimise(chosen)
 
     def gradient_norms(self, chosen, delta):
         """Relative gradients (m,) of chosen removals at changes (m, n_columns)."""
