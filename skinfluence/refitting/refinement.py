@@ -57,6 +57,7 @@ class Refinement:
         self.refine = refine
         self.output_tolerance = output_tolerance
         self.chosen = self._choose(refused)
+        self.may_use_newton = self._longest(NEWTON_PASSES)
         # Whether Newton's method was needed, for each of the chosen.
         self.by_newton = np.zeros(len(self.chosen), dtype=bool)
         self._kept = None
@@ -68,17 +69,21 @@ class Refinement:
         """Removals without a Newton step, and those with the longest steps."""
         if not is_sum_of_rows(self.linearisation):
             return np.arange(0)
-        chosen = self.required.copy()
         if self.is_exact and not self.steps.reweighting.any():
             # A quadratic that loses rows is at its minimum after one step with its own curvature.
-            return np.flatnonzero(chosen)
+            return np.flatnonzero(self.required)
+        chosen = self._longest(CHORD_PASSES if self.has_chords else NEWTON_PASSES)
+        return np.flatnonzero(chosen & ~refused)
+
+    def _longest(self, passes):
+        """Mask of the removals with the longest steps that may take some passes, (n_removals,)."""
+        longest = self.required.copy()
         # The exact part of an approximate curvature is not all of it: a length may be negative.
-        known = self.removals.has_newton_step & ~refused
+        known = self.removals.has_newton_step
         length = np.where(known, np.abs(self.steps.squared_length), 0.0)
-        passes = CHORD_PASSES if self.has_chords else NEWTON_PASSES
         order = np.argsort(-length, kind="stable")[: self._allowed(passes)]
-        chosen[order[length[order] > 0]] = True
-        return np.flatnonzero(chosen)
+        longest[order[length[order] > 0]] = True
+        return longest
 
     def _allowed(self, passes):
         """Number of removals that may take some passes over all rows each."""
@@ -109,10 +114,9 @@ class Refinement:
         k = self.linearisation.objective.training_outputs.shape[1]
         error, moves = np.empty(len(self.chosen)), np.zeros((len(self.chosen), k))
         kept = np.empty((len(self.chosen), n_columns)) if keep else None
-        budget = [self._allowed(NEWTON_PASSES)]
 
         def fill(batch):
-            delta, error[batch], self.by_newton[batch] = self._minimise(self.chosen[batch], budget)
+            delta, error[batch], self.by_newton[batch] = self._minimise(self.chosen[batch])
             if self.removals.are_single_rows:
                 moves[batch] = own_moves(
                     self.linearisation, self.removals, self.chosen[batch], delta
@@ -131,9 +135,9 @@ class Refinement:
         """Changes of the parameters by a slice of the chosen removals, (n_part, n_columns)."""
         if self._kept is not None:
             return self._kept[part]
-        return self._minimise(self.chosen[part], [self._allowed(NEWTON_PASSES)])[0]
+        return self._minimise(self.chosen[part])[0]
 
-    def _minimise(self, chosen, budget):
+    def _minimise(self, chosen):
         """Changes (m, n_columns), their relative errors (m,), and whether Newton's method ran."""
         delta = first_steps(self.linearisation, self.steps, chosen)
         error = np.full(len(chosen), np.inf)
@@ -142,11 +146,7 @@ class Refinement:
             if len(at):
                 delta[at], error[at] = self._by_chords(chosen[at])
         rest = np.flatnonzero(~np.isfinite(error))
-        must = self.required[chosen[rest]]
-        length = np.where(must, np.inf, np.abs(self.steps.squared_length[chosen[rest]]))
-        allowed = max(budget[0], np.count_nonzero(must))
-        rest = np.sort(rest[np.argsort(-length, kind="stable")[:allowed]])
-        budget[0] -= len(rest)
+        rest = rest[self.may_use_newton[chosen[rest]]]
         if len(rest):
             delta[rest], error[rest] = self._by_newton(chosen[rest], delta[rest])
         return delta, error, np.isin(np.arange(len(chosen)), rest)
