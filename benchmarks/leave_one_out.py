@@ -25,7 +25,7 @@ from skinfluence import ExactInfluence
 from skinfluence.diagnostics import leave_one_out_predict, leave_one_out_score
 
 RESULTS = Path(__file__).parent / "results" / "leave_one_out.md"
-N_REFITS = 30
+N_REFITS = 10
 NEWTON = {"solver": "newton-cholesky", "tol": 1e-12}
 LR = lm.LogisticRegression
 
@@ -179,4 +179,6 @@ def later_queries():
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", ConvergenceWarning)
-    RESULTS.write_text("\n".join(lines()) + "\n")
+    with RESULTS.open("w") as file:
+        for line in lines():
+            print(line, file=file, flush=True)
