@@ -38,6 +38,16 @@ def two():
     return few(cancer, 150)
 
 
+def narrow():
+    X, y = few(cancer, 400)
+    return X[:, :4], y
+
+
+def narrow_counts():
+    X, y = few(diabetes, 300)
+    return X[:, :5], np.round(y / 20)
+
+
 def three():
     return few(wine, 100)
 
@@ -63,6 +73,10 @@ def two_targets():
 CASES = {
     "two classes": (two, LR(**NEWTON), 1e-6),
     "two classes balanced": (two, LR(class_weight="balanced", **NEWTON), 1e-6),
+    # So few columns that one tensor of third derivatives serves all rows.
+    "few columns": (narrow, LR(**NEWTON), 1e-7),
+    "few columns balanced": (narrow, LR(class_weight="balanced", **NEWTON), 1e-7),
+    "few columns, counts": (narrow_counts, lm.PoissonRegressor(alpha=0.1, **NEWTON), 1e-7),
     "C=0.001": (two, LR(C=1e-3, **NEWTON), 1e-6),
     "C=1000": (three, LR(C=1e3, **NEWTON), 1e-6),
     "three classes": (three, LR(**NEWTON), 1e-6),

@@ -13,8 +13,9 @@ the curvature of the other rows, which is small where no row has a large say. Le
 of ``N H_p``: ``s_j' N H_p s_j`` of the j-th step, of which the first is `newton_step`'s own.
 
 For smooth losses of one output, with third derivatives ``t_i``, the gradient that the first step
-d leaves is ``sum_i w_i t_i (J_i d)^2 J_i' / 2`` to second order: one tensor for all removals, and
-a step that needs no sum over all rows for each of them.
+d leaves is ``sum_i w_i t_i (J_i d)^2 J_i' / 2`` to second order, and where class weights change
+``sum_i (w_i' - w_i) h_i J_i d J_i'`` more: one tensor, and one Hessian for each class, serve all
+removals, by a step that needs no sum over all rows for each of them.
 """
 
 import numpy as np
@@ -77,9 +78,12 @@ class Chords:
         objective = self.objective
         n_samples, p = self.jacobian.shape
         third = objective.loss.third_derivative(objective.training_outputs, objective.targets)
-        if third is None or p * p > n_samples or not self.removals.keep_class_weights:
+        if third is None or p * p > n_samples or not objective.weighting.is_shared:
             return None
         self.third = third[:, 0]
+        second = objective.loss.hessian(objective.training_outputs, objective.targets)[:, 0]
+        self.second = objective.weighting.sample_weight * second
+        self.group_hessians = self._group_hessians()
         tensor = np.zeros((p, p, p))
         for batch in batches(n_samples, 8 * 3 * p):
             rows = self.jacobian[batch].toarray()
@@ -87,6 +91,21 @@ class Chords:
             for j in range(p):
                 tensor[j] += (bent * rows[:, j, None]).T @ rows
         return tensor.reshape(p, p * p)
+
+    def _group_hessians(self):
+        """Hessians of the groups without their class weights, where these change."""
+        if self.removals.keep_class_weights:
+            return []
+        weighting = self.objective.weighting
+        masks = weighting.groups[:, 0] == np.arange(weighting.n_groups)[:, None]
+        p = self.jacobian.n_columns
+        hessians = np.zeros((len(masks), p, p))
+        for batch in self.jacobian.batches():
+            rows = self.jacobian[batch].toarray()
+            for hessian, mask in zip(hessians, masks, strict=True):
+                weight = mask[batch] * self.second[batch]
+                hessian += (weight[:, None] * rows).T @ rows
+        return hessians
 
     def minimise(self, chosen):
         """Changes of the parameters at the minima.
@@ -162,8 +181,15 @@ class Chords:
             bent = (part @ self.tensor).reshape(len(part), p, p)
             gradient[batch] = np.matmul(bent, part[:, :, None])[:, :, 0] / 2
         own, rows = self._own_rows(chosen)[:, 0], self.removals.rows[chosen]
-        bend = self.objective.weight[rows] * self.third[rows]
-        gradient -= (bend * np.einsum("mp,mp->m", own, delta) ** 2 / 2)[:, None] * own
+        pull = np.einsum("mp,mp->m", own, delta)
+        bend = self.objective.weight[rows] * self.third[rows] * pull**2 / 2
+        if len(self.group_hessians):
+            weighting, place = self.objective.weighting, np.arange(m)
+            change = self.removals.class_weight[chosen] - weighting.group_weight
+            for hessian, weight in zip(self.group_hessians, change.T, strict=True):
+                gradient += weight[:, None] * (delta @ hessian)
+            bend += change[place, weighting.groups[rows, 0]] * self.second[rows] * pull
+        gradient -= bend[:, None] * own
         more = self.removals.penalty_factor[chosen] - 1
         return gradient + more[:, None] * self.penalty * delta
 
