@@ -83,7 +83,7 @@ CASES = {
     "ten classes": (ten, LR(C=0.1, **NEWTON), 1e-6),
     "ridge": (numbers, lm.Ridge(), 1e-9),
     "two targets": (two_targets, lm.Ridge(), 1e-9),
-    "ridge classifier": (three, lm.RidgeClassifier(class_weight="balanced"), 1e-9),
+    "ridge classifier": (three, lm.RidgeClassifier(class_weight="balanced"), 1e-7),
     "poisson": (counts, lm.PoissonRegressor(alpha=0.1, **NEWTON), 1e-6),
     "gamma": (positive, lm.GammaRegressor(alpha=0.1, **NEWTON), 1e-6),
     "tweedie": (counts, lm.TweedieRegressor(power=1.5, alpha=0.1, **NEWTON), 1e-6),

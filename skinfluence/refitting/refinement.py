@@ -50,9 +50,12 @@ class Refinement:
         self.steps = steps
         curvature = linearisation.curvature
         is_own = curvature.solver is not None and curvature.row_weight is None
-        self.is_exact = bool(linearisation.objective.loss.quadratic and is_own)
+        # A quadratic that loses rows is at its minimum after one step with its own curvature.
+        self.is_exact = bool(
+            linearisation.objective.loss.quadratic and is_own and not steps.reweighting.any()
+        )
         # Chords need the curvature itself, its part of one row, and one factorisation for all.
-        self.has_chords = is_own and removals.are_single_rows and not self.is_exact
+        self.has_chords = is_own and removals.are_single_rows
         self.required = ~removals.has_newton_step & ~refused
         self.refine = refine
         self.output_tolerance = output_tolerance
@@ -69,8 +72,7 @@ class Refinement:
         """Removals without a Newton step, and those with the longest steps."""
         if not is_sum_of_rows(self.linearisation):
             return np.arange(0)
-        if self.is_exact and not self.steps.reweighting.any():
-            # A quadratic that loses rows is at its minimum after one step with its own curvature.
+        if self.is_exact:
             return np.flatnonzero(self.required)
         chosen = self._longest(CHORD_PASSES if self.has_chords else NEWTON_PASSES)
         return np.flatnonzero(chosen & ~refused)
