@@ -623,15 +623,15 @@ def test_l2_is_the_weight_decay_of_the_mean_objective():
     # The training ran on a copy.
     assert not torch.equal(module[0].weight, model.module_[0].weight)
     influence = ExactInfluence(FrozenEstimator(model), damping=0.0).fit(X, y)
-    predicted = influence.leave_one_out_effect(X, y, reduce="mean")
-    before = result.losses(X, result.targets).mean()
-    for i in (1, 2, 3):
+    predicted = influence.leave_one_out_effect(X, y)
+    before = result.losses(X, result.targets)
+    for i in (1, 3, 5):
         kept = np.arange(30) != i
         # A refit from the minimum stays near it.
         refitted = clone(model).set_params(module=model.module_).fit(X[kept], y[kept])
         moved = objective(refitted, X[kept], y[kept], np.ones(29))
-        change = moved.losses(X, result.targets).mean() - before
-        assert_allclose(predicted[i], change, rtol=0.15)
+        change = moved.losses(X, result.targets) - before
+        assert_close(predicted[:, i], change, 0.1)
 
 
 def test_losses_of_every_kind():

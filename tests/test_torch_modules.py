@@ -473,6 +473,7 @@ def test_autocast_inside_the_module():
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_wrappers_are_taken_off(wrap):
     X, y = numbers()
     module = small_module().double()
