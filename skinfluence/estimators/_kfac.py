@@ -43,7 +43,8 @@ class KFACInfluence(BaseInfluence):
         replace its eigenvalues (EK-FAC).
     fisher : {"true", "sampled", "empirical"}, default="true"
         "true": the exact expectation over the model's own outputs, which is the generalised
-        Gauss-Newton matrix. "sampled": one random row for each sample with that expectation.
+        Gauss-Newton matrix. "sampled": one random row for each sample with that expectation; of
+        a cross-entropy of positions, the gradient for labels that are drawn from the model.
         "empirical": the gradients of the given targets.
     shared : {"expand", "reduce"}, default="expand"
         Layers whose weights are shared over positions (convolutions, sequences). "expand":

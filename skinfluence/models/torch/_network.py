@@ -17,7 +17,8 @@ from skinfluence.models.torch._module import HALF, chosen_parameters, working_co
 from skinfluence.models.torch._tape import Tape, pulled_back
 from skinfluence.rows import DenseRows
 
-# The hooks of a tape record calls of the module from all threads, so only one may call it.
+# The hooks of a tape record calls of the module from all threads, and the switch of attention is
+# one for all of torch, so only one thread may call a module.
 LOCK = threading.RLock()
 
 # Samples that pass through a module at once, unless told otherwise.
@@ -103,7 +104,7 @@ class Network:
 
     def __call__(self, x, parameters=None):
         args, kwargs = self.reader.unpack(x, self.dtype)
-        with _differentiable_attention():
+        with LOCK, _differentiable_attention():
             outputs = functional_call(self.module, parameters or {}, args, kwargs)
         outputs = outputs if self.transform is None else self.transform(outputs)
         return _two_dimensional(outputs, len(x))

@@ -28,7 +28,7 @@ class TorchObjective(NetworkObjective):
 
     def __init__(self, *, network, l2, features, weighting, measurement=None, **settings):
         self.measurement = measurement
-        self.network = probe(network, features)
+        self.network = network = probe(network, features)
         order = network.order
         theta, penalty = np.empty(len(order)), np.empty(len(order))
         theta[order] = network.theta

@@ -1,5 +1,7 @@
 """Rows of a network compared with autograd, before they are used."""
 
+import copy
+
 import numpy as np
 import torch
 
@@ -34,21 +36,21 @@ def probe(network, features):
     Parameters
     ----------
     network : Network
-        The network, whose layers are changed.
+        The network.
     features : array
         Training rows.
 
     Returns
     -------
     Network
-        The same network.
+        The same network with the layers whose factors are right.
 
     Raises
     ------
     ValueError
         If outputs are not finite, or depend on the other samples in the batch.
     """
-    generator = np.random.default_rng(0)
+    network, generator = copy.copy(network), np.random.default_rng(0)
     # Two gradients of each sample, three times, must fit into the working memory.
     n_probed = max(2, batches(PROBE_SAMPLES, 6 * 8 * network.n_columns)[0].stop)
     some = np.sort(generator.permutation(features.shape[0])[:n_probed])
