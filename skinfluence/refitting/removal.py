@@ -181,8 +181,7 @@ def _worth_refining(linearisation, removals, steps, refused):
 def _is_quadratic(linearisation):
     """Whether the curvature is that of a quadratic, with all its rows."""
     curvature = linearisation.curvature
-    is_own = curvature.solver is not None and curvature.row_weight is None
-    return linearisation.objective.loss.quadratic and is_own
+    return linearisation.objective.loss.quadratic and curvature.is_own
 
 
 def _refine(linearisation, removals, steps, chosen):

@@ -88,6 +88,11 @@ class Projection(Space):
         lifted = array if self.has_complement else self.sketch.lift(array)
         return lifted if self.scale is None else lifted * self.scale
 
+    def product(self, multiply):
+        if self.scale is None:
+            return multiply
+        return lambda vectors: multiply(vectors * self.scale) * self.scale
+
     @property
     def sketched_size(self):
         """Number of sketched columns in the coordinates of the sketch."""
