@@ -1,5 +1,7 @@
 """Refined scores reach the exact ones, and bounds hold for every pair, whatever the queries."""
 
+import pickle
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -346,6 +348,17 @@ def test_a_search_refines_its_candidates():
     scores, bounds = search.influence(Xq, yq, return_error=True)
     assert_held(scores, bounds, exact)
     assert_close(scores, exact, 0.02)
+
+
+@pytest.mark.parametrize("name", ["network, landmarks", "softmax, random"])
+def test_a_certified_fit_can_be_pickled(request, name):
+    params = {"refine": "auto"} if name in FULL else {}
+    case, influence = fitted(request, name, **params)
+    queries = [a[:3] for a in case.queries]
+    before = influence.influence(*queries, return_error=True)
+    after = pickle.loads(pickle.dumps(influence)).influence(*queries, return_error=True)
+    for found, expected in zip(after, before, strict=True):
+        assert_array_equal(found, expected)
 
 
 def test_bad_values_are_refused(binary):

@@ -11,8 +11,8 @@ of ``M H`` lie between l and u, then ``M / u <= H^{-1} <= M / l``, so with the c
     |r' H^{-1} g'| <= c |r' M g'| + h sqrt(r' M r) sqrt(g' M g')
 
 by the inequality of Cauchy and Schwarz. Nothing is assumed of r and g': they may lie in
-directions that no training row has. The interval itself is found by Lanczos iteration, from
-inside, and widened.
+directions that no training row has. (Where H is singular, as without any ridge, they must lie in
+its range.) The interval itself is found by Lanczos iteration, from inside, and widened.
 """
 
 from functools import partial

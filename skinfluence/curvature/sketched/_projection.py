@@ -1,6 +1,6 @@
 """Sketched rows, and the curvature in the space of the sketch."""
 
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class Projection(Space):
     def product(self, multiply):
         if self.scale is None:
             return multiply
-        return lambda vectors: multiply(vectors * self.scale) * self.scale
+        return partial(_scaled_product, multiply, self.scale)
 
     @property
     def sketched_size(self):
@@ -169,3 +169,10 @@ class Projection(Space):
             self.reduced_penalty[size:] + self.plan.damping
         )
         return inner - edge @ np.linalg.pinv(corner, hermitian=True) @ edge.T
+
+
+# A function of the module rather than a closure, so that a fit can be pickled.
+
+
+def _scaled_product(multiply, scale, vectors):
+    return multiply(vectors * scale) * scale
