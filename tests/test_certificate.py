@@ -213,11 +213,12 @@ def test_bounds_follow_their_formula(rng):
 
 
 def test_an_indefinite_curvature_has_no_bound():
-    flat = DenseCurvature(np.arange(4)[None], np.eye(4)[None], np.zeros(4))
-    indefinite = np.diag([3.0, 2.0, 1.0, -1.0])
-    certificate = Certificate(lambda v: v @ indefinite, np.zeros(4), flat, DenseRows(np.eye(4)))
-    with pytest.warns(NumericalWarning, match="No lower bound"):
-        assert np.isinf(certificate.bounds(np.ones((1, 4)), 0.0)).all()
+    none, unit = np.zeros(4), DenseRows(np.eye(4))
+    flat = DenseCurvature(np.arange(4)[None], np.eye(4)[None], none)
+    for matrix in (np.diag([3.0, 2.0, 1.0, -1.0]), np.zeros((4, 4))):
+        certificate = Certificate(lambda v, m=matrix: v @ m, none, flat, unit)
+        with pytest.warns(NumericalWarning, match="No lower bound"):
+            assert np.isinf(certificate.bounds(np.ones((1, 4)), 0.0)).all()
 
 
 # ---------------------------------------------------------------------------

@@ -11,8 +11,9 @@ of ``M H`` lie between l and u, then ``M / u <= H^{-1} <= M / l``, so with the c
     |r' H^{-1} g'| <= c |r' M g'| + h sqrt(r' M r) sqrt(g' M g')
 
 by the inequality of Cauchy and Schwarz. Nothing is assumed of r and g': they may lie in
-directions that no training row has. (Where H is singular, as without any ridge, they must lie in
-its range.) The interval itself is found by Lanczos iteration, from inside, and widened.
+directions that no training row has. (Where H is singular up to rounding, as it may be without a
+ridge, they must lie in its range, and M must have the same.) The interval itself is found by
+Lanczos iteration, from inside, and widened.
 """
 
 from functools import partial
@@ -100,8 +101,8 @@ class Certificate:
             running = energies[-1] > ROUNDING * energies[0]
             lengths.append(iteration.step(running))
             energies.append(iteration.energy)
-            if (running & (lengths[-1] <= 0)).any():
-                # Along this direction the curvature is negative.
+            if not running.any() or (running & (lengths[-1] <= 0)).any():
+                # No direction has a curvature, or one has a negative one.
                 ends = -np.inf, np.inf
                 break
             ends, is_found = _widest(np.array(lengths), np.array(energies))
@@ -111,7 +112,7 @@ class Certificate:
         lower, upper = ends[0] * (1 - MARGIN), ends[1] * (1 + MARGIN)
         if not lower > 0:
             warn_user(
-                "No lower bound of the full curvature is found: it may have negative "
+                "No lower bound of the full curvature is found: it may be zero or have negative "
                 "eigenvalues, or the approximation is far from it. The bounds on errors are "
                 "infinite. Use more damping, or curvature='ggn' for a network.",
                 NumericalWarning,

@@ -110,9 +110,10 @@ class FittedInfluence(
         bounds : ndarray of shape (n_queries, n_train) or (n_train,)
             Only with ``return_error=True``: at least the distance of each score from the score
             by the full curvature of the same kind, up to rounding; 0 where that is solved
-            directly. They hold for queries of any kind (of a model without any ridge: in the
-            range of its curvature), and for the reduced scores with ``reduce``. They follow
-            from the residual of each solution, see Notes.
+            directly. They hold for queries of any kind, and for the reduced scores with
+            ``reduce``; they follow from the residual of each solution, see Notes. Without a
+            penalty or damping, a curvature that is singular up to rounding has no such bounds
+            outside the range that the approximation finds.
 
         Raises
         ------
