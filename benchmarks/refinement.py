@@ -124,8 +124,6 @@ def linear_methods(fifth, share, *, unfactored=True):
 def network_methods():
     yield "exact, gram", ExactInfluence, {"curvature": "ggn", "solver": "gram"}
     yield from sketches(1000, (0, 1, 2, 3), sketch="landmarks", curvature="ggn")
-    for refine in (0, 3):
-        yield f"EK-FAC, refine={refine}", KFACInfluence, {"refine": refine}
 
 
 SETTINGS = {
