@@ -1,7 +1,7 @@
 """What refinement and certificates cost, and what they give.
 
-For each model, all methods give the scores of the same held-out queries, and are compared with
-`ExactInfluence` of the same curvature:
+For each model, all methods give the scores of the same held-out queries (for MNIST, of training
+images with noise), and are compared with `ExactInfluence` of the same curvature:
 
 - error: relative error of the scores of a query, mean over the queries,
 - Spearman: rank correlation with the exact scores of a query, mean over the queries,
