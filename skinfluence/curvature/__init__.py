@@ -19,6 +19,7 @@ from skinfluence.curvature._eigenbasis import eigenspaces
 from skinfluence.curvature._gram import GramCurvature
 from skinfluence.curvature._matrix_free import MatrixFreeCurvature
 from skinfluence.curvature._space import Space
+from skinfluence.curvature._spectral_measure import spectral_measure
 
 __all__ = [
     "SOLVERS",
@@ -34,4 +35,5 @@ __all__ = [
     "eigenspaces",
     "exact_curvature",
     "make_curvature",
+    "spectral_measure",
 ]
