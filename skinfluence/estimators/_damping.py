@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from skinfluence.curvature import conjugate_gradients, spectral_measure
-from skinfluence.rows import DenseRows
+from skinfluence.rows import BlockRows, DenseRows
 
 # Products with the curvature; the result has two digits by then.
 N_STEPS = 15
@@ -121,9 +121,11 @@ def matched_damping(objective, kind, curvature, space, damping):
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(N_PROBES, n_rows))
     sums = (signs * objective.weight) @ objective.training_gradient_rows()
     multiply, factor_rows = _full_curvature(objective, kind)
+    edges = np.cumsum([block.n_columns for block in factor_rows[:1].blocks])[:-1]
 
     def solve(vectors, damping):
-        rows = space.project(DenseRows(vectors))
+        blocks = map(DenseRows, np.split(vectors, edges, axis=1))
+        rows = space.project(BlockRows(blocks))
         return space.lift(curvature.solve(rows, damping).toarray())
 
     full, _ = conjugate_gradients(
