@@ -149,7 +149,6 @@ LARGE = {
     "1000 landmarks, empirical Fisher": sketched(1000, "empirical_fisher"),
 }
 SMALL = {
-    "exact GGN": exact,
     "500 landmarks": sketched(500),
     "100 landmarks": sketched(100),
     "sjlt (500)": sketched(500, sketch="sjlt"),
@@ -161,7 +160,11 @@ KRONECKER = {
     "EK-FAC, empirical Fisher": kfac(fisher="empirical"),
     "head": head,
 }
-CURVATURES = {name: (LARGE if name == "MLP" else SMALL) | KRONECKER for name in NETWORKS}
+CURVATURES = {
+    "digits": {"exact GGN": exact} | SMALL | KRONECKER,
+    "conv": SMALL | KRONECKER,
+    "MLP": LARGE | KRONECKER,
+}
 
 
 class Scores:
@@ -185,23 +188,28 @@ class Scores:
         self.make(self.fit.damping_)
         self.seconds = time.process_time() - start
         linearisation = self.fit.linearisation_
+        self.rows = None
         self.scale = linearisation.objective.mean_eigenvalue(self.fit.curvature)
 
     def at(self, damping):
         """LDS of every query, (n_queries,)."""
         X_query, y_query, subsets, losses = self.truth
-        influence = self._influence(damping, X_query, y_query)
-        return linear_datamodeling_score(influence, subsets, losses)
+        fit = self._fit_at(damping)
+        if fit.training_rows is not self.rows:
+            # Most dampings share these.
+            self.rows, self.totals = fit.training_rows, fit.sums_of_training_rows(subsets)
+            self.queries = fit.query_rows(fit.read(X_query), y_query)
+        # H is symmetric, and there are fewer subsets than queries.
+        solved = fit.solve(self.totals).toarray()
+        sums = -(self.queries @ np.ascontiguousarray(solved.T))
+        return linear_datamodeling_score(sums, np.eye(len(subsets), dtype=bool), losses)
 
-    def _influence(self, damping, X_query, y_query):
-        if hasattr(self.fit, "with_damping"):
-            other = self.fit.with_damping(damping)
-            # A sketch that scales columns by their ridge is drawn again.
-            other = self.make(damping) if other is None else other
-            return other.influence(X_query, y_query)
-        fit = self.fit.linearisation_.at_damping(damping)
-        queries = fit.query_rows(fit.read(X_query), y_query)
-        return fit.fill_influence(queries, np.empty((len(y_query), len(self.X))))
+    def _fit_at(self, damping):
+        if not hasattr(self.fit, "with_damping"):
+            return self.fit.linearisation_.at_damping(damping)
+        other = self.fit.with_damping(damping)
+        # A sketch that scales columns by their ridge is drawn again.
+        return (self.make(damping) if other is None else other).linearisation_
 
 
 def row(network, curvature, scores):

@@ -68,7 +68,7 @@ def dense_damping(full):
     )
 
 
-@pytest.mark.parametrize("max_iter", [100, 400])
+@pytest.mark.parametrize("max_iter", [200, 400])
 @pytest.mark.parametrize("name", ["exact", "head"])
 def test_damping_is_the_inverse_time_of_training(name, max_iter):
     model, X, y = trained(max_iter, alpha=0.1)
@@ -106,7 +106,8 @@ def test_the_same_rows_give_the_same_damping(name):
 
 @pytest.mark.parametrize("name", ["exact", "head", "fisher", "ekfac"])
 def test_order_and_weights_of_rows_do_not_matter(name):
-    model, X, y = trained()
+    # Without a penalty, which Adam divides by the size of its batches.
+    model, X, y = trained(alpha=0.0)
     order = np.random.default_rng(0).permutation(len(X))
     found = damping_of(name, model, X, y)
     # The random signs of Kronecker factors follow the order: one step of the grid is allowed.
