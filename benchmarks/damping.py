@@ -256,7 +256,7 @@ def main():
             if curvature in damping_rules.SHOWN:
                 rules.append(rule_row(name, curvature, scores))
                 print(rules[-1], flush=True)
-        write(rows, rules)
+            write(rows, rules)
 
 
 def write(rows, rules):
