@@ -69,10 +69,9 @@ def dense_damping(full):
 
 
 @pytest.mark.parametrize("max_iter", [200, 400])
-@pytest.mark.parametrize("name", ["exact", "head"])
-def test_damping_is_the_inverse_time_of_training(name, max_iter):
+def test_damping_is_the_inverse_time_of_training(max_iter):
     model, X, y = trained(max_iter, alpha=0.1)
-    influence = ESTIMATORS[name](model).fit(X, y)
+    influence = ESTIMATORS["exact"](model).fit(X, y)
     expected = dense_damping(influence.linearisation_.objective.original)
     assert influence.damping_ == pytest.approx(expected, rel=1e-3)
 

@@ -120,7 +120,7 @@ def expanded(influence):
 def test_hessian_of_the_head_is_the_block_of_the_whole(model, curvature):
     X, y = iris()
     y = (y == 0).astype(int) if len(getattr(model, "classes_", "123")) == 2 else y
-    influence = ClassifierHeadInfluence(model, damping=0.1).fit(X, y)
+    influence = ClassifierHeadInfluence(model).fit(X, y)
     full = objective(model.estimator, X, y, np.ones(len(X)))
     own = own_coordinates(influence, full)
     index, blocks = full.hessian(curvature)
@@ -364,7 +364,12 @@ def test_large_models_are_compared_on_some_queries(monkeypatch):
 
 def test_damping_of_a_layer_is_that_of_networks():
     X, y = iris()
-    assert ClassifierHeadInfluence(fitted_mlp()).fit(X, y).damping_ > 0
+    influence = ClassifierHeadInfluence(fitted_mlp()).fit(X, y)
+    mean = np.trace(
+        influence.linearisation_.curvature.matrix(0.0)
+        - np.diag(influence.linearisation_.objective.l2_penalty)
+    )
+    assert_allclose(influence.damping_, 0.1 * mean / influence.n_components_)
     linear = ClassifierHeadInfluence(LogisticRegression()).fit(X, y)
     assert linear.damping_ == 0
 
