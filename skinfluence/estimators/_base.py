@@ -24,6 +24,7 @@ from skinfluence._utils.validation import (
     reads_raw_data,
 )
 from skinfluence._utils.warnings import warn_user
+from skinfluence.estimators._damping import network_damping
 from skinfluence.estimators._fitted import FittedInfluence
 from skinfluence.estimators._linearisation import Linearisation
 from skinfluence.models import FittedModel, fit_arguments
@@ -80,7 +81,7 @@ class BaseInfluence(FittedInfluence, ABC):
     """An influence estimator that uses one curvature.
 
     Need to be defined: ``_make_curvature``. May be overridden: ``_make_objective``, by estimators
-    over some of the parameters.
+    over some of the parameters; ``_match_damping``, by those that need less damping than F itself.
     """
 
     # Steps of refinement, a parameter where the curvature is an approximation.
@@ -95,6 +96,10 @@ class BaseInfluence(FittedInfluence, ABC):
     def _make_objective(self, fitted_model):
         """Build the objective over the parameters under study."""
         return fitted_model.objective
+
+    def _match_damping(self, objective, curvature, space, damping):
+        """Damping of the curvature that was made, from the damping of F itself."""
+        return damping
 
     # Fitting.
 
@@ -144,6 +149,7 @@ class BaseInfluence(FittedInfluence, ABC):
         damping = self._choose_damping(objective)
         objective = objective.conditioned(damping)
         kind, curvature, space = self._make_curvature(objective, damping)
+        damping = self._match_damping(objective, curvature, space, damping)
         rows = space.project(objective.training_gradient_rows())
         schedule = Schedule(self.batch_size, self.n_jobs, self.verbose)
         found = Linearisation(
@@ -158,7 +164,7 @@ class BaseInfluence(FittedInfluence, ABC):
             return float(self.damping)
         if not objective.needs_damping:
             return 0.0
-        return 0.1 * objective.mean_eigenvalue(self.curvature)
+        return network_damping(objective, self.curvature)
 
 
 def _check_parameters(objective, model):
