@@ -268,6 +268,17 @@ def test_sparse_rows_with_a_full_column_are_like_dense_ones(as_sparse, rng):
     assert_close(sparse.self_influence(), dense.self_influence(), 1e-7)
 
 
+def test_a_sparse_column_that_never_changes_is_one_with_the_intercept(rng):
+    X = rng.standard_normal((14, 4)) * (rng.random((14, 4)) < 0.7)
+    X[:, 1], y, weight = 0.1, rng.standard_normal(14), rng.uniform(0.1, 3, 14)
+    # For which rounding leaves a spread of 1e-9 in a difference of moments.
+    X[:, 2] = 1e3 + rng.standard_normal(14)
+    frozen = FrozenEstimator(LinearRegression().fit(X, y, weight))
+    expected = ExactInfluence(frozen).fit(X, y, weight).influence(X, y)
+    X = sp.csr_matrix(X)
+    assert_close(ExactInfluence(frozen).fit(X, y, weight).influence(X, y), expected, 1e-11)
+
+
 @pytest.mark.parametrize(
     "influence",
     [
