@@ -522,3 +522,27 @@ def test_refits_where_the_penalty_alone_holds_a_coordinate():
     influence = ExactInfluence(LogisticRegression(C=1e6, **TO_MINIMUM))
     influence.fit(X, y, sample_weight=weight)
     assert_right(influence.leave_one_out_effect(Q, r), expected, 0.0, 0.0)
+
+
+def test_refits_solve_their_last_systems_too():
+    # Without row 4, which the penalty alone keeps from infinity, a gradient below the tolerance
+    # may leave a thousandth of the way.
+    rng = np.random.default_rng(118)
+    n, p = rng.integers(6, 14), rng.integers(1, 5)
+    X = rng.standard_normal((n, p)) * 10.0 ** rng.integers(-4, 5, p)
+    y, penalty = np.arange(n) % rng.integers(2, 4), 10.0 ** -rng.integers(-2, 7)
+    weight = rng.uniform(0.5, 3, n)
+    sets = [[row] for row in range(n)]
+    train, queries = (X, np.eye(3)[y], weight), (X, np.eye(3)[y])
+    expected = exact_refits.loss_changes("softmax", train, queries, lambda w: penalty, True, sets)
+    influence = ExactInfluence(LogisticRegression(C=1 / penalty, **TO_MINIMUM))
+    influence.fit(X, y, sample_weight=weight)
+    assert_right(influence.leave_one_out_effect(X, y), expected, 0.0, 1e-12)
+
+
+def test_a_removal_that_leaves_a_line_of_minima_is_told():
+    rng = np.random.default_rng(1)
+    X, y = rng.standard_normal((3, 1)), rng.standard_normal(3)
+    influence = RelativeHessianInfluence(LinearRegression(), subset_size=1.0).fit(X, y)
+    with pytest.warns(NumericalWarning, match="these 2 training row"):
+        influence.removal_effect([2, 1], X, y)

@@ -28,6 +28,7 @@ from skinfluence import (
 )
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.models import objective
+from skinfluence.refitting.newton_cg import DiagonalPreconditioner, Refit
 from tests.helpers import assert_close
 
 # scikit-learn's own solvers warn of the condition of raw units.
@@ -226,6 +227,36 @@ def test_nearly_collinear_columns_are_reported_with_their_error(rng):
     X = np.column_stack([X, X[:, 0] + 1e-6 * rng.standard_normal(len(y))])
     with pytest.warns(NumericalWarning, match="x0, x4.*to a relative error of about"):
         ExactInfluence(LinearRegression()).fit(X, y).self_influence()
+
+
+@pytest.mark.parametrize(
+    "model", [LogisticRegression(C=np.inf, **SOLVER), PoissonRegressor(alpha=0, **SOLVER)]
+)
+def test_refits_stop_at_the_same_point_in_any_units(model, rng):
+    X, y = problem("logistic", rng)
+    weight = (rng.random((7, len(y), 1)) < 0.7).astype(float)
+
+    def halfway(unit):
+        whole = objective(
+            in_units(model.fit(X, y), unit, 0.0).estimator, X * unit, y, np.ones(len(y))
+        )
+        squares = whole.pullback((X * unit) ** 2, np.ones((len(y), 1, 1)))
+        refit = Refit(
+            whole,
+            whole.jacobian_rows(X * unit),
+            DiagonalPreconditioner(squares),
+            whole.penalty,
+        )
+        start = np.zeros((len(weight), len(whole.theta)))
+        delta, norms = refit.minimise(weight, np.ones(len(weight)), start, tol=1e-3)
+        return delta * np.append(unit, 1.0), norms
+
+    delta, norms = halfway(np.ones(4))
+    # By powers of 2, which round nothing.
+    moved, same = halfway(2.0 ** np.array([20, -10, 0, 3]))
+    assert norms.max() > 1e-9
+    assert_close(moved, delta, 1e-11)
+    assert_close(same, norms, 1e-9)
 
 
 @pytest.mark.parametrize("n", [12, 30])

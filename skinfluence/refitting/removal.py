@@ -231,7 +231,7 @@ def _by_loss(removals, chosen):
 
 
 def _warn_of_unsure(removals, steps, chosen, norms):
-    """Warn of refinements that did not converge, and of unrefined steps with large leverages."""
+    """Warn of refinements that did not converge, and of leverages that no step gets over."""
     failed = (norms > UNSURE) & (norms < 1)
     if failed.any():
         warn_user(
@@ -242,7 +242,8 @@ def _warn_of_unsure(removals, steps, chosen, norms):
             NumericalWarning,
         )
     near = steps.distance < 1 - NEAR_ONE
-    near[chosen] = False
+    # Refined steps end at a minimum, but not at a known one where it is a line.
+    near[chosen] = steps.distance[chosen] < UNDETERMINED
     if near.any():
         warn_user(
             f"{near.sum()} removal(s) have a leverage above {NEAR_ONE}: "
