@@ -480,6 +480,15 @@ def test_certified_size_says_when_exact_is_cheaper():
     assert influence.sketch_size_ == 400
 
 
+def test_a_sketch_of_more_rows_than_samples_is_not_cheaper(rng):
+    # From 64 rows on a sketch holds all that 40 samples span, and has no error at all.
+    X, y = rng.standard_normal((40, 200)), rng.standard_normal(40)
+    influence = SketchedInfluence(lm.Ridge(), sketch_size="certified", eps=1e-6, random_state=0)
+    with pytest.warns(UserWarning, match="no sketch that is cheaper"):
+        influence.fit(X, y)
+    assert isinstance(influence.sketch_, IdentitySketch)
+
+
 def test_a_size_that_is_out_of_reach_is_said(monkeypatch):
     X, y, model = wide()
     monkeypatch.setattr(f"{ROOM}._size.MAX_SIZE", 100)
