@@ -549,3 +549,17 @@ def test_a_removal_that_leaves_a_line_of_minima_is_told():
     influence = RelativeHessianInfluence(LinearRegression(), subset_size=1.0).fit(X, y)
     with pytest.warns(NumericalWarning, match="these 2 training row"):
         influence.removal_effect([2, 1], X, y)
+
+
+def test_refits_of_probabilities_near_a_half_reach_their_minimum(rng):
+    # There the loss has hardly any third derivative, but a fourth.
+    X, y, weight = rng.standard_normal((14, 3)), np.arange(14) % 2, rng.uniform(0.5, 2, 14)
+    encoded, sets = y[:, None].astype(float), [[row] for row in range(14)]
+    train, queries = (X, encoded, weight), (X, encoded)
+    expected = exact_refits.loss_changes("logistic", train, queries, lambda w: 100.0, False, sets)
+    model = LogisticRegression(C=0.01, fit_intercept=False, **TO_MINIMUM)
+    influence = ExactInfluence(model).fit(X, y, sample_weight=weight)
+    error = np.abs(influence.leave_one_out_effect(X, y) - expected)
+    # The reference does not always know that it has converged.
+    error = np.where(np.isfinite(expected), error, 0.0)
+    assert (error <= 1e-7 * np.nanmax(np.abs(expected), axis=1, keepdims=True)).all()
