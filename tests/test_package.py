@@ -244,6 +244,8 @@ SHARED = {
     "estimator_": {"FilteredEstimator"},
     # A head may be sketched instead of solved.
     "solver_": {"ClassifierHeadInfluence"},
+    # Its candidates have the parameter.
+    "refine": {"SketchedInfluenceCV"},
 } | {
     name: set()
     for name in (
