@@ -221,8 +221,10 @@ def test_defaults_documented_inside_are_the_defaults(name):
         parameters = inspect.signature(thing).parameters
         for parameter, type_ in documented_parameters(inspect.getdoc(thing)):
             if parameter in parameters and "default=" in type_:
-                documented = str(documented_default(type_))
-                assert documented == str(parameters[parameter].default), (thing, parameter)
+                actual = str(parameters[parameter].default)
+                # Made anew for every object of a dataclass.
+                if actual != "<factory>":
+                    assert str(documented_default(type_)) == actual, (thing, parameter)
 
 
 # What several estimators say about a parameter or an attribute, they say in the same words. A
