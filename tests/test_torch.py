@@ -547,6 +547,7 @@ def test_what_train_returns_is_the_model():
     ).fit(X, y)
     expected = other(torch.as_tensor(X)).detach().numpy()
     for model in (returned, in_place):
+        assert model.n_features_in_ == X.shape[1] != len(X)
         assert_allclose(model.decision_function(X), expected, atol=1e-12)
         assert_allclose(in_own_layout(*gradients_of(model, X, y)), autograd_rows(other, X, y))
 
