@@ -32,6 +32,11 @@ def batches(n_rows, row_bytes, batch_size=None):
     return list(gen_batches(n_rows, int(batch_size)))
 
 
+def fits_in_memory(n_bytes):
+    """Whether a result of this size may be held within the working memory."""
+    return n_bytes <= _working_bytes()
+
+
 def _working_bytes():
     return get_config()["working_memory"] * 2**20
 

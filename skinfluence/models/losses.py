@@ -113,6 +113,16 @@ class Loss(ABC):
         """
         return np.ones(moves.shape[:-1])
 
+    # Positions of the classes that are left, None for all of them.
+    kept = None
+
+    def scores(self, z):
+        """What the model's own methods make their predictions of, (..., n, n_scores).
+
+        The outputs themselves, or the scores of the classes of which they are contrasts.
+        """
+        return z @ self.visible(z.shape[-1]).T
+
     # What a user sees of the outputs, see `skinfluence.models.responses`.
 
     def visible(self, k):
@@ -269,6 +279,9 @@ class _RemainingOneVsRest(Loss):
 
     def hessian(self, z, y):
         return self._on_columns(self.loss.hessian(z, y))
+
+    def scores(self, z):
+        return z[..., self.columns]
 
     def _on_columns(self, derivative):
         out = np.zeros_like(derivative)
@@ -509,9 +522,16 @@ class _RemainingSoftmax(SoftmaxLoss):
         super().__init__(len(kept), contrasts / np.sqrt(2) if len(kept) == 2 else contrasts)
         self.kept = kept
 
+    def scores(self, z):
+        scores = super().scores(z)
+        # Two classes have one score, of the second class.
+        return scores if len(self.kept) > 2 else scores[..., 1:] - scores[..., :1]
+
     def value(self, z, y):
         known = y[..., self.kept]
-        return np.where(known.any(axis=-1), super().value(z, known), np.inf)
+        scores = z @ self.contrasts.T
+        values = logsumexp(scores, axis=-1) - (scores * known).sum(axis=-1)
+        return np.where(known.any(axis=-1), values, np.inf)
 
     def residual(self, z, y):
         return super().residual(z, y[..., self.kept])

@@ -88,6 +88,11 @@ class Removals:
         known[list(self.other_losses)] = False
         return known
 
+    @cached_property
+    def are_single_rows(self):
+        """Whether every removal is of one row, the i-th of ``rows[i]``."""
+        return len(self.rows) == len(self) and (np.diff(self.removal) == 1).all()
+
     def kept(self, chosen):
         """Mask of the remaining training rows, bool of shape (len(chosen), n_samples)."""
         place = np.full(len(self), -1)
@@ -103,9 +108,9 @@ class Removals:
         Removals of single rows are one block if there are no others. Any other removal is a
         block of its own, since it needs a matrix of its rows by its rows.
         """
-        sizes = np.bincount(self.removal, minlength=len(self))
-        if (sizes == 1).all():
+        if self.are_single_rows:
             return [(slice(0, len(self)), slice(0, len(self)))]
+        sizes = np.bincount(self.removal, minlength=len(self))
         ends = np.cumsum(sizes)
         blocks = zip(ends - sizes, ends, strict=True)
         return [
