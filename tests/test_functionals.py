@@ -2,7 +2,17 @@
 
 import numpy as np
 import pytest
-from helpers import NEWTON, assert_close, cancer, diabetes, logistic, perceptron, split, wine
+from helpers import (
+    NEWTON,
+    assert_close,
+    cancer,
+    diabetes,
+    logistic,
+    perceptron,
+    refitted,
+    split,
+    wine,
+)
 from scipy.special import expit, softmax
 from sklearn import metrics as reference
 from sklearn.base import clone
@@ -12,6 +22,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
 
 from skinfluence import ExactInfluence, SketchedInfluence
+from skinfluence.diagnostics import functional_without_each
 from skinfluence.metrics import (
     Brier,
     ExpectedCalibrationError,
@@ -227,6 +238,46 @@ def test_influence_on_a_functional_is_its_derivative(fits, name, functional, wei
 
     found = influence.influence_on(functional, X_query, y_query, sample_weight=weight)
     assert_close(found[ROWS], derivatives(refits, number, len(X)), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["binary", "softmax"])
+def test_a_functional_without_each_row_is_that_of_refits(fits, name):
+    influence, (X, y), (X_query, y_query), _ = fits(name)
+    code = np.searchsorted(influence.classes_, y_query)
+    rows = np.argsort(-influence.self_influence())[[0, 1, 5, 40, 80]]
+    models = [refitted(influence.estimator, X, y, np.arange(len(y)) != row) for row in rows]
+    for functional in FUNCTIONALS.values():
+        values = [
+            functional.value(response_of(model, functional, X_query, code), code)
+            for model in [influence.estimator_, *models]
+        ]
+        found = functional_without_each(influence, functional, X_query, y_query)
+        assert_close(found[rows], np.subtract(values[1:], values[0]), 1e-6)
+
+
+def test_the_value_of_a_functional_may_be_a_count(fits):
+    class Errors:
+        def value(self, outputs, y):
+            return np.count_nonzero(outputs.argmax(axis=1) != y)
+
+    influence, (X, y), (X_query, y_query), _ = fits("softmax")
+    found = functional_without_each(influence, Errors(), X_query, y_query)
+    models = [refitted(influence.estimator, X, y, np.arange(len(y)) != row) for row in ROWS]
+    models = [influence.estimator_, *models]
+    errors = [np.count_nonzero(model.predict(X_query) != y_query) for model in models]
+    assert (found[ROWS] == np.subtract(errors[1:], errors[0])).all()
+    weight = np.arange(len(y_query)) % 2.0
+    found = functional_without_each(influence, "brier", X_query, y_query, sample_weight=weight)
+    halved = functional_without_each(influence, "brier", X_query[1::2], y_query[1::2])
+    assert_close(found, halved, 1e-10)
+
+
+def test_the_last_row_of_a_class_leaves_no_number():
+    X, y, X_query, y_query = split(*wine(), n_queries=40, n_train=90)
+    keep = np.append(np.flatnonzero(y < 2), np.flatnonzero(y == 2)[:1])
+    influence = ExactInfluence(logistic()).fit(X[keep], y[keep])
+    found = functional_without_each(influence, "brier", X_query, y_query)
+    assert np.isnan(found[-1]) and np.isfinite(found[:-1]).all()
 
 
 def test_values_are_those_of_scikit_learn(rng):

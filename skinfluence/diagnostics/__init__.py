@@ -1,3 +1,7 @@
 """What a fit says of its training set as a whole: functions of a fitted influence estimator."""
 
-__all__: list[str] = []
+from skinfluence.diagnostics._functional import functional_without_each
+
+__all__ = [
+    "functional_without_each",
+]

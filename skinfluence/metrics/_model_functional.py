@@ -23,13 +23,15 @@ TOLERANCE = 1e-3
 N_CHECKED = 3
 
 
-def find_functional(functional):
+def find_functional(functional, methods=("value", "gradient")):
     """The functional that a user means.
 
     Parameters
     ----------
     functional : str or object
         A name, or an object with ``value(outputs, y)`` and ``gradient(outputs, y)``.
+    methods : tuple of str
+        Methods that the object needs.
 
     Returns
     -------
@@ -51,14 +53,13 @@ def find_functional(functional):
         if functional not in FUNCTIONALS:
             raise ValueError(
                 f"functional must be one of {', '.join(map(repr, FUNCTIONALS))}, or an object "
-                f"with the methods value and gradient. Got {functional!r} instead."
+                f"with the methods {' and '.join(methods)}. Got {functional!r} instead."
             )
         return FUNCTIONALS[functional]()
-    missing = [name for name in ("value", "gradient") if not hasattr(functional, name)]
-    if missing or isinstance(functional, type):
+    if isinstance(functional, type) or not all(hasattr(functional, name) for name in methods):
         raise TypeError(
-            f"functional is {functional!r}. Expected a name or an object with the methods "
-            "value(outputs, y) and gradient(outputs, y)."
+            f"functional is {functional!r}. Expected a name, or an object with the methods "
+            f"{' and '.join(f'{name}(outputs, y)' for name in methods)}."
         )
     return functional
 
