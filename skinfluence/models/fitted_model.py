@@ -27,6 +27,9 @@ class FittedModel:
         Their targets.
     sample_weight : ndarray of shape (n_samples,)
         Their weights.
+    table : array-like of shape (n_samples, n_features), default=None
+        Training rows as the user gave them, with their names and their index if they have any;
+        ``X`` by default. Not copied, and for tables alone.
 
     Attributes
     ----------
@@ -38,8 +41,9 @@ class FittedModel:
         Their targets as the model sees them.
     """
 
-    def __init__(self, given, fitted, X, y, sample_weight):
+    def __init__(self, given, fitted, X, y, sample_weight, table=None):
         self.given, self.fitted = given, fitted
+        self.table = X if table is None else table
         unwrapped = unwrap(fitted)
         self.model, self.featurizers = unwrapped.model, unwrapped.featurizers
         self.target_steps = unwrapped.target_steps

@@ -18,6 +18,7 @@ from scipy.linalg import helmert
 from scipy.special import expit, log_expit, logsumexp, softmax, xlogy
 
 from skinfluence._utils.validation import column_or_2d, encode_labels
+from skinfluence.models.families import Family
 
 # Share of the way to the edge of a domain that a step may go, since the loss ends at the edge.
 SHARE_OF_WAY = 0.9
@@ -122,6 +123,9 @@ class Loss(ABC):
         The outputs themselves, or the scores of the classes of which they are contrasts.
         """
         return z @ self.visible(z.shape[-1]).T
+
+    # Distribution of the targets whose likelihood the loss is, None where there is none.
+    family = None
 
     # What a user sees of the outputs, see `skinfluence.models.responses`.
 
@@ -291,6 +295,8 @@ class _RemainingOneVsRest(Loss):
 
 class LogisticLoss(OneVsRest):
     """``log(1 + exp(-m))``: one logit for two classes, else one for each class."""
+
+    family = Family(lambda mean: mean * (1 - mean), scale_is_known=True)
 
     def of_margin(self, m):
         return np.logaddexp(0, -m)
@@ -579,6 +585,10 @@ class SquaredLoss(RegressionLoss):
     factor: float = 1.0
     quadratic = True
 
+    @property
+    def family(self):
+        return Family(np.ones_like, factor=2 * self.factor)
+
     def value(self, z, y):
         return self._total(self.factor * (y - z) ** 2)
 
@@ -672,6 +682,10 @@ class HalfTweedieLoss(RegressionLoss):
 
     power: float
     log_link: bool = True
+
+    @property
+    def family(self):
+        return Family(lambda mean: mean**self.power, scale_is_known=self.power == 1)
 
     def check_domain(self, y):
         if self.power < 1:
