@@ -21,18 +21,17 @@ def parameter_steps(fit, vectors):
     ndarray of shape (n_samples, n_params)
     """
     out = np.empty((len(vectors), fit.objective.n_params))
-    for batch, rows in pulled(fit, vectors):
-        solved = fit.solve(rows).toarray() / fit.objective.total_weight
-        out[batch] = in_own_layout(fit, solved)
+    for batch in batches(len(vectors), 8 * 4 * fit.training_rows.n_columns):
+        solved = fit.solve(pulled(fit, vectors, batch)).toarray()
+        out[batch] = in_own_layout(fit, solved / fit.objective.total_weight)
     return out
 
 
-def pulled(fit, vectors):
-    """Batches of training rows, and ``J_i' v_i`` of each in the curvature's coordinates."""
+def pulled(fit, vectors, samples=slice(None)):
+    """``J_i' v_i`` of training rows (slice or index array) in the curvature's coordinates."""
     objective = fit.objective
-    for batch in batches(len(vectors), 8 * 4 * fit.training_rows.n_columns):
-        rows = objective.pullback(objective.features[batch], vectors[batch, None])
-        yield batch, fit.space.project(rows)
+    rows = objective.pullback(objective.features[samples], vectors[samples, None])
+    return fit.space.project(rows)
 
 
 def in_own_layout(fit, array):
@@ -65,7 +64,8 @@ def parameter_names(fit):
     if not fit.fitted_model.objective.is_linear:
         return [f"parameter {i}" for i in range(n_params)]
     names = _feature_names(fit.fitted_model)
-    n_outputs = n_params // len(names)
+    linear = fit.fitted_model.objective
+    n_outputs = len(linear.weights if linear.expand is None else linear.expand)
     rest = n_params - n_outputs * len(names)
     if n_outputs == 1:
         others = ["intercept", "scale"] if getattr(model, "fit_intercept", True) else ["scale"]
