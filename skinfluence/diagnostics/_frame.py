@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skinfluence.diagnostics._parameters import parameter_names
-from skinfluence.diagnostics._residuals import Leverages, Residuals, own_targets
+from skinfluence.diagnostics._residuals import Leverages, Residuals
 from skinfluence.diagnostics._tables import index_of
 
 
@@ -125,7 +125,7 @@ def _of_residuals(residuals, outputs):
 
 
 def _of_losses(fit, removed, outputs):
-    loss, targets = fit.objective.loss, own_targets(fit)
+    loss, targets = fit.objective.loss, fit.own_targets
     without = loss.value(outputs, targets)
     # A row that takes its class with it is of a class that the refit does not know.
     without[~removed.removals.has_newton_step & ~removed.refused] = np.inf

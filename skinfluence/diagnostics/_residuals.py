@@ -108,7 +108,7 @@ class Residuals:
     @cached_property
     def targets(self):
         """Targets, 0 and 1 for two classes."""
-        targets = own_targets(self.fit)[:, 0]
+        targets = self.fit.own_targets[:, 0]
         return 1.0 * (targets > 0) if self.fit.objective.loss.classifies else targets
 
     @cached_property
@@ -254,11 +254,6 @@ class _WithSecondDerivative:
 
     def hessian_factor(self, z, y):
         return np.sqrt(self.second)[:, :, None]
-
-
-def own_targets(fit):
-    """Targets of the training rows as the loss reads those of queries, (n_samples, t)."""
-    return fit.objective.encode(fit.fitted_model.y)
 
 
 def _positive(value):

@@ -87,6 +87,11 @@ class Linearisation:
         y = self.fitted_model.read_targets(y)
         return self.objective.encode_queries(y, features.shape[0])
 
+    @property
+    def own_targets(self):
+        """Targets of the training rows as the loss reads those of queries, (n_samples, t)."""
+        return self.objective.encode(self.fitted_model.y)
+
     def gradient_rows(self, features, y=None, of="auto"):
         """Gradients of what is asked of the queries: their losses, or predictions without y."""
         of = _asked(of, y)
