@@ -125,11 +125,6 @@ class Residuals:
         return response.pull(last)[:, 0]
 
     @cached_property
-    def expected_weight(self):
-        """``W_E``."""
-        return self.fit.objective.weight * self.slope**2 / self._variance
-
-    @cached_property
     def observed_weight(self):
         """``W``."""
         objective = self.fit.objective
@@ -138,6 +133,9 @@ class Residuals:
 
     @cached_property
     def _variance(self):
+        if self.family.variance is None:
+            # Probabilities next to 0 and 1 have a variance that is no float.
+            return np.maximum(self.slope, np.finfo(float).tiny)
         return self.family.variance(self.means(self.fit.objective.training_outputs))
 
     @cached_property
@@ -210,13 +208,9 @@ class Residuals:
 
     @cached_property
     def expected_curvature(self):
-        """Curvature with the expected weights, the fit's own where these are the observed."""
-        equal = np.allclose(self.expected_weight, self.observed_weight, rtol=1e-9, atol=0)
-        if equal or self.fit.curvature.solver is None:
+        """Curvature with the expected weights; the fit's own if it is that, or no exact one."""
+        if self.family.variance is None or self.fit.curvature.solver is None:
             return self.fit.curvature
-        return self._make_expected_curvature()
-
-    def _make_expected_curvature(self):
         objective = copy(self.fit.objective)
         second = self.family.factor * self.slope**2 / self._variance
         objective.loss = _WithSecondDerivative(objective.loss, second[:, None])

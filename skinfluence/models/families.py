@@ -10,14 +10,16 @@ class Family:
 
     Parameters
     ----------
-    variance : callable
-        Variance of a target with a given mean, up to the scale; of arrays.
+    variance : callable, default=None
+        Variance of a target with a given mean, up to the scale; of arrays. None where it is the
+        derivative of the mean by the output, which makes the link canonical: observed and
+        expected curvature are then the same.
     scale_is_known : bool, default=False
         Whether the scale is 1, as for counts and classes; else the residuals tell it.
     factor : float, default=1.0
         The loss is this number times half the deviance.
     """
 
-    variance: Callable
+    variance: Callable | None = None
     scale_is_known: bool = False
     factor: float = 1.0

@@ -296,7 +296,7 @@ class _RemainingOneVsRest(Loss):
 class LogisticLoss(OneVsRest):
     """``log(1 + exp(-m))``: one logit for two classes, else one for each class."""
 
-    family = Family(lambda mean: mean * (1 - mean), scale_is_known=True)
+    family = Family(scale_is_known=True)
 
     def of_margin(self, m):
         return np.logaddexp(0, -m)
@@ -587,7 +587,7 @@ class SquaredLoss(RegressionLoss):
 
     @property
     def family(self):
-        return Family(np.ones_like, factor=2 * self.factor)
+        return Family(factor=2 * self.factor)
 
     def value(self, z, y):
         return self._total(self.factor * (y - z) ** 2)
@@ -685,7 +685,10 @@ class HalfTweedieLoss(RegressionLoss):
 
     @property
     def family(self):
-        return Family(lambda mean: mean**self.power, scale_is_known=self.power == 1)
+        # The canonical link has the derivative mean^power.
+        canonical = self.power == (1 if self.log_link else 0)
+        variance = None if canonical else lambda mean: mean**self.power
+        return Family(variance, scale_is_known=self.power == 1)
 
     def check_domain(self, y):
         if self.power < 1:
