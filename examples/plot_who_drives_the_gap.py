@@ -48,8 +48,8 @@ print(f"correlation with the first order: {np.corrcoef(-on_gap / len(X), without
 # ------------------------------------
 # Rows are dropped from the one that widens the gap most on, and the model is refitted to see. The
 # sum of the predictions, row by row, foresees the direction and the first rows; rows that leave
-# together move the model more than the sum of each alone. The gap closes, and then turns over; what
-# that costs in accuracy is beside it.
+# together move the model more than the sum of each alone. The gap closes, and then turns over;
+# what that costs in accuracy is beside it.
 
 sign = np.sign(gap.value(influence.estimator_.predict_proba(X_test), None))
 order = np.argsort(-sign * on_gap)

@@ -124,25 +124,27 @@ class Linearisation:
 
     # What follows for the training rows, computed once.
 
-    def without_each(self, refine="auto"):
+    def without_each(self, refine="auto", output_tolerance=0.0):
         """The models without each of the training rows, computed on first use and then kept.
 
         Parameters
         ----------
         refine : {"auto", bool, int}, default="auto"
             How many of them go on from Newton's step to the minimum, see `removal_of_each`.
+        output_tolerance : float, default=0.0
+            Error of a row's own output that is small enough, see `removal_of_each`.
 
         Returns
         -------
         Removed
         """
-        key = type(refine), refine
+        key = type(refine), refine, output_tolerance
         removed, told = self._without_each.get(key, (None, []))
         try:
             if removed is None:
                 with warnings.catch_warnings(record=True) as told:
                     warnings.simplefilter("always")
-                    removed = removal_of_each(self, refine)
+                    removed = removal_of_each(self, refine, output_tolerance)
                 self._without_each[key] = removed, told
         finally:
             # They hold for every result, not for the first one alone.

@@ -89,6 +89,13 @@ class Loss(ABC):
         root = np.sqrt(np.clip(values, 0, None))
         return root[..., None] * np.swapaxes(vectors, -1, -2)
 
+    def third_derivative(self, z, y):
+        """Third derivative with respect to one raw output, (..., n, 1).
+
+        None for losses of several outputs, and where it does not exist everywhere.
+        """
+        return np.zeros_like(z) if self.quadratic and z.shape[-1] == 1 else None
+
     def squared_residual(self, z, y):
         """``r' h^+ r`` of each sample, for its residual r and its Hessian h, (..., n)."""
         residual, hessian = self.residual(z, y), self.hessian(z, y)
@@ -309,6 +316,12 @@ class LogisticLoss(OneVsRest):
 
     def log_weights(self, outputs):
         return log_expit(outputs), expit(-outputs)
+
+    def third_derivative(self, z, y):
+        if z.shape[-1] > 1:
+            return None
+        p = expit(z)
+        return np.abs(y) * p * (1 - p) * (1 - 2 * p)
 
 
 class SquaredHinge(OneVsRest):
@@ -742,6 +755,14 @@ class HalfTweedieLoss(RegressionLoss):
         if self.log_link:
             return (2 - p) * mu ** (2 - p) + (p - 1) * y * mu ** (1 - p)
         return (1 - p) * mu ** (-p) + p * y * mu ** (-p - 1)
+
+    def third_derivative(self, z, y):
+        if z.shape[-1] > 1:
+            return None
+        mu, p = self._mean(z), self.power
+        if self.log_link:
+            return (2 - p) ** 2 * mu ** (2 - p) - (p - 1) ** 2 * y * mu ** (1 - p)
+        return -p * (1 - p) * mu ** (-p - 1) - p * (p + 1) * y * mu ** (-p - 2)
 
     def largest_step(self, z, moves):
         if self._needs_positive_outputs:

@@ -40,20 +40,27 @@ class Refinement:
     refine : {"auto", bool, int}
         How many removals to refine: as many as about a second of one core allows, all or none,
         or a number of them. Those with the longest steps come first.
+    output_tolerance : float
+        Error of a removed row's own output that is small enough, see `Chords`.
     """
 
-    def __init__(self, linearisation, removals, steps, refused, refine):
+    def __init__(self, linearisation, removals, steps, refused, refine, output_tolerance):
         self.linearisation = linearisation
         self.removals = removals
         self.steps = steps
         curvature = linearisation.curvature
         is_own = curvature.solver is not None and curvature.row_weight is None
-        self.is_exact = bool(linearisation.objective.loss.quadratic and is_own)
+        # A quadratic that loses rows is at its minimum after one step with its own curvature.
+        self.is_exact = bool(
+            linearisation.objective.loss.quadratic and is_own and not steps.reweighting.any()
+        )
         # Chords need the curvature itself, its part of one row, and one factorisation for all.
-        self.has_chords = is_own and removals.are_single_rows and not self.is_exact
+        self.has_chords = is_own and removals.are_single_rows
         self.required = ~removals.has_newton_step & ~refused
         self.refine = refine
+        self.output_tolerance = output_tolerance
         self.chosen = self._choose(refused)
+        self.may_use_newton = self._longest(NEWTON_PASSES)
         # Whether Newton's method was needed, for each of the chosen.
         self.by_newton = np.zeros(len(self.chosen), dtype=bool)
         self._kept = None
@@ -65,17 +72,20 @@ class Refinement:
         """Removals without a Newton step, and those with the longest steps."""
         if not is_sum_of_rows(self.linearisation):
             return np.arange(0)
-        chosen = self.required.copy()
-        if self.is_exact and not self.steps.reweighting.any():
-            # A quadratic that loses rows is at its minimum after one step with its own curvature.
-            return np.flatnonzero(chosen)
+        if self.is_exact:
+            return np.flatnonzero(self.required)
+        chosen = self._longest(CHORD_PASSES if self.has_chords else NEWTON_PASSES)
+        return np.flatnonzero(chosen & ~refused)
+
+    def _longest(self, passes):
+        """Mask of the removals with the longest steps that may take some passes, (n_removals,)."""
+        longest = self.required.copy()
         # The exact part of an approximate curvature is not all of it: a length may be negative.
-        known = self.removals.has_newton_step & ~refused
+        known = self.removals.has_newton_step
         length = np.where(known, np.abs(self.steps.squared_length), 0.0)
-        passes = CHORD_PASSES if self.has_chords else NEWTON_PASSES
         order = np.argsort(-length, kind="stable")[: self._allowed(passes)]
-        chosen[order[length[order] > 0]] = True
-        return np.flatnonzero(chosen)
+        longest[order[length[order] > 0]] = True
+        return longest
 
     def _allowed(self, passes):
         """Number of removals that may take some passes over all rows each."""
@@ -106,10 +116,9 @@ class Refinement:
         k = self.linearisation.objective.training_outputs.shape[1]
         error, moves = np.empty(len(self.chosen)), np.zeros((len(self.chosen), k))
         kept = np.empty((len(self.chosen), n_columns)) if keep else None
-        budget = [self._allowed(NEWTON_PASSES)]
 
         def fill(batch):
-            delta, error[batch], self.by_newton[batch] = self._minimise(self.chosen[batch], budget)
+            delta, error[batch], self.by_newton[batch] = self._minimise(self.chosen[batch])
             if self.removals.are_single_rows:
                 moves[batch] = own_moves(
                     self.linearisation, self.removals, self.chosen[batch], delta
@@ -117,8 +126,10 @@ class Refinement:
             if keep:
                 kept[batch] = delta
 
-        row_bytes = 8 * 4 * n_columns * k
-        self.linearisation.schedule.run(fill, batches(len(self.chosen), row_bytes))
+        # Changes, gradients, steps, and the Jacobian of the removed rows.
+        row_bytes = 8 * n_columns * (8 + 2 * k)
+        schedule = self.linearisation.schedule
+        schedule.run(fill, schedule.batches(len(self.chosen), row_bytes))
         self._kept = kept
         return error, moves
 
@@ -126,34 +137,34 @@ class Refinement:
         """Changes of the parameters by a slice of the chosen removals, (n_part, n_columns)."""
         if self._kept is not None:
             return self._kept[part]
-        return self._minimise(self.chosen[part], [self._allowed(NEWTON_PASSES)])[0]
+        return self._minimise(self.chosen[part])[0]
 
-    def _minimise(self, chosen, budget):
+    def _minimise(self, chosen):
         """Changes (m, n_columns), their relative errors (m,), and whether Newton's method ran."""
         delta = first_steps(self.linearisation, self.steps, chosen)
         error = np.full(len(chosen), np.inf)
         if self.has_chords:
             at = np.flatnonzero(self.removals.has_newton_step[chosen])
-            delta[at], error[at] = self._by_chords(chosen[at])
+            if len(at):
+                delta[at], error[at] = self._by_chords(chosen[at])
         rest = np.flatnonzero(~np.isfinite(error))
-        must = self.required[chosen[rest]]
-        length = np.where(must, np.inf, np.abs(self.steps.squared_length[chosen[rest]]))
-        allowed = max(budget[0], np.count_nonzero(must))
-        rest = np.sort(rest[np.argsort(-length, kind="stable")[:allowed]])
-        budget[0] -= len(rest)
+        rest = rest[self.may_use_newton[chosen[rest]]]
         if len(rest):
             delta[rest], error[rest] = self._by_newton(chosen[rest], delta[rest])
         return delta, error, np.isin(np.arange(len(chosen)), rest)
 
     def _by_chords(self, chosen):
         if self._chords is None:
-            self._chords = Chords(self.linearisation, self.removals, self.steps)
-        parts = [self._chords.minimise(part) for part in self._chords.batches(chosen)]
-        if not parts:
-            return np.empty((0, self.linearisation.training_rows.n_columns)), np.empty(0)
-        return tuple(map(np.concatenate, zip(*parts, strict=True)))
+            self._chords = Chords(
+                self.linearisation, self.removals, self.steps, self.output_tolerance
+            )
+        return self._chords.minimise(chosen)
 
-    def _by_newton(self, chosen, start):
+    def gradient_norms(self, chosen, delta):
+        """Relative gradients (m,) of chosen removals at changes (m, n_columns)."""
+        return self._by_newton(chosen, delta, max_steps=0)[1]
+
+    def _by_newton(self, chosen, start, max_steps=None):
         """Changes from Newton's method, (m, n_columns), and relative gradients there (m,)."""
         objective = self.linearisation.objective
         refit = self._refit()
@@ -167,7 +178,7 @@ class Refinement:
                     factor[part],
                     start[batch][part],
                     tol=TOLERANCE,
-                    max_iter=MAX_STEPS,
+                    max_iter=MAX_STEPS if max_steps is None else max_steps,
                     steady=STEADY,
                 )
         return delta, norms

@@ -75,6 +75,11 @@ class Removals:
         return weighting.sample_weight[self.rows, None] * by_class
 
     @cached_property
+    def keep_class_weights(self):
+        """Whether the rows that stay keep their weights."""
+        return bool((self.class_weight == self.objective.weighting.group_weight).all())
+
+    @cached_property
     def leaves_nothing(self):
         """Whether no row with a positive weight is left, (n_removals,)."""
         weighted = self.objective.weighting.sample_weight > 0
