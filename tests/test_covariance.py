@@ -191,8 +191,25 @@ def test_bad_requests_are_refused():
         parameter_covariance(influence, groups=y[1:])
     with pytest.raises(ValueError, match="at least two clusters"):
         parameter_covariance(influence, groups=np.zeros(178))
+    X, y = diabetes()
+    X[:, 9] = np.arange(442) == 7
+    alone = ExactInfluence(LinearRegression()).fit(X, y)
+    for kind in ("HC2", "HC3"):
+        with pytest.raises(ValueError, match="leverage of 1 training row.* row 7"):
+            parameter_covariance(alone, kind=kind)
     with pytest.raises(ValueError, match="level must lie between 0 and 1"):
         coefficient_table(influence, level=95)
+
+
+@pytest.mark.filterwarnings("ignore:The design matrix is rank-deficient")
+@pytest.mark.filterwarnings("ignore:The data cannot tell these apart")
+def test_columns_that_repeat_share_their_error():
+    X, y = diabetes()
+    twice = np.column_stack([X, X[:, 2]])
+    influence = ExactInfluence(LinearRegression()).fit(twice, y)
+    design = sm.add_constant(twice, prepend=False)
+    expected = sm.OLS(y, design).fit(cov_type="HC1").cov_params()
+    assert relative(parameter_covariance(influence, kind="HC1"), expected) < 1e-8
 
 
 @pytest.mark.slow

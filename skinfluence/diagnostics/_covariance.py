@@ -19,6 +19,9 @@ from skinfluence.diagnostics._residuals import inner_products
 from skinfluence.refitting.removal import removal_of_sets
 from skinfluence.rows import DenseRows
 
+# Where ``1 - leverage`` is smaller, it is rounding.
+ROUNDING = 1e-9
+
 KINDS = ("HC0", "HC1", "HC2", "HC3", "jackknife")
 
 
@@ -57,7 +60,7 @@ def parameter_covariance(influence, *, kind="HC0", groups=None, use_correction=T
     ------
     ValueError
         If ``kind`` is unknown or has no form by clusters, groups have another length or are
-        fewer than two, or there is no refit without some row.
+        fewer than two; if there is no refit without some row, or its leverage is 1.
 
     Warns
     -----
@@ -214,16 +217,24 @@ def _without_leverage(fit, vectors, root):
     out = np.empty_like(vectors)
     for batch, inner in inner_products(fit, fit.curvature):
         shrink = np.eye(vectors.shape[1]) - second[batch] @ inner
-        right = vectors[batch, :, None]
-        out[batch] = (_root_solve if root else np.linalg.solve)(shrink, right)[:, :, 0]
+        # A product of symmetric matrices has real eigenvalues.
+        values, basis = np.linalg.eig(shrink)
+        _require_leverage_below_1(values.real, batch)
+        along = np.linalg.solve(basis, vectors[batch, :, None].astype(basis.dtype))
+        along /= (np.sqrt(values) if root else values)[:, :, None]
+        out[batch] = np.real(basis @ along)[:, :, 0]
     return out
 
 
-def _root_solve(matrices, right):
-    """``S^{-1/2} v`` for products S of symmetric matrices, whose eigenvalues are real."""
-    values, vectors = np.linalg.eig(matrices)
-    along = np.linalg.solve(vectors, right.astype(values.dtype))
-    return np.real(vectors @ (along / np.sqrt(values)[:, :, None]))
+def _require_leverage_below_1(left, batch):
+    """Raise a ValueError if ``1 - leverage`` of a row is no positive number."""
+    at_1 = np.flatnonzero(left.min(axis=1) < ROUNDING) + batch.start
+    if len(at_1):
+        raise ValueError(
+            f"The leverage of {len(at_1)} training row(s) is 1 or more, the first of them row "
+            f"{at_1[0]}: the rows that stay do not determine the model, or the curvature is too "
+            "rough to tell. Use 'HC0', a stronger penalty, or an exact curvature."
+        )
 
 
 def _around(fit, middle):

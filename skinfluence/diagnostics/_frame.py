@@ -33,7 +33,8 @@ def diagnostics_frame(influence, *, dfbetas=False):
         leverage
             ``w tr(l'' J H^{-1} J') / N`` with the second derivative l'' of the loss by the
             outputs (observed, as statsmodels' ``hat_matrix_diag``). Several outputs: the trace.
-            Leverages h add up to the effective dimension p.
+            Leverages h add up to the effective dimension p (of the Gauss-Newton matrix, in a
+            network).
         residual, leave_one_out_residual
             Target minus mean, of the fitted model and of the model refitted without the row.
         standardised_residual

@@ -14,7 +14,8 @@ def functional_without_each(influence, functional, X, y=None, *, sample_weight=N
     The outputs of all queries move as they do in a refit without the row, by the steps of
     `leave_one_out_effect`, and the number is computed again from them. To first order this is
     ``-weight / N`` times `influence_on`, which needs one solve and no refits, and falls short for
-    rows of large influence. The functional's gradient is not used, so it may be a count, such
+    rows of large influence. The outputs of a network are taken as linear in its parameters. The
+    functional's gradient is not used, so it may be a count, such
     as an accuracy.
 
     Parameters
