@@ -49,7 +49,8 @@ def functional_without_each(influence, functional, X, y=None, *, sample_weight=N
     >>> from skinfluence import ExactInfluence
     >>> from skinfluence.diagnostics import functional_without_each
     >>> X, y = load_wine(return_X_y=True)
-    >>> influence = ExactInfluence(LogisticRegression(max_iter=10_000)).fit(X[::2], y[::2])
+    >>> model = LogisticRegression(solver="newton-cholesky")
+    >>> influence = ExactInfluence(model).fit(X[::2], y[::2])
     >>> functional_without_each(influence, "brier", X[1::2], y[1::2]).shape
     (89,)
     """

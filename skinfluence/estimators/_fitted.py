@@ -186,7 +186,8 @@ class FittedInfluence(
         >>> from sklearn.linear_model import LogisticRegression
         >>> from skinfluence import ExactInfluence
         >>> X, y = load_breast_cancer(return_X_y=True)
-        >>> influence = ExactInfluence(LogisticRegression(max_iter=10_000)).fit(X[::2], y[::2])
+        >>> model = LogisticRegression(solver="newton-cholesky")
+        >>> influence = ExactInfluence(model).fit(X[::2], y[::2])
         >>> influence.influence_on("roc_auc", X[1::2], y[1::2]).shape
         (285,)
 
