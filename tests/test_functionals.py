@@ -336,6 +336,16 @@ def test_functionals_work_with_networks_and_sketches():
     assert_close(sketched.influence_on("roc_auc", X_query, y_query), expected, 1e-8)
 
 
+def test_bounds_hold_for_whatever_is_asked():
+    X, y, X_query, _ = split(*wine(), n_queries=40)
+    exact = ExactInfluence(logistic()).fit(X, y)
+    sketched = SketchedInfluence(logistic(), sketch_size=10, random_state=0).fit(X, y)
+    asked = {"of": "probability", "reduce": "mean", "sample_weight": np.linspace(1, 2, 40)}
+    found, bounds = sketched.influence(X_query, return_error=True, **asked)
+    error = np.abs(found - exact.influence(X_query, **asked))
+    assert (error <= bounds * (1 + 1e-8)).all() and error.max() > 0.01 * bounds.max()
+
+
 def test_labels_are_only_names():
     X, y, X_query, y_query = split(*wine(), n_queries=40)
     names = np.array(["b", "c", "d"])

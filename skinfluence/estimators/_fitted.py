@@ -90,7 +90,9 @@ class FittedInfluence(
         features = self._features(X)
         return self.linearisation_.query_rows(features, y, of)
 
-    def influence(self, X, y=None, *, of="auto", sample_weight=None, reduce=None):
+    def influence(
+        self, X, y=None, *, of="auto", sample_weight=None, reduce=None, return_error=False
+    ):
         """Influence of every training row on the loss or the prediction of queries.
 
         ``I_loss(z_t, z_p) = -g_t' H^{-1} g_p``: the derivative of the loss at query t with
@@ -117,11 +119,20 @@ class FittedInfluence(
             Weights of the queries in ``reduce``.
         reduce : {None, "mean", "sum"}, default=None
             Reduce over the queries, at the cost of one solve.
+        return_error : bool, default=False
+            Whether to return bounds on the errors of the scores too.
 
         Returns
         -------
         influence : ndarray of shape (n_queries, n_train) or (n_train,)
             Scores in units of the loss (or of what ``of`` names) per unit of relative weight.
+        bounds : ndarray of shape (n_queries, n_train) or (n_train,)
+            Only with ``return_error=True``: at least the distance of each score from the score
+            by the full curvature of the same kind, up to rounding; 0 where that is solved
+            directly. They hold for queries of any kind, and for the reduced scores with
+            ``reduce``; they follow from the residual of each solution, see Notes. Without a
+            penalty or damping, a curvature that is singular up to rounding has no such bounds
+            outside the range that the approximation finds.
 
         Raises
         ------
@@ -129,17 +140,36 @@ class FittedInfluence(
             If a label is unknown to the model, the model has no probabilities, weights come
             without ``reduce``, or the queries are unfit.
 
+        Warns
+        -----
+        NumericalWarning
+            If no lower bound of the full curvature is found, so that all bounds are infinite.
+
+        Notes
+        -----
+        A solution ``x`` with the residual ``r = g_t - H x`` has the error ``r' H^{-1} g_p``.
+        Where all eigenvalues of ``M H`` lie in ``[l, u]``, M the inverse of the approximate
+        curvature, that is at most ``c |r' M g_p| + h sqrt(r' M r) sqrt(g_p' M g_p)`` with ``c``
+        the centre of ``[1/u, 1/l]`` and ``h`` half its width. This is proven; the interval is
+        estimated, by Lanczos iteration from random starts, and widened by the residuals of both
+        ends and 5 percent. A sketch that leaves directions out borrows another M, the
+        Nystroem approximation of rank 100.
+
         References
         ----------
         Koh and Liang, *Understanding Black-box Predictions via Influence Functions*, 2017.
         """
-        queries = self._query_rows(X, y, of)
-        weight = _query_weights(sample_weight, len(queries), reduce)
-        if _check_reduce(reduce) is not None:
-            queries = _reduced(queries, reduce, weight)
+        features, fit = self._features(X), self.linearisation_
+        weight = _reduction(reduce, features.shape[0], sample_weight)
+        gradients = fit.gradient_rows(features, y, of)
+        queries = _reduced(fit.space.project_queries(gradients), weight)
         out = np.empty((len(queries), self.n_samples_))
-        self.linearisation_.fill_influence(queries, out)
-        return out if reduce is None else out[0]
+        if not return_error:
+            fit.fill_influence(queries, out)
+            return out if reduce is None else out[0]
+        bounds = np.empty_like(out)
+        fit.fill_influence_and_bounds(_reduced(gradients, weight), queries, out, bounds)
+        return (out, bounds) if reduce is None else (out[0], bounds[0])
 
     def influence_on(self, functional, X, y=None, *, sample_weight=None):
         """Influence of every training row on one number computed from all queries.
@@ -202,9 +232,9 @@ class FittedInfluence(
         >>> bool(np.allclose(found, influence.influence(X[1::2], of="output", reduce="mean")))
         True
         """
-        features = self._features(X)
-        weight = _query_weights(sample_weight, features.shape[0], functional)
-        fit = self.linearisation_
+        features, fit, weight = self._features(X), self.linearisation_, sample_weight
+        if weight is not None:
+            weight = check_weights(sample_weight, np.empty((features.shape[0], 1)))
         row = fit.functional_row(features, find_functional(functional), y, weight)
         return fit.fill_influence(row, np.empty((1, self.n_samples_)))[0]
 
@@ -481,21 +511,21 @@ def _check_reduce(reduce):
     return reduce
 
 
-def _query_weights(sample_weight, n_queries, reduce):
-    """Weights of queries in a reduction over them, None without any."""
-    if sample_weight is None:
-        return None
-    if reduce is None:
+def _reduction(reduce, n_queries, sample_weight):
+    """Weights of queries in a reduction over them, None without one."""
+    if _check_reduce(reduce) is None:
+        if sample_weight is None:
+            return None
         raise ValueError(
             "sample_weight weighs the queries in a reduction over them. Give reduce='mean' or "
             "'sum', or leave sample_weight out."
         )
-    return check_weights(sample_weight, np.empty((n_queries, 1)))
+    weight = check_weights(sample_weight, np.empty((n_queries, 1)))
+    return weight if reduce == "sum" else weight / weight.sum()
 
 
-def _reduced(rows, reduce, weight):
-    weight = np.ones(len(rows)) if weight is None else weight
-    return DenseRows((weight if reduce == "sum" else weight / weight.sum())[None] @ rows)
+def _reduced(rows, weight):
+    return rows if weight is None else DenseRows(weight[None] @ rows)
 
 
 def _smallest(order, k):

@@ -15,7 +15,7 @@ from skinfluence.curvature.kronecker import (
     moments,
     sketch_sizes,
 )
-from skinfluence.estimators._base import BaseInfluence
+from skinfluence.estimators._base import REFINEMENT, BaseInfluence
 
 
 class KFACInfluence(BaseInfluence):
@@ -55,6 +55,15 @@ class KFACInfluence(BaseInfluence):
         nothing is sketched.
     sketch : {"nystrom", "gaussian"}, default="nystrom"
         "nystrom": the leading eigenvectors of A and of E. "gaussian": random.
+    refine : {"auto"} or int, default=0
+        Steps of conjugate gradients with the full curvature, preconditioned by the approximate
+        one, after the approximate solution; each is one product of the full curvature with
+        every query. "auto": until the ten largest scores of every query have error bounds of
+        at most ``eps`` times their size. Refined are `influence`, `most_influential`,
+        `parameter_influence`, `score` and the effects of leaving rows out; `self_influence`,
+        `transform`, `memorization` and the leverages keep the approximation.
+    eps : float, default=0.1
+        Largest error bound, relative to the score, at which ``refine="auto"`` stops.
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
         data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
@@ -149,6 +158,7 @@ class KFACInfluence(BaseInfluence):
             tuple,
         ],
         "sketch": [StrOptions({"nystrom", "gaussian"})],
+        **REFINEMENT,
     }
     _parameter_constraints.pop("curvature")
 
@@ -161,6 +171,8 @@ class KFACInfluence(BaseInfluence):
         shared="expand",
         sketch_size=None,
         sketch="nystrom",
+        refine=0,
+        eps=0.1,
         damping="auto",
         batch_size=None,
         n_jobs=None,
@@ -174,6 +186,8 @@ class KFACInfluence(BaseInfluence):
         self.shared = shared
         self.sketch_size = sketch_size
         self.sketch = sketch
+        self.refine = refine
+        self.eps = eps
         self.damping = damping
         self.batch_size = batch_size
         self.n_jobs = n_jobs
