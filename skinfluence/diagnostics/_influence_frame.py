@@ -1,6 +1,5 @@
 """The training rows that hurt or help queries most, with what is known of them."""
 
-import warnings
 from numbers import Integral
 
 import numpy as np
@@ -31,8 +30,7 @@ def influence_frame(influence, X, y, *, k=None):
         helpful last, with the columns:
 
         label, prediction
-            Target and prediction of the row, in the unit that the model saw; with several
-            targets ``"label 0"`` and so on.
+            Target and prediction of the row; with several targets ``"label 0"`` and so on.
         loss, leave_one_out_loss
             Loss of the row under the fitted model, and under the model refitted without it.
         influence
@@ -70,10 +68,15 @@ def influence_frame(influence, X, y, *, k=None):
     - "redundant": the rows of smallest Cook's distance, as many as move the parameters by at most
       a tenth of a standard error (root mean square) all together, to first order.
 
-    To look for wrong labels, sort by ``leave_one_out_loss``, not by ``influence``. Over four data
-    sets with 10 % and 30 % of their labels flipped, it finds them as well as cleanlab's quality
-    scores of five-fold probabilities and the plain loss, and better than the plain loss where
-    there are many parameters; see ``benchmarks/suggestions.py``.
+    To look for wrong labels, sort by ``leave_one_out_loss``, not by ``influence``. On four data
+    sets with 10 % and 30 % of the labels flipped (``benchmarks/suggestions.py``), the area under
+    the ROC curve was 0.885 and 0.870 by that loss, 0.882 and 0.869 by the plain loss, 0.884 and
+    0.865 by cleanlab's scores from five-fold probabilities, 0.60 by influence. The suggestion
+    names fewer rows than cleanlab's rule, of which more are wrong (55 % and 72 % against 50 % and
+    70 %), and finds fewer of the wrong ones (61 % and 67 % against 70 % and 71 %); a model without
+    the named rows is 0.4 points less accurate than one without those that cleanlab names. Where
+    classes overlap, hard rows are named too: look before dropping. Without the redundant rows,
+    models were as accurate as with them.
 
     References
     ----------
@@ -118,12 +121,9 @@ def _order(own, k):
 
 def _labels(fitted_model):
     """Columns of labels and predictions."""
-    with warnings.catch_warnings():
-        # The rows are those that the model saw.
-        warnings.filterwarnings("ignore", ".*valid feature names", UserWarning)
-        predictions = fitted_model.model.predict(fitted_model.features)
+    predictions = fitted_model.fitted.predict(fitted_model.table)
     columns = {}
-    for name, values in (("label", fitted_model.y), ("prediction", predictions)):
+    for name, values in (("label", fitted_model.given_y), ("prediction", predictions)):
         if np.ndim(values) == 1:
             columns[name] = values
         else:
