@@ -18,6 +18,7 @@ from sklearn import metrics as reference
 from sklearn.base import clone
 from sklearn.linear_model import HuberRegressor, PoissonRegressor, Ridge
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
 
@@ -388,6 +389,13 @@ def test_functionals_that_cannot_be_read_are_refused(fits):
         influence.influence_on(WorstGroup(GROUPS[1:]), X, y)
     with pytest.raises(ValueError, match="two different values"):
         GroupGap([0, 1, 2])
+    line, _, (X_line, y_line), _ = fits("least squares")
+    with pytest.raises(ValueError, match="needs one label for each query"):
+        line.influence_on("roc_auc", X_line, y_line)
+    both = np.column_stack([y, 1 - y])
+    labels = ExactInfluence(MultiOutputClassifier(logistic())).fit(X, both)
+    with pytest.raises(ValueError, match="needs one label for each query"):
+        labels.influence_on("roc_auc", X, both)
     with pytest.raises(ValueError, match="queries of every class"):
         influence.influence_on("roc_auc", X[y == 1], y[y == 1])
 

@@ -252,6 +252,12 @@ class ExpectedCalibrationError(Functional):
 def _require_labels(y):
     if y is None:
         raise ValueError("y is None. Expected the labels of the queries.")
+    if y.ndim != 1 or y.dtype.kind not in "iub":
+        raise ValueError(
+            "This number needs one label for each query, by its position among the classes. Got "
+            f"an array of shape {y.shape} and dtype {y.dtype}: targets of a regression, or "
+            "several labels."
+        )
 
 
 def _indicators(outputs, y):
