@@ -89,6 +89,19 @@ class Loss(ABC):
         root = np.sqrt(np.clip(values, 0, None))
         return root[..., None] * np.swapaxes(vectors, -1, -2)
 
+    def sampled_factor(self, z, y, random_state):
+        """One random row for each sample whose outer product has the mean Hessian, (n, 1, k).
+
+        Raises
+        ------
+        ValueError
+            If the Hessian of a sample has a negative eigenvalue.
+        """
+        factor = self.hessian_factor(z, y)
+        # Independent signs make all cross terms vanish in the mean.
+        signs = np.sign(random_state.standard_normal(factor.shape[:2]))
+        return np.einsum("ns,nsk->nk", signs, factor)[:, None]
+
     def third_derivative(self, z, y):
         """Third derivative with respect to one raw output, (..., n, 1).
 
@@ -177,9 +190,10 @@ def _share_that_stays_positive(z, moves):
 def _check_convex(values):
     if values.min(initial=0) < -1e-10 * max(1.0, values.max(initial=0)):
         raise ValueError(
-            "The loss of some samples has negative curvature, so its Hessian has no square "
-            "root. Use solver='direct' with curvature='hessian', or "
-            "curvature='empirical_fisher'."
+            "The loss of some samples has negative curvature in the outputs, so its Hessian is "
+            "no sum of squares. Use ExactInfluence with curvature='hessian' and "
+            "solver='direct', or the empirical Fisher: curvature='empirical_fisher', which "
+            "KFACInfluence calls fisher='empirical'."
         )
 
 

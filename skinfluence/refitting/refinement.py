@@ -73,7 +73,10 @@ class Refinement:
         """Removals without a Newton step, and those with the longest steps."""
         if not is_sum_of_rows(self.linearisation):
             return np.arange(0)
-        if self.is_exact:
+        kind = self.linearisation.curvature_kind
+        if self.is_exact or not self.linearisation.objective.has_factor_rows(kind):
+            # A network's Hessian is more than that of linearised outputs, whose minimum, of the
+            # Gauss-Newton matrix, would take the place of the step that was asked for.
             return np.flatnonzero(self.required)
         chosen = self._longest(CHORD_PASSES if self.has_chords else NEWTON_PASSES)
         return np.flatnonzero(chosen & ~refused)
