@@ -33,7 +33,7 @@ CONFINED = {
     "torch": ("models.torch",),
     "skorch": ("models.torch",),
     "matplotlib": ("inspection",),
-    "pandas": (),
+    "pandas": ("diagnostics",),
     "polars": (),
     "imblearn": (),
 }
@@ -148,7 +148,7 @@ def public_objects():
 
     for name in getattr(skinfluence, "__all__", []):
         add(getattr(skinfluence, name))
-    for name in ("sketching", "metrics", "inspection"):
+    for name in ("sketching", "metrics", "inspection", "diagnostics"):
         if name in SOURCES:
             module = import_module(f"skinfluence.{name}")
             for public in getattr(module, "__all__", public_names(module)):

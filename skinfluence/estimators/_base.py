@@ -67,7 +67,8 @@ def fit_model(influence, X, y, sample_weight):
         check_classification_targets(y)
     given = None if sample_weight is None else weight
     fitted = clone(estimator).fit(X, y, **fit_arguments(estimator, given))
-    return FittedModel(estimator, fitted, X if reads_raw_data(influence) else checked, y, weight)
+    rows = X if reads_raw_data(influence) else checked
+    return FittedModel(estimator, fitted, rows, y, weight, table=X)
 
 
 # Parameters of the estimators whose curvature is an approximation.
