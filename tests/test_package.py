@@ -215,6 +215,7 @@ SHARED = {
     name: set()
     for name in (
         *("damping", "curvature", "solver", "batch_size", "scoring", "tail", "factorized"),
+        *("eps", "delta"),
         *("debias", "project_queries", "damping_", "curvature_kind_", "stationarity_"),
         *("n_features_in_", "feature_names_in_", "classes_"),
     )

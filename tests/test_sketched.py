@@ -20,10 +20,15 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import ExactInfluence, SketchedInfluence
 from skinfluence.curvature import DenseCurvature, SpectralCurvature
-from skinfluence.curvature.sketched import debiased_ridge, exact_effective_dimension
+from skinfluence.curvature.sketched import (
+    SketchPlan,
+    choose_projection,
+    debiased_ridge,
+    exact_effective_dimension,
+)
 from skinfluence.exceptions import NumericalWarning
-from skinfluence.rows import DenseRows
-from skinfluence.sketching import IdentitySketch, SJLTSketch, effective_dimension
+from skinfluence.rows import DenseRows, KroneckerRows
+from skinfluence.sketching import SKETCHES, IdentitySketch, SJLTSketch, effective_dimension
 from tests import helpers
 from tests.helpers import NEWTON, assert_close, cancer
 
@@ -436,6 +441,37 @@ def test_automatic_size_keeps_the_uniform_error_below_eps(kind):
         assert operator_error(influence, X, y) <= eps
 
 
+def unlike_outputs(c=20, d=300):
+    """Factor rows that are no Kronecker product: the first output curves in 120 directions.
+
+    Each other output curves a little along one; the residuals of all have the same trace.
+    """
+    inputs = np.linalg.qr(np.random.default_rng(0).standard_normal((d, 120 + c - 1)))[0].T
+    inputs *= np.sqrt(np.append(np.full(120, 60), np.full(c - 1, 0.1)))[:, None]
+    residual = np.zeros((120 + c - 1, 1, c))
+    residual[:120, 0, 0] = np.sqrt(1 / 120)
+    residual[120:, 0, 1:] = np.eye(c - 1)
+    return KroneckerRows(residual, inputs)
+
+
+def test_automatic_size_holds_eps_where_the_curvature_is_no_kronecker_product():
+    rows = unlike_outputs()
+    gram = rows.inner(rows)
+    exact = np.linalg.solve(gram + np.eye(len(gram)), gram)
+    errors = []
+    for seed in range(20):
+        draw = SKETCHES["gaussian"].draw
+        plan = SketchPlan(rows, np.ones(rows.n_columns), 0.0, draw, seed, factorized=True)
+        projection = choose_projection(plan, "auto", eps=0.4, delta=0.05)
+        assert not projection.sketch.is_identity
+        sketched = projection.project(rows)
+        sketched = sketched.inner(sketched)
+        shrunk = np.linalg.solve(sketched + np.eye(len(gram)), sketched)
+        # || psi(CP'PC') - psi(CC') || is the error in whitened coordinates.
+        errors.append(np.linalg.norm(shrunk - exact, ord=2))
+    assert max(errors) <= 0.4
+
+
 def test_a_basis_alone_is_the_smallest_whose_error_is_below_eps():
     X, y, model = wide()
 
@@ -531,23 +567,36 @@ def test_effective_dimensions_of_the_factors():
     influence, Xq, yq = fit("multinomial", sketch_size=90)
     objective = influence.linearisation_.objective
     second = objective.output_curvature("hessian") / 150
-    weight = np.einsum("nkk->n", second)
-    E = second.sum(axis=0)
     X = np.asarray(influence.linearisation_.objective.features)
-    A = (X.T * weight) @ X / weight.sum()
-    ridge = objective.l2_penalty[0]
+    M = (X.T * np.linalg.norm(second, 2, axis=(1, 2))) @ X
+    E, ridge = second.sum(axis=0), objective.l2_penalty[0]
     expected = (
-        effective_dimension(eigh(A, eigvals_only=True), ridge / np.linalg.norm(E, 2)),
-        effective_dimension(eigh(E, eigvals_only=True), ridge / np.linalg.norm(A, 2)),
+        effective_dimension(np.linalg.eigvalsh(M), ridge),
+        effective_dimension(np.linalg.eigvalsh(E), ridge * np.linalg.norm(E, 2) / eigh(M)[0][-1]),
     )
     assert influence.factor_effective_dimensions_ == pytest.approx(expected)
-    product = np.kron(E, A)
-    # Below the factor the product of the dimensions may be less than that of the product.
-    price = 1 + ridge / (np.linalg.norm(A, 2) * np.linalg.norm(E, 2))
-    of_product = effective_dimension(eigh(product, eigvals_only=True), ridge)
-    assert price * np.prod(expected) >= of_product
+    # What bounds F has at least its effective dimension.
+    assert influence.effective_dimension_ <= 3 * expected[0] + 3
     whole, *_ = fit("multinomial", sketch_size=90, factorized=False)
     assert not hasattr(whole, "factor_effective_dimensions_")
+
+
+def test_effective_dimensions_of_the_factors_of_a_kronecker_product():
+    X, y = two_targets()
+    model = lm.Ridge(alpha=3.0, fit_intercept=False)
+    influence = SketchedInfluence(model, sketch_size=20, random_state=0).fit(X, y)
+    _, _, F, ridge = written_out(influence, X[:2], y[:2])
+    A, E = F[:30, :30], np.eye(2)
+    assert_allclose(F, np.kron(E, A), atol=1e-12)
+    found = influence.factor_effective_dimensions_
+    largest = np.linalg.norm(A, 2)
+    assert found[0] == pytest.approx(effective_dimension(np.linalg.eigvalsh(A), ridge[0]))
+    assert found[1] == pytest.approx(2 / (1 + ridge[0] / largest))
+    # Without the factor (1 + ridge / (||A|| ||E||)) the product may be less.
+    price = 1 + ridge[0] / largest
+    assert price * np.prod(found) >= influence.effective_dimension_
+    huge = clone(influence).set_params(damping=10 * largest).fit(X, y)
+    assert np.prod(huge.factor_effective_dimensions_) < huge.effective_dimension_
 
 
 @pytest.mark.parametrize("decay", [0.5, 1.0, 2.0])

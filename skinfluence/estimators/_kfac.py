@@ -1,6 +1,6 @@
 """Influence by Kronecker-factored curvature."""
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -51,10 +51,18 @@ class KFACInfluence(BaseInfluence):
         is the share of all directions of the factors, :math:`m_A + m_E` added over the layers,
         that is kept: those with most of the effective dimension. An int is the number of rows
         :math:`m_A m_E` for each layer, split like the effective dimensions of its factors; a
-        pair is ``(m_A, m_E)``; "auto" takes twice these effective dimensions. By default
-        nothing is sketched.
+        pair is ``(m_A, m_E)``; "auto" takes the sizes from which the uniform error of the
+        sketch, on the Kronecker product of a layer, is at most ``eps``. By default nothing is
+        sketched.
     sketch : {"nystrom", "gaussian"}, default="nystrom"
-        "nystrom": the leading eigenvectors of A and of E. "gaussian": random.
+        "nystrom": the leading eigenvectors of A and of E, for "auto" all those with an
+        eigenvalue x in :math:`A \otimes E` of which :math:`x / (x + \lambda)`, their error if
+        left out, exceeds ``eps``. "gaussian": random, for "auto" as large as
+        :func:`~skinfluence.sketching.influence_min_dim` says of each factor.
+    eps : float, default=0.25
+        Largest error, in (0, 1), for sizes that are found from the data.
+    delta : float, default=0.05
+        Share of the seeds of a random sketch that may exceed ``eps``, in (0, 1).
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
         data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
@@ -149,6 +157,8 @@ class KFACInfluence(BaseInfluence):
             tuple,
         ],
         "sketch": [StrOptions({"nystrom", "gaussian"})],
+        "eps": [Interval(Real, 0, 1, closed="neither")],
+        "delta": [Interval(Real, 0, 1, closed="neither")],
     }
     _parameter_constraints.pop("curvature")
 
@@ -161,6 +171,8 @@ class KFACInfluence(BaseInfluence):
         shared="expand",
         sketch_size=None,
         sketch="nystrom",
+        eps=0.25,
+        delta=0.05,
         damping="auto",
         batch_size=None,
         n_jobs=None,
@@ -174,6 +186,8 @@ class KFACInfluence(BaseInfluence):
         self.shared = shared
         self.sketch_size = sketch_size
         self.sketch = sketch
+        self.eps = eps
+        self.delta = delta
         self.damping = damping
         self.batch_size = batch_size
         self.n_jobs = n_jobs
@@ -197,7 +211,8 @@ class KFACInfluence(BaseInfluence):
         self.layers_ = [describe(*pair, ridge) for pair in zip(names, layers, strict=True)]
         space = Space(objective.l2_penalty)
         if self.sketch_size is not None:
-            sizes = sketch_sizes(self.sketch_size, layers, self.layers_, ridge)
+            rule = {"kind": self.sketch, "eps": self.eps, "delta": self.delta}
+            sizes = sketch_sizes(self.sketch_size, layers, self.layers_, ridge, **rule)
             sketches = [
                 draw_layer_sketch(layer, pair, self.sketch, random_state)
                 for layer, pair in zip(layers, sizes, strict=True)

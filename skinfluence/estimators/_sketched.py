@@ -111,10 +111,12 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
     effective_dimension_error_ : float
         Half the width of an interval around ``effective_dimension_``, or its standard error.
     factor_effective_dimensions_ : tuple of float
-        Effective dimensions of A, the moment of the features, and of E, the moment of the
-        outputs, at the ridges ``ridge / ||E||`` and ``ridge / ||A||``. Their product, times
-        ``1 + ridge / (||A|| ||E||)``, is at least the effective dimension of the Kronecker
-        product: the price of a factorised sketch. Only where `factorized_`.
+        Effective dimensions of the features and of the outputs: of the moment M of the features,
+        each weighted by the spectral norm of the curvature of its outputs, at the ridge, and of
+        E, the moment of the outputs, at ``ridge ||E|| / ||M||``. For a Kronecker product
+        ``E (x) A`` these are A at ``ridge / ||E||`` and E at ``ridge / ||A||``, and their product
+        times ``1 + ridge / (||A|| ||E||)`` is at least its effective dimension: the price of a
+        factorised sketch. Only where `factorized_`.
     sketch_error_ : Bunch
         Errors of the scores of some training rows taken as queries, against exact scores
         found by conjugate gradients, computed on first use. ``uniform``: 95th percentile of

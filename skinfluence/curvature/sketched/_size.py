@@ -147,13 +147,13 @@ def by_certificate(plan, eps, relative_error):
 
 
 def _sizes(plan):
-    """Sizes to try for the features, each twice the one before."""
+    """Sizes to try for the features, each twice the one before, and the largest."""
     c, d = plan.layer_shape
     largest = min(d - 1, MAX_SIZE // c)
     if plan.draws_basis:
         largest = min(largest, MAX_BASIS // (8 * d))
     sizes = START * 2 ** np.arange(32)
-    return sizes[sizes <= largest].tolist()
+    return [*sizes[sizes < largest].tolist(), largest] if largest >= START else []
 
 
 def _last_resort(plan, sizes, goal):
@@ -184,28 +184,17 @@ def _basis_error(projection, enough):
 def _needed(plan, sketch, eps, delta):
     """Size that the theorem requires, by the spectrum of a sketch of the features."""
     values = feature_eigenvalues(plan, sketch)
-    ridge = feature_ridge(plan)
-    if ridge > 0:
-        dimension = exact_effective_dimension(values, ridge, sketch.orthogonal_share)
+    if plan.feature_ridge > 0:
+        dimension = exact_effective_dimension(values, plan.feature_ridge, sketch.orthogonal_share)
         return influence_min_dim(dimension, eps=eps, delta=delta) if dimension < np.inf else np.inf
     rank = numerical_rank(values)
     return rank + 1 if rank < sketch.size else np.inf
 
 
 def feature_eigenvalues(plan, sketch):
-    """Eigenvalues of the sketched second moment of the features."""
-    projected = plan.features @ sketch
+    """Eigenvalues of the sketched moment of the features, which bounds F."""
+    projected = plan.bounding_features @ sketch
     return np.linalg.eigvalsh(projected.moment())
-
-
-def feature_ridge(plan):
-    """``ridge / ||E||`` for the features, in the units of their moment."""
-    if not plan.factorized:
-        # Full gradients are scaled to this ridge.
-        return plan.ridge.mean()
-    values = np.linalg.eigvalsh(plan.outputs_moment)
-    largest = values[-1] if values[-1] > 0 else 1.0
-    return plan.ridge.min() * values.sum() / largest
 
 
 def numerical_rank(values):
