@@ -495,16 +495,29 @@ def test_a_smaller_eps_needs_a_larger_sketch():
     assert sizes[1] == pytest.approx(sizes[0] * (0.6 / 0.45) ** 2, rel=0.05)
 
 
-def test_certified_size_keeps_the_relative_error_below_eps():
+def test_certified_size_keeps_the_relative_error_of_most_unseen_rows_below_eps():
     X, y, model = wide()
-    for kind, eps in (("nystrom", 0.1), ("gaussian", 0.6)):
+    train, test = slice(0, 450), slice(450, 600)
+    for kind, eps in (("nystrom", 0.1), ("landmarks", 0.3)):
         influence = SketchedInfluence(
             model, sketch=kind, sketch_size="certified", eps=eps, random_state=0
-        ).fit(X, y)
-        exact = exact_influence(influence, X[:50], y[:50])
-        gap = np.linalg.norm(influence.influence(X[:50], y[:50]) - exact, axis=1)
+        ).fit(X[train], y[train])
         assert influence.sketch_size_ < 400
-        assert np.mean(gap / np.linalg.norm(exact, axis=1)) < 1.2 * eps
+        error = influence.sketch_error(X[test], y[test]).relative
+        assert np.mean(error["values"] <= eps) >= 0.9
+        assert error.percentile_95.value < 1.1 * eps
+
+
+def test_certified_basis_is_not_built_from_the_rows_that_judge_it():
+    seen = []
+
+    def draw(data, size, seed):
+        seen.append(np.count_nonzero(data.squared_norms()))
+        return SKETCHES["landmarks"].draw(data, size, seed)
+
+    X, y, model = wide()
+    SketchedInfluence(model, sketch=draw, sketch_size="certified", eps=0.3).fit(X, y)
+    assert set(seen) == {600 - 72}
 
 
 def test_certified_size_says_when_exact_is_cheaper():
@@ -774,46 +787,95 @@ def test_projected_queries_have_the_exact_influence_of_the_whole():
 # ---------------------------------------------------------------------------
 
 
-def test_sketch_error_is_measured_against_the_exact_scores(monkeypatch):
+def dense_sketched_form(influence, left, right):
+    """``B~`` of dense rows."""
+    fit = influence.linearisation_
+    solved = fit.solve(fit.space.project(DenseRows(left)))
+    return solved.inner(fit.space.project(DenseRows(right)))
+
+
+@pytest.mark.parametrize("sketch", ["gaussian", "nystrom"])
+def test_sketch_error_is_measured_against_the_exact_scores(sketch, monkeypatch):
     # All rows are probes, so that it does not matter which are drawn.
     monkeypatch.setattr("skinfluence.estimators._sketch_error.N_PROBES", 150)
-    influence, Xq, yq = fit("multinomial", sketch="gaussian", sketch_size=60)
-    rows, _, F, ridge = written_out(influence, Xq, yq)
-    exact = rows @ np.linalg.solve(F + np.diag(ridge), rows.T)
-    sketched = -influence.influence(*problem("multinomial")[:2])
-    error = influence.sketch_error_
-    gap = np.linalg.norm(sketched - exact, axis=1) / np.linalg.norm(exact, axis=1)
-    assert error.relative.value == pytest.approx(gap.mean(), rel=1e-5)
-    ranks = [spearmanr(*pair).statistic for pair in zip(sketched, exact, strict=True)]
-    assert error.spearman.value == pytest.approx(np.mean(ranks), rel=1e-5)
-    scale = np.einsum("qp,qp->q", rows @ np.linalg.pinv(F, hermitian=True), rows)
-    uniform = np.quantile(np.abs(sketched - exact) / np.sqrt(np.outer(scale, scale)), 0.95)
-    # Conjugate gradients approach the scale from below, so the error from above.
-    assert uniform <= error.uniform.value * (1 + 1e-4)
-    assert error.uniform.value < 1.5 * uniform
+    influence, Xq, yq = fit("multinomial", sketch=sketch, sketch_size=60)
+    rows, queries, F, ridge = written_out(influence, Xq, yq)
+    inverse, pseudo = np.linalg.inv(F + np.diag(ridge)), np.linalg.pinv(F, hermitian=True)
+    values, vectors = eigh(F)
+    root = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
+    operator = np.linalg.norm(
+        dense_sketched_form(influence, root, root) - root @ inverse @ root.T, 2
+    )
+    row_scale = np.einsum("qp,qp->q", rows @ pseudo, rows)
+    for of, arguments in ((rows, ()), (queries, (Xq, yq))):
+        error = influence.sketch_error(*arguments)
+        exact, sketched = of @ inverse @ rows.T, dense_sketched_form(influence, of, rows)
+        gap = np.linalg.norm(sketched - exact, axis=1) / np.linalg.norm(exact, axis=1)
+        assert_allclose(np.sort(error.relative["values"]), np.sort(gap), rtol=1e-5)
+        assert error.relative.percentile_95.value == pytest.approx(
+            np.quantile(gap, 0.95), rel=1e-5
+        )
+        assert error.relative.max == pytest.approx(gap.max(), rel=1e-5)
+        ranks = [spearmanr(*pair).statistic for pair in zip(sketched, exact, strict=True)]
+        assert error.spearman.median.value == pytest.approx(np.median(ranks), rel=1e-5)
+        assert error.spearman.min == pytest.approx(min(ranks), rel=1e-5)
+        scale = np.einsum("qp,qp->q", of @ pseudo, of)
+        pairs = np.abs(sketched - exact) / np.sqrt(np.outer(scale, row_scale))
+        pairwise = error.pairwise.percentile_95.value
+        # Conjugate gradients approach the scale from below, so the error from above.
+        assert np.quantile(pairs, 0.95) * (1 - 1e-4) <= pairwise < 1.5 * np.quantile(pairs, 0.95)
+        # Found from below.
+        assert 0.9 * operator < error.operator <= operator * (1 + 1e-4)
+        assert error.operator > error.pairwise.percentile_95.value
+        assert error.n_queries == len(of)
 
 
 def test_sketch_error_has_intervals():
     influence, *_ = fit("multinomial", sketch="gaussian", sketch_size=60)
-    error = influence.sketch_error_
-    for name in ("uniform", "relative", "spearman"):
-        assert error[name].low <= error[name].value <= error[name].high
-    assert error.n_probes == 16
+    error = influence.sketch_error()
+    assert error.n_queries == 72
+    for part in (error.relative, error.spearman, error.pairwise):
+        for entry in part.values():
+            if isinstance(entry, dict):
+                assert entry.low <= entry.value <= entry.high
+    assert error.relative.percentile_95.high == error.relative.max
+    # Twenty queries give no upper limit of the 95th percentile.
+    few = influence.sketch_error(*problem("multinomial")[2:4])
+    assert few.relative.percentile_95.high == np.inf and few.spearman.percentile_5.low == -1
+    assert few.relative.median.high < np.inf
+
+
+def test_sketch_error_sees_leakage_of_the_queries_at_hand():
+    X, y, Xq = thin()
+    model = lm.Ridge(1.0, fit_intercept=False)
+    settings = {"sketch": "gaussian", "sketch_size": 100, "random_state": 0}
+    influence = SketchedInfluence(model, **settings).fit(X, y)
+    assert influence.leakage(Xq).min() > 0.5
+    within, outside = influence.sketch_error(), influence.sketch_error(Xq)
+    assert outside.relative.median.value > 5 * within.relative.max
+    projected = clone(influence).set_params(project_queries=True).fit(X, y)
+    assert projected.sketch_error(Xq).relative.max < 2 * within.relative.max
+
+
+def test_sketch_error_of_targets_needs_their_queries():
+    influence, *_ = fit("binary", sketch="sjlt", sketch_size=10)
+    with pytest.raises(ValueError, match="targets y without queries X"):
+        influence.sketch_error(y=[0, 1])
 
 
 def test_sketch_error_of_an_exact_sketch_is_nothing():
     influence, *_ = fit("binary", sketch="identity")
-    assert influence.sketch_error_.relative.value < 1e-6
-    assert influence.sketch_error_.spearman.value > 1 - 1e-6
+    error = influence.sketch_error()
+    assert error.relative.max < 1e-6 and error.operator < 1e-6
+    assert error.spearman.min > 1 - 1e-6
 
 
 def test_a_second_fit_forgets_the_first():
     influence, *_ = fit("binary", sketch="sjlt", sketch_size=10)
-    first = influence.sketch_error_.relative.value, influence.effective_dimension_
+    first = influence.effective_dimension_
     X, y = digits()
     influence.fit(X[:100], y[:100])
-    second = influence.sketch_error_.relative.value, influence.effective_dimension_
-    assert first[0] != second[0] and first[1] != second[1]
+    assert first != influence.effective_dimension_
 
 
 # ---------------------------------------------------------------------------

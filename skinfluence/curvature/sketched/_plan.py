@@ -42,6 +42,8 @@ class SketchPlan:
         Whether gradients of queries are projected on the range of F first.
     n_params : int
         Parameters of the model.
+    held_out : ndarray of int, default=None
+        Samples that a basis is not built from, so that they can judge it.
     """
 
     factor_rows: Rows
@@ -54,6 +56,7 @@ class SketchPlan:
     debias: bool = False
     project_queries: bool = False
     n_params: int | None = None
+    held_out: np.ndarray | None = None
 
     @classmethod
     def of(cls, objective, kind, damping, *, sketch, factorized="auto", debias=False, **settings):
@@ -151,6 +154,14 @@ class SketchPlan:
         residual = self.factor_rows.residual
         return self._weighted_features(np.sqrt(np.einsum("nsc,nsc->n", residual, residual)))
 
+    @property
+    def _seen_features(self):
+        if self.held_out is None:
+            return self.features
+        seen = np.ones(self.features.n_samples)
+        seen[self.held_out] = 0.0
+        return self.features.weighted(seen)
+
     @cached_property
     def bounding_features(self):
         """Rows of width d whose Gram matrix M bounds F: ``F <= I (x) M``.
@@ -231,7 +242,7 @@ class SketchPlan:
         d = self.layer_shape[1]
         if m_A >= d:
             return IdentitySketch(d)
-        return self.draw(self.features, m_A, self.seed)
+        return self.draw(self._seen_features, m_A, self.seed)
 
     def _output_sketch(self, m_E):
         c = self.layer_shape[0]

@@ -34,7 +34,8 @@ def choose_projection(plan, sketch_size, *, eps, delta, relative_error=None):
     eps, delta : float
         Largest error, and the share of seeds that may exceed it.
     relative_error : callable, default=None
-        Measured relative error of a projection, for "certified".
+        Measured relative error of a projection, for "certified": a high quantile over held-out
+        rows.
 
     Returns
     -------
@@ -116,7 +117,7 @@ def by_theorem(plan, eps, delta):
 
 
 def by_certificate(plan, eps, relative_error):
-    """Projection whose scores are within eps of the exact scores on probe queries.
+    """Projection whose scores are within eps of the exact scores on most held-out rows.
 
     Parameters
     ----------
@@ -163,7 +164,7 @@ def _last_resort(plan, sizes, goal):
         return d
     warn_user(
         f"A sketch of {c * sizes[-1]} numbers for each row, the largest that is tried, does "
-        f"not reach {goal}. See sketch_error_ for its error; set sketch_size to grow it.",
+        f"not reach {goal}. See sketch_error(X, y) for its error; set sketch_size to grow it.",
         NumericalWarning,
     )
     return sizes[-1]
