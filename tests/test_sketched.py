@@ -27,7 +27,7 @@ from skinfluence.curvature.sketched import (
     exact_effective_dimension,
 )
 from skinfluence.exceptions import NumericalWarning
-from skinfluence.rows import DenseRows, KroneckerRows
+from skinfluence.rows import CentredFeatures, DenseRows, KroneckerRows, Rows
 from skinfluence.sketching import SKETCHES, IdentitySketch, SJLTSketch, effective_dimension
 from tests import helpers
 from tests.helpers import NEWTON, assert_close, cancer
@@ -766,6 +766,24 @@ def test_leakage_error_falls_like_the_root_and_vanishes_with_projection():
     assert (np.array(errors[True]) < 0.1 * np.array(errors[False])).all()
 
 
+def test_leakage_in_the_unit_of_the_score_is_the_error_that_it_adds():
+    X, y, Xq = thin()
+    Xq = Xq * np.geomspace(0.1, 10, 15)[:, None]
+    yq = Xq[:, 0] + 1.0
+    settings = {"sketch": "gaussian", "sketch_size": 100, "random_state": 0}
+    model = lm.Ridge(1.0, fit_intercept=False)
+    leaking = SketchedInfluence(model, **settings).fit(X, y)
+    projected = clone(leaking).set_params(project_queries=True).fit(X, y)
+    added = leaking.influence(Xq, yq) - projected.influence(Xq, yq)
+    ratio = leaking.leakage(Xq, yq, unit="score") / np.sqrt(np.mean(added**2, axis=1))
+    assert 0.7 < np.median(ratio) < 1.5 and 0.3 < ratio.min() and ratio.max() < 3
+    assert not projected.leakage(Xq, yq, unit="score").any()
+    basis = clone(leaking).set_params(sketch="nystrom", sketch_size=20).fit(X, y)
+    assert not basis.leakage(Xq, yq, unit="score").any()
+    with pytest.raises(ValueError, match="unit must be"):
+        leaking.leakage(Xq, yq, unit="loss")
+
+
 def test_projected_queries_have_the_exact_influence_of_the_whole():
     X, y, Xq = thin()
     model = lm.Ridge(1.0)
@@ -868,6 +886,40 @@ def test_sketch_error_of_an_exact_sketch_is_nothing():
     error = influence.sketch_error()
     assert error.relative.max < 1e-6 and error.operator < 1e-6
     assert error.spearman.min > 1 - 1e-6
+
+
+def arrays_of(rows, seen):
+    """Arrays and sparse matrices below an object, each buffer once."""
+    if id(rows) in seen:
+        return
+    seen.add(id(rows))
+    if isinstance(rows, np.ndarray) or sp.issparse(rows):
+        yield rows
+    for part in [*vars(rows).values()] if hasattr(rows, "__dict__") else []:
+        if isinstance(part, (Rows, CentredFeatures, np.ndarray)) or sp.issparse(part):
+            yield from arrays_of(part, seen)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("factorized", [True, False])
+@pytest.mark.parametrize("tail", [True, False])
+@pytest.mark.parametrize("kind", ["nystrom", "gaussian"])
+def test_stored_numbers_are_those_of_the_arrays(kind, tail, factorized, sparse):
+    X, y, *_, model = problem("multinomial")
+    X = sp.csr_matrix(X) if sparse else X
+    influence = SketchedInfluence(
+        model, sketch=kind, sketch_size=36, tail=tail, factorized=factorized, random_state=0
+    ).fit(X, y)
+    rows = influence.linearisation_.training_rows
+    # One number for each row at least: not what all rows share, the basis and the centre.
+    held = [a for a in arrays_of(rows, {id(influence.sketch_)}) if a.shape[0] == len(y)]
+    assert influence.n_stored_ == pytest.approx(sum(a.size for a in held) / len(y))
+    plain = 3 + 3 + 12 if factorized else 36 + 3
+    if kind == "gaussian" or not tail:
+        assert influence.n_stored_ == plain
+    else:
+        features = X.nnz / len(y) if sparse else X.shape[1]
+        assert influence.n_stored_ == pytest.approx(plain + 3 + features, abs=3)
 
 
 def test_a_second_fit_forgets_the_first():

@@ -100,6 +100,9 @@ class KFACInfluence(BaseInfluence):
     stationarity_ : float
         Norm of the gradient of the objective at the fitted parameters, over the sum of the
         norms of its terms.
+    n_stored_ : float
+        Numbers that stand for each training row when scores are computed, a mean over the rows
+        (of sparse features, stored entries). Factored rows keep their two factors.
     n_samples_, n_params_, n_components_ : int
         Training rows, parameters of the model, columns of the embedding.
     classes_ : ndarray of shape (n_classes,)

@@ -126,6 +126,11 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
     stationarity_ : float
         Norm of the gradient of the objective at the fitted parameters, over the sum of the
         norms of its terms.
+    n_stored_ : float
+        Numbers that stand for each training row when scores are computed, a mean over the rows
+        (of sparse features, stored entries): with a complement (``tail=True``) those of the
+        unsketched factors too, residuals and features, without it the sketch alone, of which
+        factored rows keep their two factors.
     n_samples_, n_params_, n_components_ : int
         Training rows, parameters of the model, columns of the embedding.
     classes_ : ndarray of shape (n_classes,)

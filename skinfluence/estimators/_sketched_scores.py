@@ -2,12 +2,16 @@
 
 from functools import cached_property
 
+import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skinfluence.curvature import exact_curvature
 from skinfluence.curvature.sketched import is_injective, of_curvature, of_factors
 from skinfluence.estimators._fitted import FittedInfluence
 from skinfluence.estimators._sketch_error import measured_error
+
+# Training rows over which `SketchedScores.leakage` averages its error.
+N_SOLVED = 256
 
 
 class SketchedScores(FittedInfluence):
@@ -126,8 +130,8 @@ class SketchedScores(FittedInfluence):
         check_is_fitted(self)
         return is_injective(self.linearisation_.space)
 
-    def leakage(self, X, y=None):
-        """Share of the gradient of every query that lies outside the range of F.
+    def leakage(self, X, y=None, *, unit="share"):
+        """Part of the gradient of every query that lies outside the range of F.
 
         No training row has moved the model in these directions, and exact influence ignores
         them. A random sketch mixes them in, with an error that falls like ``m^-1/2``;
@@ -139,17 +143,40 @@ class SketchedScores(FittedInfluence):
             Queries.
         y : array-like of shape (n_queries,), default=None
             Their targets. Without targets, the gradient of the prediction.
+        unit : {"share", "score"}, default="share"
+            "share": norm of the part outside, ``||v_K||``, over the norm of the gradient, from 0
+            to 1. "score": the error that this part adds to a score, in units of `influence`.
 
         Returns
         -------
         ndarray of shape (n_queries,)
-            Norm of the part outside over the norm of the gradient, from 0 to 1.
+            The share; or an estimate of the error, as root mean square over some training rows
+            g: ``m^-1/2 ||x|| ||v_K||`` with the solution x of ``(PFP' + ridge) x = Pg`` and, for
+            factored rows, the m of the features. As ``||x||^2 <= phi(g) / ridge``, this is at
+            most ``m^-1/2 sqrt(phi) ||v_K|| / sqrt(ridge)``. With c outputs it may be too large
+            by up to ``sqrt(c)``. It is 0 for a basis, whose directions lie in the range, and
+            where queries are projected.
+
+        Raises
+        ------
+        ValueError
+            If the unit is unknown.
 
         Warns
         -----
         ConvergenceWarning
             If the range is too large to be found, so that the values are upper bounds.
         """
+        if unit not in ("share", "score"):
+            raise ValueError(f"unit must be 'share' or 'score'. Got {unit!r} instead.")
         features = self._features(X)
         fit = self.linearisation_
-        return fit.space.range.leakage(fit.gradient_rows(features, y))
+        outside, size = fit.space.range.outside(fit.gradient_rows(features, y))
+        if unit == "share":
+            return np.divide(outside, size, out=np.zeros_like(size), where=size > 0)
+        if fit.space.plan.project_queries or fit.space.is_orthonormal or self.sketch_.is_identity:
+            return np.zeros_like(outside)
+        some = np.unique(np.linspace(0, self.n_samples_ - 1, N_SOLVED).astype(int))
+        solved = fit.solve(fit.training_rows[some]).toarray()[:, : self.sketch_size_]
+        mean_square = (solved**2).sum(axis=1).mean()
+        return outside * np.sqrt(mean_square / fit.space.feature_sketch.size)
