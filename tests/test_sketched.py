@@ -537,6 +537,37 @@ def test_a_size_that_is_out_of_reach_is_said(monkeypatch):
     assert influence.sketch_size_ <= 100
 
 
+def test_a_budget_of_numbers_is_kept_and_the_sizes_tried_are_told():
+    X, y, model = wide()
+    free = SketchedInfluence(model, random_state=0, eps=0.05).fit(X, y)
+    assert free.tried_sizes_[-1] == free.sketch_size_ > 100
+    for size in ("auto", "certified"):
+        with pytest.warns(NumericalWarning, match="A sketch of 50 numbers .* does not reach"):
+            tight = SketchedInfluence(
+                model, sketch_size=size, max_sketch_size=50, random_state=0, eps=0.05
+            ).fit(X, y)
+        assert tight.sketch_size_ == 50 and tight.tried_sizes_ == (16, 32, 50)
+    assert SketchedInfluence(model, sketch_size=20).fit(X, y).tried_sizes_ == ()
+
+
+@pytest.mark.parametrize("name", ["binary", "multinomial", "two ridges"])
+def test_error_outside_of_a_basis_is_a_lower_bound_of_its_uniform_error(name):
+    influence, Xq, yq = fit(name, sketch_size=16)
+    _, _, F, ridge = written_out(influence, Xq, yq)
+    projection = influence.linearisation_.space
+    c, d = projection.plan.layer_shape
+    Q = influence.sketch_.toarray()[: c * (16 // c), : c * d].T
+    left_out = np.eye(c * d) - Q @ Q.T
+    level = np.repeat(projection.outside_curvature, d)
+    root = np.sqrt(ridge[: c * d] + level)
+    operator = left_out @ (F[: c * d, : c * d] - np.diag(level)) @ left_out
+    expected = np.linalg.norm(operator / np.outer(root, root), 2)
+    found = projection.error_outside(n_iterations=60)
+    assert 0.98 * expected < found <= expected * (1 + 1e-9)
+    largest = influence.linearisation_.curvature.uniform_error(influence.damping_, n_iterations=50)
+    assert found <= largest * (1 + 1e-6)
+
+
 @pytest.mark.parametrize("name", ["binary", "multinomial"])
 def test_uniform_error_of_a_basis_is_the_spectral_radius(name):
     influence, Xq, yq = fit(name, sketch_size=15)

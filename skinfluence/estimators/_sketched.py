@@ -46,6 +46,10 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         error, which `sketch_error` measures. A factorised sketch of a model with c outputs gives
         m // c numbers to its features; a pair ``(m_A, m_E)`` sets the sizes for features and
         outputs. From the number of parameters on the result is exact.
+    max_sketch_size : int, default=None
+        Most numbers for each row that "auto" and "certified" may take. Where the goal needs more,
+        this many are taken, with a warning. None: at most what a dense eigendecomposition can
+        take, and beyond that the exact solution where it is affordable.
     sketch : str or callable, default="auto"
         Kind of sketch: "auto", "gaussian", "rademacher", "sjlt", "srdct", "nystrom",
         "landmarks" or "identity". "nystrom" is a basis for the range of the features and needs
@@ -103,6 +107,8 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         The sketch, of all columns of the rows.
     sketch_size_ : int
         Rows of the sketch, without the unsketched columns.
+    tried_sizes_ : tuple of int
+        Numbers for each row that were tried to find the size; none where it was given.
     factorized_ : bool
         Whether features are sketched, or full gradients.
     damping_ : float
@@ -183,6 +189,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
             Interval(Integral, 1, None, closed="left"),
             tuple,
         ],
+        "max_sketch_size": [None, Interval(Integral, 1, None, closed="left")],
         "sketch": [StrOptions({"auto", *SKETCHES}), callable],
         "tail": ["boolean"],
         "factorized": [StrOptions({"auto"}), "boolean"],
@@ -197,6 +204,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         estimator,
         *,
         sketch_size="auto",
+        max_sketch_size=None,
         sketch="auto",
         tail=True,
         factorized="auto",
@@ -214,6 +222,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
     ):
         self.estimator = estimator
         self.sketch_size = sketch_size
+        self.max_sketch_size = max_sketch_size
         self.sketch = sketch
         self.tail = tail
         self.factorized = factorized
@@ -255,6 +264,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
             complement=self.tail,
             debias=self.debias,
             project_queries=self.project_queries,
+            max_size=self.max_sketch_size,
             held_out=probes.index if self.sketch_size == "certified" else None,
         )
         projection = choose_projection(
@@ -269,7 +279,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
             print(
                 f"[{type(self).__name__}] {projection.sketched_size} of "
                 f"{plan.factor_rows.n_columns} numbers for each row by "
-                f"{type(projection.feature_sketch).__name__}"
+                f"{type(projection.feature_sketch).__name__}; tried {projection.tried_sizes}"
             )
         if projection.sketch.is_identity:
             return kind, exact_curvature(objective, kind, damping, seed), projection

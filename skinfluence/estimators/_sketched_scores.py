@@ -34,6 +34,7 @@ class SketchedScores(FittedInfluence):
         projection = linearisation.space
         self.sketch_ = projection.sketch
         self.sketch_size_ = projection.sketched_size
+        self.tried_sizes_ = projection.tried_sizes
         self.factorized_ = projection.plan.factorized
         return super().learn(linearisation)
 

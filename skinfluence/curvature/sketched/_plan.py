@@ -44,6 +44,8 @@ class SketchPlan:
         Parameters of the model.
     held_out : ndarray of int, default=None
         Samples that a basis is not built from, so that they can judge it.
+    max_size : int, default=None
+        Most numbers for each row of a size that is found.
     """
 
     factor_rows: Rows
@@ -57,6 +59,7 @@ class SketchPlan:
     project_queries: bool = False
     n_params: int | None = None
     held_out: np.ndarray | None = None
+    max_size: int | None = None
 
     @classmethod
     def of(cls, objective, kind, damping, *, sketch, factorized="auto", debias=False, **settings):
