@@ -17,6 +17,9 @@ from skinfluence.curvature.kronecker import (
 )
 from skinfluence.estimators._base import BaseInfluence
 
+# Numbers of the largest parameter that has a dense block: a matrix of 128 MiB.
+MAX_DENSE_BLOCK = 4096
+
 
 class KFACInfluence(BaseInfluence):
     r"""Influence functions with a Kronecker-factored curvature of each layer.
@@ -24,7 +27,7 @@ class KFACInfluence(BaseInfluence):
     The curvature of a linear layer with inputs ``u`` (a 1 for the bias included) and output
     gradients ``r`` is approximated by :math:`A \otimes E` with :math:`A = \mathbb{E}[u u']` and
     :math:`E = \mathbb{E}[r r']`, and by 0 between layers. Parameters of other layers (norms)
-    keep their dense blocks. The approximation is exact for deep linear networks with squared
+    keep blocks of their own. The approximation is exact for deep linear networks with squared
     loss, up to the blocks between layers.
 
     Parameters
@@ -40,12 +43,17 @@ class KFACInfluence(BaseInfluence):
         replace its eigenvalues (EK-FAC).
     fisher : {"true", "sampled", "empirical"}, default="true"
         "true": the exact expectation over the model's own outputs, which is the generalised
-        Gauss-Newton matrix. "sampled": one random row for each sample with that expectation.
+        Gauss-Newton matrix. "sampled": one random row for each sample with that expectation; of
+        a cross-entropy of positions, the gradient for labels that are drawn from the model.
         "empirical": the gradients of the given targets.
     shared : {"expand", "reduce"}, default="expand"
         Layers whose weights are shared over positions (convolutions, sequences). "expand":
         A is the mean over positions of ``u u'``, E the sum over positions of ``r r'``.
         "reduce": both are of ``u`` averaged and ``r`` summed over positions.
+    unfactored : {"dense", "diagonal"}, default="dense"
+        Parameters that are no linear layer (norms, recurrent weights, a weight that is used in
+        several ways). "dense": one block of curvature for each, refused above 4,096 numbers,
+        whose block would take 128 MiB. "diagonal": its diagonal alone.
     sketch_size : {"auto"}, float, int or (int, int), default=None
         Sizes of factorised sketches :math:`P_A \otimes P_E` of the layers. A float from 0 to 1
         is the share of all directions of the factors, :math:`m_A + m_E` added over the layers,
@@ -152,6 +160,7 @@ class KFACInfluence(BaseInfluence):
         "eigenvalue_correction": ["boolean"],
         "fisher": [StrOptions({"true", "sampled", "empirical"})],
         "shared": [StrOptions({"expand", "reduce"})],
+        "unfactored": [StrOptions({"dense", "diagonal"})],
         "sketch_size": [
             None,
             StrOptions({"auto"}),
@@ -172,6 +181,7 @@ class KFACInfluence(BaseInfluence):
         eigenvalue_correction=True,
         fisher="true",
         shared="expand",
+        unfactored="dense",
         sketch_size=None,
         sketch="nystrom",
         eps=0.25,
@@ -187,6 +197,7 @@ class KFACInfluence(BaseInfluence):
         self.eigenvalue_correction = eigenvalue_correction
         self.fisher = fisher
         self.shared = shared
+        self.unfactored = unfactored
         self.sketch_size = sketch_size
         self.sketch = sketch
         self.eps = eps
@@ -206,8 +217,9 @@ class KFACInfluence(BaseInfluence):
     def _make_curvature(self, objective, damping):
         random_state = check_random_state(self.random_state)
         weight = objective.weight / objective.total_weight
-        rows = self._factor_rows(objective, weight, random_state)
-        layers = moments(rows, weight, self.shared)
+        rows = self._factor_rows(objective, random_state)
+        self._check_dense_blocks(objective, rows)
+        layers = moments(rows, weight, self.shared, self.unfactored)
         # One number for the damping and the model's own penalty.
         ridge = damping + float(np.mean(objective.l2_penalty))
         names = getattr(objective, "layers", ["coef"])
@@ -224,15 +236,24 @@ class KFACInfluence(BaseInfluence):
                 report.sketch_shape = pair and pair[::-1]
             space = LayerSpace(sketches, objective.l2_penalty)
             rows = space.project(rows)
-            layers = moments(rows, weight, self.shared)
+            layers = moments(rows, weight, self.shared, self.unfactored)
         curvature = KroneckerCurvature(rows, layers, space.penalty, self.eigenvalue_correction)
         return self.curvature, curvature, space
 
-    def _factor_rows(self, objective, weight, random_state):
-        if self.fisher != "sampled":
-            return objective.factor_rows(self.curvature)
-        factor = objective.loss.hessian_factor(objective.training_outputs, objective.targets)
-        # Independent signs make all cross terms vanish in the mean.
-        signs = np.sign(random_state.standard_normal(factor.shape[:2]))
-        vectors = np.einsum("ns,nsk->nk", signs, factor)[:, None]
-        return objective.pullback(objective.features, vectors).weighted(np.sqrt(weight))
+    def _factor_rows(self, objective, random_state):
+        if self.fisher == "sampled":
+            return objective.sampled_factor_rows(random_state)
+        return objective.factor_rows(self.curvature)
+
+    def _check_dense_blocks(self, objective, rows):
+        """Raise a ValueError if a parameter is too large for a block of its own."""
+        if self.unfactored == "diagonal" or not rows.has_layers:
+            return
+        for position, block in enumerate(rows[:1].blocks):
+            if not block.is_layer and block.n_columns > MAX_DENSE_BLOCK:
+                raise ValueError(
+                    f"{objective.describe_block(position)} is no linear layer whose curvature "
+                    f"has factors, and its {block.n_columns} numbers are too many for a dense "
+                    f"block (at most {MAX_DENSE_BLOCK}). Use unfactored='diagonal', or leave the "
+                    "parameter out of those that the model studies."
+                )

@@ -217,8 +217,33 @@ class Objective(ABC):
             rows = self.training_gradient_rows()
         else:
             root = self.loss.hessian_factor(self.training_outputs, self.targets)
-            rows = self.pullback(self.features, root)
+            rows = self.pullback(self.features, self.checked_factor(root))
         return rows.weighted(np.sqrt(self.weight / self.total_weight))
+
+    def sampled_factor_rows(self, random_state):
+        """One random row for each sample, whose outer products have the GGN as their mean.
+
+        Parameters
+        ----------
+        random_state : RandomState
+            Draws the rows.
+
+        Returns
+        -------
+        Rows
+        """
+        outputs, targets = self.training_outputs, self.targets
+        root = self.loss.sampled_factor(outputs, targets, random_state)
+        rows = self.pullback(self.features, self.checked_factor(root))
+        return rows.weighted(np.sqrt(self.weight / self.total_weight))
+
+    def checked_factor(self, factor):
+        """A factor (n, s, k) of the loss's Hessian; an error where it must not be 0, but is."""
+        return factor
+
+    def describe_block(self, position):
+        """Name of a block of columns, for messages."""
+        return f"block {position}"
 
     def has_factor_rows(self, curvature):
         """Whether a curvature is a sum of outer products of rows."""
