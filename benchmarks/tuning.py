@@ -88,7 +88,8 @@ def compare(name):
     return (
         f"| {name}, {X.shape[0]} x {X.shape[1]} | {own:.1f} | {of_folds:.1f} "
         f"| {refits:.0f}{'' if chosen is None else ' (extrapolated)'} | {len(rows)} "
-        f"| {error[real.argmin()]:.1e}, {error[-1]:.1e} | {GRID[predicted.argmin()]:.3g} | {GRID[real.argmin()]:.3g} "
+        f"| {error[real.argmin()]:.1e}, {error[-1]:.1e} "
+        f"| {GRID[predicted.argmin()]:.3g} | {GRID[real.argmin()]:.3g} "
         f"| {search.best_params_['C']:.3g} | {float(np.ravel(folds.C_)[0]):.3g} |"
     )
 
@@ -101,8 +102,8 @@ def main():
         "values of C from 0.001 to 1000, scored by log loss. CPU seconds of one thread.",
         "",
         "| data | LeaveOneOutSearch, s | LogisticRegressionCV, 5 folds, s | brute force, s "
-        "| rows left out | largest error of a probability: at the best C, at C = 1000 | best C on these rows | by brute force "
-        "| best C by LeaveOneOutSearch | by 5 folds |",
+        "| rows left out | largest error of a probability: at the best C, at C = 1000 "
+        "| best C on these rows | by brute force | best C by LeaveOneOutSearch | by 5 folds |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     with warnings.catch_warnings(), np.errstate(divide="ignore"):

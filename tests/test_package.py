@@ -221,11 +221,13 @@ SHARED = {
     "estimator_": {"FilteredEstimator"},
     # A head may be sketched instead of solved.
     "solver_": {"ClassifierHeadInfluence"},
+    # Its candidates have the parameter.
+    "refine": {"SketchedInfluenceCV"},
 } | {
     name: set()
     for name in (
         *("damping", "curvature", "solver", "batch_size", "tail", "factorized"),
-        *("eps", "delta"),
+        "delta",
         *("debias", "project_queries", "damping_", "curvature_kind_", "stationarity_"),
         *("n_features_in_", "feature_names_in_", "classes_"),
     )

@@ -8,6 +8,7 @@
 """
 
 from abc import ABC, abstractmethod
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import clone, is_classifier
@@ -15,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 
 from skinfluence._utils.batching import Schedule
-from skinfluence._utils.sklearn_private import _fit_context
+from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_context
 from skinfluence._utils.validation import (
     check_model,
     check_training_data,
@@ -68,12 +69,22 @@ def fit_model(influence, X, y, sample_weight):
     return FittedModel(estimator, fitted, X if reads_raw_data(influence) else checked, y, weight)
 
 
+# Parameters of the estimators whose curvature is an approximation.
+REFINEMENT = {
+    "refine": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
+    "eps": [Interval(Real, 0, 1, closed="neither")],
+}
+
+
 class BaseInfluence(FittedInfluence, ABC):
     """An influence estimator that uses one curvature.
 
     Need to be defined: ``_make_curvature``. May be overridden: ``_make_objective``, by estimators
     over some of the parameters.
     """
+
+    # Steps of refinement, a parameter where the curvature is an approximation.
+    refine = 0
 
     # Need to be defined, or may be overridden, by the members of the family.
 
@@ -140,7 +151,7 @@ class BaseInfluence(FittedInfluence, ABC):
         )
         if objective.stationarity <= STATIONARITY_TOLERANCE:
             _check_remaining_step(found, fitted_model.model)
-        return self.learn(found)
+        return self.learn(found.refined(self.refine, self.eps) if self.refine else found)
 
     def _choose_damping(self, objective):
         if self.damping != "auto":

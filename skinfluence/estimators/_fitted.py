@@ -89,7 +89,7 @@ class FittedInfluence(
         features = self._features(X)
         return self.linearisation_.query_rows(features, y)
 
-    def influence(self, X, y=None, *, reduce=None):
+    def influence(self, X, y=None, *, reduce=None, return_error=False):
         """Influence of every training row on the loss or the prediction of queries.
 
         ``I_loss(z_t, z_p) = -g_t' H^{-1} g_p``: the derivative of the loss at query t with
@@ -107,27 +107,56 @@ class FittedInfluence(
             means that more weight on the row raises the prediction.
         reduce : {None, "mean", "sum"}, default=None
             Reduce over the queries, at the cost of one solve.
+        return_error : bool, default=False
+            Whether to return bounds on the errors of the scores too.
 
         Returns
         -------
         influence : ndarray of shape (n_queries, n_train) or (n_train,)
             Scores in units of the loss per unit of relative weight.
+        bounds : ndarray of shape (n_queries, n_train) or (n_train,)
+            Only with ``return_error=True``: at least the distance of each score from the score
+            by the full curvature of the same kind, up to rounding; 0 where that is solved
+            directly. They hold for queries of any kind, and for the reduced scores with
+            ``reduce``; they follow from the residual of each solution, see Notes. Without a
+            penalty or damping, a curvature that is singular up to rounding has no such bounds
+            outside the range that the approximation finds.
 
         Raises
         ------
         ValueError
             If a label is unknown to the model, or the queries are unfit.
 
+        Warns
+        -----
+        NumericalWarning
+            If no lower bound of the full curvature is found, so that all bounds are infinite.
+
+        Notes
+        -----
+        A solution ``x`` with the residual ``r = g_t - H x`` has the error ``r' H^{-1} g_p``.
+        Where all eigenvalues of ``M H`` lie in ``[l, u]``, M the inverse of the approximate
+        curvature, that is at most ``c |r' M g_p| + h sqrt(r' M r) sqrt(g_p' M g_p)`` with ``c``
+        the centre of ``[1/u, 1/l]`` and ``h`` half its width. This is proven; the interval is
+        estimated, by Lanczos iteration from random starts, and widened by the residuals of both
+        ends and 5 percent. A sketch that leaves directions out borrows another M, the
+        Nystroem approximation of rank 100.
+
         References
         ----------
         Koh and Liang, *Understanding Black-box Predictions via Influence Functions*, 2017.
         """
-        queries = self._query_rows(X, y)
-        if _check_reduce(reduce) is not None:
-            queries = _reduced(queries, reduce)
+        _check_reduce(reduce)
+        fit, features = self.linearisation_, self._features(X)
+        gradients = fit.gradient_rows(features, y)
+        queries = _reduced(fit.space.project_queries(gradients), reduce)
         out = np.empty((len(queries), self.n_samples_))
-        self.linearisation_.fill_influence(queries, out)
-        return out if reduce is None else out[0]
+        if not return_error:
+            fit.fill_influence(queries, out)
+            return out if reduce is None else out[0]
+        bounds = np.empty_like(out)
+        fit.fill_influence_and_bounds(_reduced(gradients, reduce), queries, out, bounds)
+        return (out, bounds) if reduce is None else (out[0], bounds[0])
 
     def most_influential(self, X, y=None, k=10, *, by="harmful"):
         """The training rows with the most influence on each query.
@@ -407,5 +436,7 @@ def _check_reduce(reduce):
 
 
 def _reduced(rows, reduce):
+    if reduce is None:
+        return rows
     weight = np.full((1, len(rows)), 1.0 if reduce == "sum" else 1.0 / len(rows))
     return DenseRows(weight @ rows)

@@ -15,7 +15,7 @@ from skinfluence.curvature.kronecker import (
     moments,
     sketch_sizes,
 )
-from skinfluence.estimators._base import BaseInfluence
+from skinfluence.estimators._base import REFINEMENT, BaseInfluence
 
 # Numbers of the largest parameter that has a dense block: a matrix of 128 MiB.
 MAX_DENSE_BLOCK = 4096
@@ -67,8 +67,16 @@ class KFACInfluence(BaseInfluence):
         eigenvalue x in :math:`A \otimes E` of which :math:`x / (x + \lambda)`, their error if
         left out, exceeds ``eps``. "gaussian": random, for "auto" as large as
         :func:`~skinfluence.sketching.influence_min_dim` says of each factor.
-    eps : float, default=0.25
-        Largest error, in (0, 1), for sizes that are found from the data.
+    refine : {"auto"} or int, default=0
+        Steps of conjugate gradients with the full curvature, preconditioned by the approximate
+        one, after the approximate solution; each is one product of the full curvature with
+        every query. "auto": until the ten largest scores of every query have error bounds of
+        at most ``eps`` times their size. Refined are `influence`, `most_influential`,
+        `parameter_influence`, `score` and the effects of leaving rows out; `self_influence`,
+        `transform`, `memorization` and the leverages keep the approximation.
+    eps : float, default=0.1
+        Largest error, in (0, 1): of sizes that are found from the data, and of the error bound,
+        relative to the score, at which ``refine="auto"`` stops.
     delta : float, default=0.05
         Share of the seeds of a random sketch that may exceed ``eps``, in (0, 1).
     damping : {"auto"} or float, default="auto"
@@ -169,7 +177,7 @@ class KFACInfluence(BaseInfluence):
             tuple,
         ],
         "sketch": [StrOptions({"nystrom", "gaussian"})],
-        "eps": [Interval(Real, 0, 1, closed="neither")],
+        **REFINEMENT,
         "delta": [Interval(Real, 0, 1, closed="neither")],
     }
     _parameter_constraints.pop("curvature")
@@ -184,7 +192,8 @@ class KFACInfluence(BaseInfluence):
         unfactored="dense",
         sketch_size=None,
         sketch="nystrom",
-        eps=0.25,
+        refine=0,
+        eps=0.1,
         delta=0.05,
         damping="auto",
         batch_size=None,
@@ -200,6 +209,7 @@ class KFACInfluence(BaseInfluence):
         self.unfactored = unfactored
         self.sketch_size = sketch_size
         self.sketch = sketch
+        self.refine = refine
         self.eps = eps
         self.delta = delta
         self.damping = damping

@@ -14,7 +14,7 @@ from skinfluence.curvature.sketched import (
     choose_projection,
     is_injective,
 )
-from skinfluence.estimators._base import BaseInfluence
+from skinfluence.estimators._base import REFINEMENT, BaseInfluence
 from skinfluence.estimators._sketch_error import Probes
 from skinfluence.estimators._sketched_scores import SketchedScores
 from skinfluence.exceptions import NumericalWarning
@@ -67,7 +67,8 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         Whether the features are sketched (and the outputs, if ``sketch_size`` is a pair), or
         the unfactored gradients. "auto": the features, where rows are factored.
     eps : float, default=0.25
-        Largest error, in (0, 1), for sizes that are found from the data.
+        Largest error, in (0, 1), for sizes that are found from the data, and largest error
+        bound, relative to the score, at which ``refine="auto"`` stops.
     delta : float, default=0.05
         Share of the seeds of a random sketch that may exceed ``eps``, in (0, 1).
     debias : bool, default=False
@@ -77,6 +78,13 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
     project_queries : bool, default=False
         Whether to project the gradients of queries on the range of F before they are
         sketched, which removes the error that `leakage` measures.
+    refine : {"auto"} or int, default=0
+        Steps of conjugate gradients with the full curvature, preconditioned by the approximate
+        one, after the approximate solution; each is one product of the full curvature with
+        every query. "auto": until the ten largest scores of every query have error bounds of
+        at most ``eps`` times their size. Refined are `influence`, `most_influential`,
+        `parameter_influence`, `score` and the effects of leaving rows out; `self_influence`,
+        `transform`, `memorization` and the leverages keep the approximation.
     curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
         Which curvature; for linear models and heads "hessian" and "ggn" are the same. "ggn" takes
         the place of a network's Hessian, with a warning, where that is indefinite or where a
@@ -193,7 +201,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         "sketch": [StrOptions({"auto", *SKETCHES}), callable],
         "tail": ["boolean"],
         "factorized": [StrOptions({"auto"}), "boolean"],
-        "eps": [Interval(Real, 0, 1, closed="neither")],
+        **REFINEMENT,
         "delta": [Interval(Real, 0, 1, closed="neither")],
         "debias": ["boolean"],
         "project_queries": ["boolean"],
@@ -212,6 +220,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         delta=0.05,
         debias=False,
         project_queries=False,
+        refine=0,
         curvature="hessian",
         damping="auto",
         batch_size=None,
@@ -230,6 +239,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         self.delta = delta
         self.debias = debias
         self.project_queries = project_queries
+        self.refine = refine
         self.curvature = curvature
         self.damping = damping
         self.batch_size = batch_size

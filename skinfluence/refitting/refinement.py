@@ -49,13 +49,14 @@ class Refinement:
         self.removals = removals
         self.steps = steps
         curvature = linearisation.curvature
-        is_own = curvature.solver is not None and curvature.row_weight is None
         # A quadratic that loses rows is at its minimum after one step with its own curvature.
         self.is_exact = bool(
-            linearisation.objective.loss.quadratic and is_own and not steps.reweighting.any()
+            linearisation.objective.loss.quadratic
+            and curvature.is_own
+            and not steps.reweighting.any()
         )
         # Chords need the curvature itself, its part of one row, and one factorisation for all.
-        self.has_chords = is_own and removals.are_single_rows
+        self.has_chords = curvature.is_own and removals.are_single_rows
         self.required = ~removals.has_newton_step & ~refused
         self.refine = refine
         self.output_tolerance = output_tolerance

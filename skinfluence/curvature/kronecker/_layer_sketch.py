@@ -265,7 +265,7 @@ class LayerSpace(Space):
         Penalty of the mean objective.
     """
 
-    is_identity = False
+    is_identity = is_full = False
 
     def __init__(self, sketches, penalty):
         self.sketches = sketches
