@@ -16,6 +16,7 @@ from skinfluence.curvature.kronecker import (
     sketch_sizes,
 )
 from skinfluence.estimators._base import REFINEMENT, BaseInfluence
+from skinfluence.estimators._damping import matched_damping
 
 # Numbers of the largest parameter that has a dense block: a matrix of 128 MiB.
 MAX_DENSE_BLOCK = 4096
@@ -82,7 +83,9 @@ class KFACInfluence(BaseInfluence):
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
         data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
-        the columns. For networks and their heads "auto" is 0.1 times the mean eigenvalue of the
+        the columns. For networks "auto" is found from the gradient that training has left, a short
+        training asking for much damping; Kronecker factors take the damping at which they agree
+        best with the full curvature at its own, and heads 0.1 times the mean eigenvalue of their
         curvature. ``damping_`` reports the damping that was used.
     batch_size : int, default=None
         Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
@@ -230,13 +233,12 @@ class KFACInfluence(BaseInfluence):
         rows = self._factor_rows(objective, random_state)
         self._check_dense_blocks(objective, rows)
         layers = moments(rows, weight, self.shared, self.unfactored)
-        # One number for the damping and the model's own penalty.
-        ridge = damping + float(np.mean(objective.l2_penalty))
-        names = getattr(objective, "layers", ["coef"])
-        self.layers_ = [describe(*pair, ridge) for pair in zip(names, layers, strict=True)]
+        self._layers = layers
+        self.layers_ = self._describe(objective, damping)
         space = Space(objective.l2_penalty)
         if self.sketch_size is not None:
             rule = {"kind": self.sketch, "eps": self.eps, "delta": self.delta}
+            ridge = _ridge(objective, damping)
             sizes = sketch_sizes(self.sketch_size, layers, self.layers_, ridge, **rule)
             sketches = [
                 draw_layer_sketch(layer, pair, self.sketch, random_state)
@@ -249,6 +251,22 @@ class KFACInfluence(BaseInfluence):
             layers = moments(rows, weight, self.shared, self.unfactored)
         curvature = KroneckerCurvature(rows, layers, space.penalty, self.eigenvalue_correction)
         return self.curvature, curvature, space
+
+    def _match_damping(self, objective, curvature, space, damping):
+        if self.damping == "auto" and objective.needs_damping:
+            damping = matched_damping(objective, self.curvature, curvature, space, damping)
+            shapes = [report.sketch_shape for report in self.layers_]
+            self.layers_ = self._describe(objective, damping)
+            for report, shape in zip(self.layers_, shapes, strict=True):
+                report.sketch_shape = shape
+        # The factors of unsketched layers are not needed any more.
+        del self._layers
+        return damping
+
+    def _describe(self, objective, damping):
+        names = getattr(objective, "layers", ["coef"])
+        ridge = _ridge(objective, damping)
+        return [describe(*pair, ridge) for pair in zip(names, self._layers, strict=True)]
 
     def _factor_rows(self, objective, random_state):
         if self.fisher == "sampled":
@@ -267,3 +285,8 @@ class KFACInfluence(BaseInfluence):
                     f"block (at most {MAX_DENSE_BLOCK}). Use unfactored='diagonal', or leave the "
                     "parameter out of those that the model studies."
                 )
+
+
+def _ridge(objective, damping):
+    """One number for the damping and the model's own penalty."""
+    return damping + float(np.mean(objective.l2_penalty))
