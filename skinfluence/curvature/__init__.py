@@ -16,6 +16,7 @@ from skinfluence.curvature._choice import (
 )
 from skinfluence.curvature._conjugate_gradients import conjugate_gradients
 from skinfluence.curvature._dense import DenseCurvature, SpectralCurvature
+from skinfluence.curvature._distance import relative_distance
 from skinfluence.curvature._eigenbasis import eigenspaces
 from skinfluence.curvature._gram import GramCurvature
 from skinfluence.curvature._matrix_free import MatrixFreeCurvature
@@ -41,5 +42,6 @@ __all__ = [
     "eigenspaces",
     "exact_curvature",
     "make_curvature",
+    "relative_distance",
     "spectral_measure",
 ]

@@ -12,7 +12,7 @@ class Curvature(ABC):
     """A damped curvature that can be solved against rows.
 
     Need to be defined: ``solve``, ``effective_dimension``. May be defined: ``whiten``,
-    ``eigenbasis``. Should be overridden for efficiency: ``leverages``.
+    ``eigenbasis``, ``multiply`` (where training rows give F itself). Should be overridden for efficiency: ``leverages``.
     """
 
     # Name of the solver in `make_curvature`, None for an approximation.
@@ -50,8 +50,15 @@ class Curvature(ABC):
     def effective_dimension(self, damping):
         """``tr(F H^{-1})``."""
 
-    def averaged(self, other):
-        """Mean of this curvature and another, None where the mean has no simple form."""
+    def multiply(self, vectors, damping):
+        """``H v`` for vectors (m, n_coordinates)."""
+        raise NotImplementedError
+
+    def averaged(self, other, share):
+        """Mean of this curvature and another, which has a share between 0 and 1.
+
+        None where the mean has no simple form.
+        """
         return None
 
     def precondition(self, vectors, damping):

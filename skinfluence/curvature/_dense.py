@@ -81,10 +81,16 @@ class DenseCurvature(Curvature):
     def leverages(self, rows, damping):
         return leverages_by_whitening(self, rows, damping)
 
-    def averaged(self, other):
+    def multiply(self, vectors, damping):
+        out = vectors * (self.penalty + damping)
+        for index, block in zip(self.index, self.blocks, strict=True):
+            out[:, index] += vectors[:, index] @ block
+        return out
+
+    def averaged(self, other, share):
         if other.solver != self.solver:
             return None
-        blocks = (self.blocks + other.blocks) / 2
+        blocks = (1 - share) * self.blocks + share * other.blocks
         return DenseCurvature(self.index, blocks, self.penalty, self.describe)
 
     def effective_dimension(self, damping):

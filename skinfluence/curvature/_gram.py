@@ -93,6 +93,10 @@ class GramCurvature(Curvature):
     def solve(self, rows, damping):
         return self._factorised(damping).solve(rows)
 
+    def multiply(self, vectors, damping):
+        inner = DenseRows(vectors).inner(self.rows)
+        return inner @ self.rows + vectors * (self.penalty + damping)
+
     def whiten(self, rows, damping):
         # The embedding has as many columns as H, so H may as well be written out.
         return self._written_out.whiten(rows, damping)

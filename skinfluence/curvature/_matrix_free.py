@@ -54,7 +54,7 @@ class MatrixFreeCurvature(Curvature):
     def precondition(self, vectors, damping):
         return self._nystrom.precondition(vectors, damping)
 
-    def _apply(self, vectors, damping):
+    def multiply(self, vectors, damping):
         return self.product(vectors) + vectors * (self.penalty + damping)
 
     def solve(self, rows, damping):
@@ -74,7 +74,7 @@ class MatrixFreeCurvature(Curvature):
     def _cg(self, right, damping):
         scale = _scale(right)
         solution, norms = conjugate_gradients(
-            partial(self._apply, damping=damping),
+            partial(self.multiply, damping=damping),
             right,
             partial(self.precondition, damping=damping),
             self.tol * scale,
@@ -90,7 +90,7 @@ class MatrixFreeCurvature(Curvature):
         scale = _scale(right)
         for _ in range(self.max_iter):
             solution = solution + step * self.precondition(residual, damping)
-            residual = right - self._apply(solution, damping)
+            residual = right - self.multiply(solution, damping)
             if (np.linalg.norm(residual, axis=1) <= self.tol * scale).all():
                 break
         return solution, np.linalg.norm(residual, axis=1) / scale
@@ -100,7 +100,7 @@ class MatrixFreeCurvature(Curvature):
         vector = np.ones((1, len(self.penalty)))
         for _ in range(20):
             vector /= np.linalg.norm(vector)
-            vector = self.precondition(self._apply(vector, damping), damping)
+            vector = self.precondition(self.multiply(vector, damping), damping)
         return 1.1 * float(np.linalg.norm(vector))
 
     def effective_dimension(self, damping):

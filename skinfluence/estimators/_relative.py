@@ -31,15 +31,16 @@ class RelativeHessianInfluence(BaseInfluence):
         ``TransformedTargetRegressor`` stays fixed, and losses are in the unit of the transformed
         targets; the base estimators of a stack must be frozen, and stay fixed too.
     subset_size : {"auto"}, int or float, default="auto"
-        Rows of the subset: a number, or a share of the training rows. "auto" doubles it until
-        the Hessians of two disjoint subsets give the same influences up to a factor, to
-        within ``tol``, and then takes both subsets together.
+        Rows of the subset: a number, or a share of the training rows. "auto" finds the size at
+        which the relative error of the Hessian is ``tol``: the difference of two disjoint
+        halves of the subset estimates this error, and predicts how many rows are still needed.
+        Above three quarters of the rows, it takes all of them.
     stratify : bool, default=True
         Whether the subset has the classes of a classifier in proportion, with at least one row
         of each.
-    tol : float, default=0.15
-        Dispersion of the ratio of two relative influences at which "auto" stops: half of the
-        ratios are within 15 percent of their median.
+    tol : float, default=0.12
+        Relative error of the Hessian at which "auto" stops, see ``hessian_error_``. `lep_check`
+        counts the influences whose ratio is that near to uniform.
     refine : {"auto"} or int, default=0
         Steps of conjugate gradients with the full curvature, preconditioned by the approximate
         one, after the approximate solution; each is one product of the full curvature with
@@ -87,11 +88,12 @@ class RelativeHessianInfluence(BaseInfluence):
         Their positions, ascending.
     subset_weights_ : ndarray of shape (subset_size_,)
         Weights with which they stand for all rows.
-    ratio_dispersion_ : float
-        Dispersion of the ratio between the last two subsets that "auto" compared, median over
-        probe queries; 0 for a subset of all rows, NaN where a size was given.
-    tried_sizes_, tried_dispersions_ : ndarray of shape (n_tried,)
-        Sizes of the pairs of subsets that "auto" compared, both together, and the dispersions.
+    hessian_error_ : float
+        Estimate of the relative error ``e`` of the subset's Hessian ``H_m`` by "auto", the
+        spectral norm of ``H_m^{-1/2} (H - H_m) H_m^{-1/2}``. 0 for a subset of all rows, NaN where
+        a size was given.
+    tried_sizes_, tried_errors_ : ndarray of shape (n_tried,)
+        Sizes of the subsets that "auto" compared the halves of, and the errors.
     solver_ : str
         The solver that was used.
     damping_ : float
@@ -121,6 +123,11 @@ class RelativeHessianInfluence(BaseInfluence):
     Rows of the subset are weighted by the reciprocal of their inclusion probability, and scaled
     so that the weights of every class have the same sum as in the training set. The error of an
     influence falls like ``sqrt(effective_dimension_ / subset_size_)``.
+
+    A relative error ``e < 1`` of the Hessian bounds the error of every influence, of whatever query
+    on whatever row, by ``e / (1 - e)`` times the root of the product of both their
+    self-influences by the subset's Hessian. What is proven is this bound, given ``e``; ``e``
+    itself is estimated, from rows that the subset has.
 
     References
     ----------
@@ -163,7 +170,7 @@ class RelativeHessianInfluence(BaseInfluence):
         *,
         subset_size="auto",
         stratify=True,
-        tol=0.15,
+        tol=0.12,
         refine=0,
         eps=0.1,
         damping="auto",
@@ -194,12 +201,12 @@ class RelativeHessianInfluence(BaseInfluence):
         random_state = check_random_state(self.random_state)
         subsets = self._subsets(objective, self.curvature, damping)
         order = subsets.order(random_state)
-        self.tried_sizes_, self.tried_dispersions_ = np.array([], dtype=int), np.array([])
+        self.tried_sizes_, self.tried_errors_ = np.array([], dtype=int), np.array([])
         if self.subset_size == "auto":
             search = SizeSearch(subsets, order, self.tol, random_state, self._report)
-            curvature, weight, self.ratio_dispersion_ = search.run()
+            curvature, weight, self.hessian_error_ = search.run()
         else:
-            self.ratio_dispersion_ = np.nan
+            self.hessian_error_ = np.nan
             weight = order.weights(0, subsets.checked_size(self.subset_size, order))
             curvature = subsets.curvature(weight)
         subsets.check_classes(weight)
@@ -221,13 +228,13 @@ class RelativeHessianInfluence(BaseInfluence):
             objective, kind, damping, self.solver, self.stratify, self.random_state
         )
 
-    def _report(self, size, dispersion):
+    def _report(self, size, error):
         self.tried_sizes_ = np.append(self.tried_sizes_, size)
-        self.tried_dispersions_ = np.append(self.tried_dispersions_, dispersion)
+        self.tried_errors_ = np.append(self.tried_errors_, error)
         if self.verbose:
             print(
-                f"[{type(self).__name__}] two subsets of {size // 2} rows: dispersion of the "
-                f"ratio {dispersion:.3g} (tol={self.tol:g})"
+                f"[{type(self).__name__}] {size} rows: relative error of the Hessian "
+                f"{error:.3g} (tol={self.tol:g})"
             )
 
     # Is it loss estimate preserving?

@@ -7,18 +7,19 @@ a larger subset contains the smaller ones, and the rows after a subset make a se
 from numbers import Integral
 
 import numpy as np
-from scipy.linalg import LinAlgError
 from sklearn.utils import check_random_state
 
-from skinfluence.curvature import choose_solver, make_curvature
-from skinfluence.metrics._ratio import ratio_spread
+from skinfluence.curvature import choose_solver, make_curvature, relative_distance
 from skinfluence.refitting.random_subsets import shuffled_by_stratum
 
-# Rows of each of the first two subsets, which double until they agree.
+# Rows of each half of the first subset.
 FIRST_SIZE = 128
 
-# Probe queries and training rows on which two subsets are compared.
-N_PROBE_QUERIES, N_PROBE_ROWS = 32, 1024
+# Growth of a subset in one step: what few rows predict is unsure, and few new rows tell little.
+LEAST_GROWTH, LARGEST_GROWTH = 1.1, 1.75
+
+# Share of the rows above which all of them are taken.
+WORTHWHILE = 0.75
 
 
 class SamplingOrder:
@@ -221,13 +222,35 @@ class WeightedSubsets:
         part = self.objective.restricted(weight)
         return choose_solver(part, self.kind, self.given_solver, self.damping)
 
-    def curvature(self, weight):
-        """Curvature of the rows with a weight."""
+    def curvature(self, weight, solver=None):
+        """Curvature of the rows with a weight, by a given solver or by the one that suits it."""
         part = self.objective.restricted(weight)
-        solver = choose_solver(part, self.kind, self.given_solver, self.damping)
+        solver = solver or choose_solver(part, self.kind, self.given_solver, self.damping)
         curvature = make_curvature(part, self.kind, solver, self.random_state)
         curvature.row_weight = weight
         return curvature
+
+    def extended(self, curvature, weight, share):
+        """Curvature of a subset with more rows.
+
+        Parameters
+        ----------
+        curvature : Curvature or None
+            Curvature of the subset so far.
+        weight : ndarray of shape (n_samples,)
+            Weights with which the new rows alone represent all rows.
+        share : float
+            Share of the new rows in the extended subset.
+        """
+        if curvature is None:
+            return self.curvature(weight)
+        both = (1 - share) * curvature.row_weight + share * weight
+        more = self.curvature(weight, curvature.solver)
+        extended = curvature.averaged(more, share)
+        if extended is None:
+            return self.curvature(both)
+        extended.row_weight = both
+        return extended
 
     def full_curvature(self):
         """Curvature of all rows."""
@@ -238,7 +261,12 @@ class WeightedSubsets:
 
 
 class SizeSearch:
-    """Doubles a subset until a second, disjoint subset agrees with it.
+    """Grows a subset by the rows that it needs for an error of its Hessian.
+
+    The subset is made of two disjoint halves. What they differ by is independent of the data's
+    other rows, and twice what the subset differs from all rows by, but for the sampling without
+    replacement: the standard error of a mean of m of n rows has the square ``S^2 (1/m - 1/n)``, the
+    difference of its halves ``S^2 4/m``. So one comparison predicts the size for any error.
 
     Parameters
     ----------
@@ -247,49 +275,56 @@ class SizeSearch:
     order : SamplingOrder
         Order in which rows are taken.
     tol : float
-        Dispersion of the ratio of two influences at which they agree.
+        Relative error of the Hessian at which the search stops.
     random_state : RandomState
-        Draws the probes.
+        Draws the starts of the comparisons.
     report : callable
-        ``report(size, dispersion)`` for each size.
+        ``report(size, error)`` for each size.
     """
 
     def __init__(self, subsets, order, tol, random_state, report):
         self.subsets = subsets
         self.order = order
         self.tol = tol
+        self.random_state = random_state
         self.report = report
-        rows = subsets.objective.training_gradient_rows()
-        weighted = random_state.permutation(np.flatnonzero(subsets.objective.weight))
-        self.queries = rows[np.sort(weighted[:N_PROBE_QUERIES])]
-        self.rows = rows[np.sort(weighted[-N_PROBE_ROWS:])]
 
     def run(self):
-        """Curvature of both subsets together, the weights of all rows, and the dispersion."""
-        order, subsets = self.order, self.subsets
-        size = max(FIRST_SIZE, 2 * order.n_strata, 2 * subsets.needed_size)
-        curvature = weight = None
-        while 2 * size <= len(order):
-            if curvature is None:
-                weight = order.weights(0, size)
-                curvature = subsets.curvature(weight)
-            other = subsets.curvature(order.weights(size, 2 * size))
-            dispersion = self._compare(curvature, other)
-            size *= 2
-            self.report(size, dispersion)
-            weight = (weight + other.row_weight) / 2
-            curvature = curvature.averaged(other) or subsets.curvature(weight)
-            if dispersion <= self.tol:
-                return curvature, weight, dispersion
+        """Curvature of the subset, the weights of all rows, and the error."""
+        n_rows, subsets = len(self.order), self.subsets
+        taken, size = 0, 2 * max(FIRST_SIZE, 2 * self.order.n_strata, 2 * subsets.needed_size)
+        halves = None, None
+        while size <= WORTHWHILE * n_rows:
+            halves = self._grown(halves, taken, size)
+            weight = (halves[0].row_weight + halves[1].row_weight) / 2
+            curvature = halves[0].averaged(halves[1], 0.5) or subsets.curvature(weight)
+            error = self._error(halves, curvature, size)
+            self.report(size, error)
+            if error <= self.tol:
+                return curvature, weight, error
+            taken, size = size, self._next(size, error)
         return subsets.full_curvature(), subsets.objective.weight, 0.0
 
-    def _compare(self, curvature, other):
+    def _grown(self, halves, taken, size):
+        """Both halves with half of the rows each from position ``taken`` to ``size``."""
+        middle, share = (taken + size) // 2, (size - taken) / size
+        parts = self.order.weights(taken, middle), self.order.weights(middle, size)
+        return tuple(
+            self.subsets.extended(half, part, share)
+            for half, part in zip(halves, parts, strict=True)
+        )
+
+    def _error(self, halves, curvature, size):
         damping = self.subsets.damping
-        try:
-            first, second = (
-                c.solve(self.queries, damping).inner(self.rows) for c in (curvature, other)
-            )
-        except LinAlgError:
-            # The Hessian of few rows may be indefinite where the Hessian of more is not.
-            return np.inf
-        return float(np.median(ratio_spread(first, second)[1]))
+        distance = relative_distance(*halves, curvature, damping, self.random_state)
+        return distance / 2 * np.sqrt(1 - size / len(self.order))
+
+    def _next(self, size, error):
+        """Even size that is predicted to suffice, if that is not too far from the last one."""
+        n_rows = len(self.order)
+        gain = (self.tol / error) ** 2 if np.isfinite(error) else 1.0
+        needed = 1 / (1 / n_rows + gain * (1 / size - 1 / n_rows))
+        if needed > WORTHWHILE * n_rows:
+            return n_rows
+        bounds = LEAST_GROWTH * size, LARGEST_GROWTH * size
+        return 2 * round(np.clip(needed, *bounds) / 2)
