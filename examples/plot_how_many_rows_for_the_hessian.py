@@ -41,15 +41,16 @@ for size in sizes:
 # %%
 # The size that is found without the full Hessian
 # -----------------------------------------------
-# "auto" compares the Hessians of two disjoint subsets on some of the training rows. While their
-# influences have no uniform ratio, it doubles the size; then it takes both subsets together.
+# "auto" compares the Hessians of two disjoint halves of the subset. Half of their distance, in the
+# metric of the subset's Hessian, is the relative error that the subset has as a whole. It falls
+# like one over the root of the size, which predicts how many rows are still needed.
 
 auto = RelativeHessianInfluence(model, random_state=0).fit(X, y)
-print(f"{auto.subset_size_} of {len(y)} rows, dispersion {auto.ratio_dispersion_:.3f}")
+print(f"{auto.subset_size_} of {len(y)} rows, error of the Hessian {auto.hessian_error_:.3f}")
 
 # %%
-# What it sees (the dispersion between two halves) and what it cannot see (that against all rows)
-# fall together.
+# What it sees (the error of the Hessian, in its worst direction) and what it cannot see (how far
+# the ratio to the influences with all rows is from uniform) fall together.
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 left.plot(sizes, [match.spearman.mean() for match in matches], "o-")
@@ -58,11 +59,11 @@ left.axvline(auto.subset_size_, color="C1", linestyle="--", label="auto")
 left.set(xscale="log", xlabel="Rows of the Hessian", ylabel="Spearman with all rows")
 left.legend()
 right.plot(
-    sizes, [np.median(match.dispersion) for match in matches], "o-", label="against all rows"
+    sizes, [np.median(match.dispersion) for match in matches], "o-", label="dispersion of ratio"
 )
-right.plot(auto.tried_sizes_, auto.tried_dispersions_, "s--", label="between two halves")
+right.plot(auto.tried_sizes_, auto.tried_errors_, "s--", label="error of the Hessian")
 right.axhline(auto.tol, color="0.7", linewidth=1)
-right.set(xscale="log", yscale="log", xlabel="Rows of the Hessian", ylabel="Dispersion of ratio")
+right.set(xscale="log", yscale="log", xlabel="Rows of the Hessian", ylabel="Relative to all rows")
 right.legend()
 plt.show()
 

@@ -16,7 +16,7 @@ from skinfluence.curvature._choice import (
 )
 from skinfluence.curvature._conjugate_gradients import conjugate_gradients
 from skinfluence.curvature._dense import DenseCurvature, SpectralCurvature
-from skinfluence.curvature._distance import relative_distance
+from skinfluence.curvature._distance import contrast_norms
 from skinfluence.curvature._eigenbasis import eigenspaces
 from skinfluence.curvature._gram import GramCurvature
 from skinfluence.curvature._matrix_free import MatrixFreeCurvature
@@ -39,9 +39,9 @@ __all__ = [
     "choose_curvature",
     "choose_solver",
     "conjugate_gradients",
+    "contrast_norms",
     "eigenspaces",
     "exact_curvature",
     "make_curvature",
-    "relative_distance",
     "spectral_measure",
 ]

@@ -9,11 +9,14 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import check_random_state
 
-from skinfluence.curvature import choose_solver, make_curvature, relative_distance
+from skinfluence.curvature import choose_solver, contrast_norms, make_curvature
 from skinfluence.refitting.random_subsets import shuffled_by_stratum
 
-# Rows of each half of the first subset.
-FIRST_SIZE = 128
+# Rows of the first subset.
+FIRST_SIZE = 256
+
+# The three pairs of halves that four quarters make.
+HALVES = np.array([[1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
 
 # Growth of a subset in one step: what few rows predict is unsure, and few new rows tell little.
 LEAST_GROWTH, LARGEST_GROWTH = 1.1, 1.75
@@ -217,11 +220,6 @@ class WeightedSubsets:
                 f"{names}. Use stratify=True, or a larger subset_size."
             )
 
-    def solver(self, weight):
-        """How the curvature of the rows with a weight is solved."""
-        part = self.objective.restricted(weight)
-        return choose_solver(part, self.kind, self.given_solver, self.damping)
-
     def curvature(self, weight, solver=None):
         """Curvature of the rows with a weight, by a given solver or by the one that suits it."""
         part = self.objective.restricted(weight)
@@ -263,10 +261,10 @@ class WeightedSubsets:
 class SizeSearch:
     """Grows a subset by the rows that it needs for an error of its Hessian.
 
-    The subset is made of two disjoint halves. What they differ by is independent of the data's
-    other rows, and twice what the subset differs from all rows by, but for the sampling without
-    replacement: the standard error of a mean of m of n rows has the square ``S^2 (1/m - 1/n)``, the
-    difference of its halves ``S^2 4/m``. So one comparison predicts the size for any error.
+    The subset is made of four disjoint quarters, and of these there are three pairs of halves.
+    Half of what the halves of a subset of m rows differ by is distributed like what the subset
+    differs from all n rows by, but for the sampling without replacement: one has the variance
+    ``S^2 / m``, the other ``S^2 (1/m - 1/n)``. So each comparison predicts the size for any error.
 
     Parameters
     ----------
@@ -292,39 +290,45 @@ class SizeSearch:
     def run(self):
         """Curvature of the subset, the weights of all rows, and the error."""
         n_rows, subsets = len(self.order), self.subsets
-        taken, size = 0, 2 * max(FIRST_SIZE, 2 * self.order.n_strata, 2 * subsets.needed_size)
-        halves = None, None
+        taken, size = 0, max(FIRST_SIZE, 4 * self.order.n_strata, 4 * subsets.needed_size)
+        quarters = [None] * 4
         while size <= WORTHWHILE * n_rows:
-            halves = self._grown(halves, taken, size)
-            weight = (halves[0].row_weight + halves[1].row_weight) / 2
-            curvature = halves[0].averaged(halves[1], 0.5) or subsets.curvature(weight)
-            error = self._error(halves, curvature, size)
+            quarters = self._grown(quarters, taken, size)
+            curvature, weight = self._together(quarters)
+            error = self._error(quarters, curvature, size)
             self.report(size, error)
             if error <= self.tol:
                 return curvature, weight, error
             taken, size = size, self._next(size, error)
         return subsets.full_curvature(), subsets.objective.weight, 0.0
 
-    def _grown(self, halves, taken, size):
-        """Both halves with half of the rows each from position ``taken`` to ``size``."""
-        middle, share = (taken + size) // 2, (size - taken) / size
-        parts = self.order.weights(taken, middle), self.order.weights(middle, size)
-        return tuple(
-            self.subsets.extended(half, part, share)
-            for half, part in zip(halves, parts, strict=True)
-        )
+    def _grown(self, quarters, taken, size):
+        """Quarters with a fourth of the rows each from position ``taken`` to ``size``."""
+        edges, share = np.linspace(taken, size, 5).astype(int), (size - taken) / size
+        parts = [self.order.weights(*edges[k : k + 2]) for k in range(4)]
+        return [
+            self.subsets.extended(quarter, part, share)
+            for quarter, part in zip(quarters, parts, strict=True)
+        ]
 
-    def _error(self, halves, curvature, size):
-        damping = self.subsets.damping
-        distance = relative_distance(*halves, curvature, damping, self.random_state)
-        return distance / 2 * np.sqrt(1 - size / len(self.order))
+    def _together(self, quarters):
+        """Curvature of all quarters, and the weights of the rows."""
+        mean = None
+        for k, quarter in enumerate(quarters):
+            mean = quarter if k == 0 else mean and mean.averaged(quarter, 1 / (k + 1))
+        weight = np.mean([quarter.row_weight for quarter in quarters], axis=0)
+        return mean or self.subsets.curvature(weight), weight
+
+    def _error(self, quarters, curvature, size):
+        damping, random_state = self.subsets.damping, self.random_state
+        norms = contrast_norms(quarters, HALVES / 4, curvature, damping, random_state)
+        return float(norms.max() * np.sqrt(1 - size / len(self.order)))
 
     def _next(self, size, error):
-        """Even size that is predicted to suffice, if that is not too far from the last one."""
+        """Size that is predicted to suffice, if that is not too far from the last one."""
         n_rows = len(self.order)
-        gain = (self.tol / error) ** 2 if np.isfinite(error) else 1.0
+        gain = (self.tol / error) ** 2
         needed = 1 / (1 / n_rows + gain * (1 / size - 1 / n_rows))
-        if needed > WORTHWHILE * n_rows:
+        if needed > WORTHWHILE * n_rows and np.isfinite(error):
             return n_rows
-        bounds = LEAST_GROWTH * size, LARGEST_GROWTH * size
-        return 2 * round(np.clip(needed, *bounds) / 2)
+        return round(np.clip(needed, LEAST_GROWTH * size, LARGEST_GROWTH * size))
