@@ -19,18 +19,21 @@ from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence._utils.validation import (
     check_indices,
     check_queries,
-    check_refine,
+    check_reduce,
     reads_raw_data,
 )
+from skinfluence.estimators._effects import EffectsMixin
 from skinfluence.estimators._memorization import memorization
 from skinfluence.metrics import InfluenceScorer
-from skinfluence.refitting.moved_losses import moved_losses
-from skinfluence.refitting.removal import removal_of_sets
 from skinfluence.rows import DenseRows
 
 
 class FittedInfluence(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, MetaEstimatorMixin, BaseEstimator
+    EffectsMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    MetaEstimatorMixin,
+    BaseEstimator,
 ):
     """Influence functions of a model whose linearisation is known."""
 
@@ -122,7 +125,7 @@ class FittedInfluence(
         Koh and Liang, *Understanding Black-box Predictions via Influence Functions*, 2017.
         """
         queries = self._query_rows(X, y)
-        if _check_reduce(reduce) is not None:
+        if check_reduce(reduce) is not None:
             queries = _reduced(queries, reduce)
         out = np.empty((len(queries), self.n_samples_))
         self.linearisation_.fill_influence(queries, out)
@@ -232,90 +235,6 @@ class FittedInfluence(
         indices = check_indices(indices, self.n_samples_)
         return self.linearisation_.parameter_influence(indices)
 
-    # Effects of leaving rows out.
-
-    def leave_one_out_effect(self, X, y, *, reduce=None, refine="auto"):
-        """Predicted change of the losses when a training row is left out and the model refitted.
-
-        A Newton step without the row, then the loss at the moved outputs. The step removes the
-        row's curvature from the Hessian by Woodbury (its own share, from an approximate
-        curvature), and changes class weights and the weight of the penalty as the estimator
-        would. **Positive: leaving the row out raises the loss (the row helps)**; to first order
-        the effect is ``-(weight / N)`` times `influence`.
-
-        What does not depend on the queries is computed on the first call and kept, so that a
-        later call costs about as much as `influence`.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_queries, n_features)
-            Queries.
-        y : array-like of shape (n_queries,)
-            Their targets.
-        reduce : {None, "mean", "sum"}, default=None
-            Reduce over the queries.
-        refine : {"auto", bool, int}, default="auto"
-            How many rows go on from the Newton step to the minimum of the other rows, those with
-            the longest steps first: as many as about a second of one core allows, all of them or
-            none, or a number of rows.
-
-        Returns
-        -------
-        ndarray of shape (n_queries, n_train) or (n_train,)
-            Change of the loss, in units of the loss. Where a row is the last of its class, a
-            linear model is refitted on the other classes, and queries of the lost class have
-            an infinite loss; NaN if there is no such model. A network keeps its outputs.
-
-        Raises
-        ------
-        ValueError
-            If no row can be left out: nothing, or one class alone, would be left.
-
-        Warns
-        -----
-        NumericalWarning
-            Names the rows without which there is no refit, some queries have no finite loss, or
-            the iteration did not converge, and rows with a leverage near 1, for which no single
-            step can foresee the refit.
-        """
-        self._check_fitted()
-        _check_reduce(reduce)
-        features = self._features(X)
-        targets = self.linearisation_.targets(features, y)
-        removed = self.linearisation_.without_each(check_refine(refine))
-        return moved_losses(self.linearisation_, removed, features, targets, reduce)
-
-    def removal_effect(self, indices, X, y):
-        """Predicted change of the losses when a set of training rows is dropped at once.
-
-        Parameters
-        ----------
-        indices : array-like of int of shape (n_rows,)
-            Training rows that are dropped together.
-        X : {array-like, sparse matrix} of shape (n_queries, n_features)
-            Queries.
-        y : array-like of shape (n_queries,)
-            Their targets.
-
-        Returns
-        -------
-        ndarray of shape (n_queries,)
-            Change of the loss; positive: dropping the rows raises the loss. Infinite for queries
-            of a class that is left without rows, see `leave_one_out_effect`.
-
-        Raises
-        ------
-        ValueError
-            If the removal leaves nothing to fit, or empties a class where no model of the other
-            classes is known.
-        """
-        self._check_fitted()
-        features = self._features(X)
-        targets = self.linearisation_.targets(features, y)
-        rows = check_indices(indices, self.n_samples_)
-        removed = removal_of_sets(self.linearisation_, [rows])
-        return moved_losses(self.linearisation_, removed, features, targets, None)[:, 0]
-
     # Agreement with refits.
 
     def score(self, X, y):
@@ -391,12 +310,6 @@ class FittedInfluence(
         tags.target_tags.required = True
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-def _check_reduce(reduce):
-    if reduce not in (None, "mean", "sum"):
-        raise ValueError(f"reduce must be None, 'mean' or 'sum'. Got {reduce!r} instead.")
-    return reduce
 
 
 def _reduced(rows, reduce):

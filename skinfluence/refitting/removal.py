@@ -59,7 +59,7 @@ class Removed:
     error : ndarray of shape (n_removals,)
         Relative error of each change as far as it is known: an estimate from the last step, or
         the relative gradient that is left. NaN for a single Newton step of a loss that is not
-        quadratic, and for removals that leave no model.
+        quadratic, for networks, and for removals that leave no model.
     refused : ndarray of bool of shape (n_removals,)
         Removals that leave no model.
     moves : ndarray of shape (n_refined, k)
@@ -233,6 +233,9 @@ def _removed(linearisation, removals, refine, output_tolerance):
     every[chosen] = np.where(np.isfinite(error), error, np.nan)
     # A row whose removal changes nothing is where it should be.
     every[steps.known & (steps.squared_length == 0)] = 0.0
+    if not linearisation.objective.is_linear:
+        # The minimum for linearised outputs is not known to be the refit.
+        every[steps.squared_length != 0] = np.nan
     every[refused] = np.nan
     return Removed(linearisation, removals, steps, refinement, every, refused, moves)
 
