@@ -8,7 +8,7 @@ from skinfluence._utils.validation import (
     check_sets,
 )
 from skinfluence.refitting.moved_losses import moved_losses
-from skinfluence.refitting.moved_scores import moved_scores
+from skinfluence.refitting.moved_scores import OutputScorer, moved_scores
 from skinfluence.refitting.relabelling import read_labels
 from skinfluence.refitting.removal import change_of_labels, change_of_weights, removal_of_sets
 
@@ -220,5 +220,7 @@ class EffectsMixin:
             targets = self.linearisation_.targets(features, y)
             change = moved_losses(self.linearisation_, removed, features, targets, None)
             return change if are_several else change[:, 0]
-        _, change = moved_scores(self.linearisation_, removed, features, y, scoring)
+        loss, fitted_model = self.linearisation_.objective.loss, self.linearisation_.fitted_model
+        scorer = OutputScorer(fitted_model, loss, scoring)
+        _, change = moved_scores(self.linearisation_, removed, features, y, scorer)
         return change if are_several else float(change[0])

@@ -55,7 +55,7 @@ class OutputScorer:
             ) from error
 
 
-def moved_scores(linearisation, removed, features, y, scoring):
+def moved_scores(linearisation, removed, features, y, scorer):
     """A score of queries, and its change by each removal.
 
     Parameters
@@ -68,8 +68,8 @@ def moved_scores(linearisation, removed, features, y, scoring):
         Queries as the objective reads them.
     y : array-like of shape (n_queries,) or (n_queries, n_targets)
         Their targets as the user gives them.
-    scoring : str, callable or None
-        A scorer of scikit-learn, or its name; by default the ``score`` method of the model.
+    scorer : OutputScorer
+        Scores the outputs.
 
     Returns
     -------
@@ -79,7 +79,6 @@ def moved_scores(linearisation, removed, features, y, scoring):
         Change of the score; NaN for removals that leave no model.
     """
     objective, removals = linearisation.objective, removed.removals
-    scorer = OutputScorer(linearisation.fitted_model, objective.loss, scoring)
     outputs = objective.outputs(features)
     before = scorer(outputs, y)
     jacobian = linearisation.space.project_queries(objective.jacobian_rows(features))
