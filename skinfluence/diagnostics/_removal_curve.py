@@ -62,12 +62,12 @@ def removal_curve(influence, order, X, y, scoring=None, *, n_steps=20, ks=None):
     >>> from skinfluence.diagnostics import removal_curve
     >>> X, y = load_breast_cancer(return_X_y=True)
     >>> X, noisy = scale(X), y.copy()
-    >>> noisy[:30] = 1 - y[:30]
-    >>> influence = ExactInfluence(LogisticRegression(C=0.1)).fit(X[:300], noisy[:300])
+    >>> noisy[:60] = 1 - y[:60]
+    >>> influence = ExactInfluence(LogisticRegression()).fit(X[:300], noisy[:300])
     >>> harm = influence.influence(X[300:], y[300:], reduce="mean")
     >>> curve = removal_curve(influence, np.argsort(-harm), X[300:], y[300:], ks=[0, 20, 40])
     >>> curve.score.round(2)
-    array([0.97, 0.97, 0.98])
+    array([0.96, 0.96, 0.97])
     """
     check_is_fitted(influence)
     linearisation = influence.linearisation_

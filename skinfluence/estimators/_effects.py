@@ -203,7 +203,7 @@ class EffectsMixin:
         >>> noisy[:20] = 1 - y[:20]
         >>> influence = ExactInfluence(LogisticRegression()).fit(X, noisy)
         >>> round(influence.relabel_effect(range(20), y[:20], X, y, scoring="accuracy"), 3)
-        0.023
+        0.026
         """
         linearisation = self._checked()
         rows = check_indices(indices, linearisation.n_samples)
