@@ -33,7 +33,7 @@ CONFINED = {
     "torch": ("models.torch",),
     "skorch": ("models.torch",),
     "matplotlib": ("inspection",),
-    "pandas": (),
+    "pandas": ("diagnostics",),
     "polars": (),
     "imblearn": (),
 }
@@ -148,7 +148,7 @@ def public_objects():
 
     for name in getattr(skinfluence, "__all__", []):
         add(getattr(skinfluence, name))
-    for name in ("sketching", "metrics", "inspection"):
+    for name in ("sketching", "metrics", "inspection", "diagnostics"):
         if name in SOURCES:
             module = import_module(f"skinfluence.{name}")
             for public in getattr(module, "__all__", public_names(module)):
@@ -181,6 +181,8 @@ def documented_default(type_):
     match = re.search(r"default=(.+)$", type_)
     if match is None:
         return inspect.Parameter.empty
+    if match[1] == "nan":
+        return float("nan")
     try:
         return ast.literal_eval(match[1])
     except (SyntaxError, ValueError):
@@ -200,21 +202,57 @@ def test_documented_defaults_are_the_defaults(name):
     assert {k: repr(v) for k, v in documented.items()} == {k: repr(v) for k, v in actual.items()}
 
 
+def documented_objects(name):
+    """Every class, method and function of a module that documents a default."""
+    module = import_module(f"skinfluence.{name}".rstrip("."))
+    own = [thing for thing in vars(module).values() if is_ours(thing)]
+    own = [thing for thing in own if thing.__module__ == module.__name__]
+    for cls in filter(inspect.isclass, tuple(own)):
+        own += filter(is_ours, (getattr(cls, member) for member in vars(cls)))
+    return [thing for thing in own if "default=" in (inspect.getdoc(thing) or "")]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_defaults_documented_inside_are_the_defaults(name):
+    for package, places in CONFINED.items():
+        if name.startswith(places):
+            pytest.importorskip(package)
+    for thing in documented_objects(name):
+        parameters = inspect.signature(thing).parameters
+        for parameter, type_ in documented_parameters(inspect.getdoc(thing)):
+            if parameter in parameters and "default=" in type_:
+                actual = str(parameters[parameter].default)
+                # Made anew for every object of a dataclass.
+                if actual != "<factory>":
+                    assert str(documented_default(type_)) == actual, (thing, parameter)
+
+
 # What several estimators say about a parameter or an attribute, they say in the same words. A
 # class is left out where the name means something else: other models, splits instead of threads.
 SHARED = {
-    "estimator": {"ClassifierHeadInfluence", "SketchedInfluenceCV", "FilteredEstimator"},
-    "n_jobs": {"SketchedInfluenceCV"},
-    # These three find a size, and tell it.
-    "verbose": {"SketchedInfluence", "SketchedInfluenceCV", "RelativeHessianInfluence"},
+    "estimator": {
+        *("ClassifierHeadInfluence", "SketchedInfluenceCV", "FilteredEstimator"),
+        "LeaveOneOutSearch",
+    },
+    "n_jobs": {"SketchedInfluenceCV", "LeaveOneOutSearch"},
+    # These find a size, and tell it, or count candidates.
+    "verbose": {
+        *("SketchedInfluence", "SketchedInfluenceCV", "RelativeHessianInfluence"),
+        "LeaveOneOutSearch",
+    },
+    # A scorer of models, not of influences.
+    "scoring": {"LeaveOneOutSearch"},
     # The other rows are not there.
     "estimator_": {"FilteredEstimator"},
     # A head may be sketched instead of solved.
     "solver_": {"ClassifierHeadInfluence"},
+    # Its candidates have the parameter.
+    "refine": {"SketchedInfluenceCV", "LeaveOneOutSearch"},
 } | {
     name: set()
     for name in (
-        *("damping", "curvature", "solver", "batch_size", "scoring", "tail", "factorized"),
+        *("damping", "curvature", "solver", "batch_size", "tail", "factorized"),
+        "delta",
         *("debias", "project_queries", "damping_", "curvature_kind_", "stationarity_"),
         *("n_features_in_", "feature_names_in_", "classes_"),
     )
@@ -251,13 +289,16 @@ def test_default_of_a_docstring_is_read():
 TEXT = {".py", ".md", ".rst", ".txt", ".toml", ".cfg", ".yml", ".yaml", ".csv"}
 # What tools, not people, write.
 GENERATED = ("build", "dist", "demo")
+BUILT_PAGES = ("_build", "generated", "auto_examples", "results")
 
 
 def text_files():
     for path in sorted(ROOT.rglob("*")):
-        top = path.relative_to(ROOT).parts[0]
+        top, *inside = path.relative_to(ROOT).parts
         hidden = top.startswith(".") and top != ".ci"
         if hidden or top in GENERATED or top.endswith(".egg-info"):
+            continue
+        if top == "docs" and inside and inside[0] in BUILT_PAGES:
             continue
         if path.is_file() and (path.suffix in TEXT or not path.suffix):
             yield path

@@ -118,10 +118,13 @@ def is_sum_of_rows(linearisation):
 
 def _are_large(linearisation, removals):
     """Which removals need a larger matrix than the curvature, or than memory allows."""
-    size = removals.sizes * linearisation.objective.training_outputs.shape[1]
-    too_large = size > linearisation.training_rows.n_columns
+    objective = linearisation.objective
+    size = removals.sizes * objective.training_outputs.shape[1]
     # M, the matrix I - w h M, and what their solution and eigenvalues take.
-    too_large |= ~fits_in_memory(8 * MATRICES * size**2)
+    too_large = ~fits_in_memory(8 * MATRICES * size**2)
+    if objective.has_factor_rows(linearisation.curvature_kind):
+        # Of a network's Hessian, the step with all of it is better than linearised outputs.
+        too_large |= size > linearisation.training_rows.n_columns
     return too_large & (not removals.are_single_rows) & is_sum_of_rows(linearisation)
 
 
