@@ -121,7 +121,8 @@ def lines():
         "settings, and the largest change of their predictions stands beside them. Time of refits "
         "is that of these rows, extrapolated to all. SGDClassifier stops short of its minimum, "
         "and a perceptron is taken as linear in its parameters; tests compare the models whose "
-        "own solvers stop early with the exact minimum."
+        "own solvers stop early with the exact minimum. The loss of HuberRegressor has kinks, so "
+        "that more passes over all rows are needed for each row."
     )
     yield ""
     yield (

@@ -53,6 +53,8 @@ class NewtonSteps:
         ``N dtheta' H dtheta``, with the exact part of the curvature for H.
     known : ndarray of bool of shape (n_removals,)
         Whether a removal has such a step.
+    moves : ndarray of bool of shape (n_removals,)
+        Whether the step is not 0, if only because its terms do not cancel to the last digit.
     distance : ndarray of shape (n_removals,)
         Smallest absolute eigenvalue of ``I - w h M``: for one output, 1 minus the leverage.
     downdate : ndarray of shape (n_removals, k, k) or None
@@ -64,6 +66,7 @@ class NewtonSteps:
     reweighting_gradient: Rows
     squared_length: np.ndarray
     known: np.ndarray
+    moves: np.ndarray
     distance: np.ndarray
     downdate: np.ndarray | None
 
@@ -100,12 +103,14 @@ def newton_steps(linearisation, removals):
     for members, block in parts:
         squared_length[members] += block.squared_length
         distance[members] = block.distance
+    rows = _rows_of_blocks(parts, len(removals), linearisation.training_rows.n_columns)
     return NewtonSteps(
-        _rows_of_blocks(parts, len(removals), linearisation.training_rows.n_columns),
+        rows,
         woodbury.reweighting,
         woodbury.reweighting_gradient,
         squared_length,
         known,
+        (rows.squared_norms() > 0) | woodbury.reweighting.any(axis=1),
         distance,
         parts[0][1].downdate if removals.are_single_rows else None,
     )

@@ -87,7 +87,7 @@ class Refinement:
         # The exact part of an approximate curvature is not all of it: a length may be negative.
         length = np.where(self.steps.known, np.abs(self.steps.squared_length), 0.0)
         order = np.argsort(-length, kind="stable")[: self._allowed(passes)]
-        longest[order[length[order] > 0]] = True
+        longest[order[self.steps.moves[order]]] = True
         return longest
 
     def _allowed(self, passes):

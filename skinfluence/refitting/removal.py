@@ -232,10 +232,10 @@ def _removed(linearisation, removals, refine, output_tolerance):
     # Without the work that Newton's method takes, the first step is all there is.
     every[chosen] = np.where(np.isfinite(error), error, np.nan)
     # A row whose removal changes nothing is where it should be.
-    every[steps.known & (steps.squared_length == 0)] = 0.0
+    every[steps.known & ~steps.moves] = 0.0
     if not linearisation.objective.is_linear:
         # The minimum for linearised outputs is not known to be the refit.
-        every[steps.squared_length != 0] = np.nan
+        every[steps.moves | ~steps.known] = np.nan
     every[refused] = np.nan
     return Removed(linearisation, removals, steps, refinement, every, refused, moves)
 
