@@ -13,7 +13,7 @@ VENV_OLDEST := .venv-oldest
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-oldest mutate lint format clean
+.PHONY: help demo docs test test-slow test-oldest mutate lint format clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' \
@@ -21,6 +21,9 @@ help:  ## Show this help
 
 demo: $(VENV)/.demo  ## Rank the harmful rows of real training data: a CSV and a picture in demo/
 	PYTHONPATH=. $(VENV)/bin/python scripts/demo.py
+
+docs: $(VENV)/.docs  ## Build the site into docs/_build/html; every example runs
+	PYTHONPATH=. $(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 test: $(VENV)/.test  ## Run the test suite
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
@@ -44,7 +47,7 @@ format: $(VENV)/.test  ## Bring the sources into the common format
 	$(VENV)/bin/ruff format .
 
 clean:  ## Remove the virtual environments and what the tools left behind
-	rm -rf $(VENV) $(VENV_OLDEST) build dist demo *.egg-info .pytest_cache .ruff_cache .cache/mutate
+	rm -rf $(VENV) $(VENV_OLDEST) build dist demo docs/_build docs/generated docs/auto_examples docs/results *.egg-info .pytest_cache .ruff_cache .cache/mutate
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -58,6 +61,11 @@ $(VENV_OLDEST)/bin/python:
 # is an order-only prerequisite: pip does not make it newer.
 $(VENV)/.demo: setup.cfg | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable '.[plot]'
+	touch $@
+
+$(VENV)/.docs: setup.cfg Makefile | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet $(TORCH)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 $(VENV)/.test: setup.cfg Makefile | $(VENV)/bin/python

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import linregress
+from sklearn.linear_model import LogisticRegression
 
+from skinfluence import (
+    ClassifierHeadInfluence,
+    ExactInfluence,
+    KFACInfluence,
+    RelativeHessianInfluence,
+    SketchedInfluence,
+)
 from skinfluence.inspection import (
     EffectiveDimensionDisplay,
     InfluenceDisplay,
@@ -15,6 +23,7 @@ from skinfluence.inspection import (
     RetrainingDisplay,
     SketchErrorDisplay,
 )
+from tests.helpers import NEWTON, assert_close, cancer, logistic, perceptron
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
@@ -24,7 +33,7 @@ INFLUENCE = np.array([0.5, -2.0, 3.0, -0.1, 1.0, -0.7])
 DISPLAYS = {
     "influence": lambda ax: InfluenceDisplay(INFLUENCE).plot(ax),
     "memorization": lambda ax: MemorizationDisplay(np.abs(INFLUENCE)).plot(ax),
-    "effective dimension": lambda ax: EffectiveDimensionDisplay([1.0, 2.0]).plot(ax),
+    "effective dimension": lambda ax: EffectiveDimensionDisplay([0.1, 1.0], [2.0, 1.0]).plot(ax),
     "sketch error": lambda ax: SketchErrorDisplay([1, 2], {"a": [2, 1]}, 1).plot(ax),
     "retraining": lambda ax: RetrainingDisplay([[1, 2]], [[1, 3]]).plot(ax),
 }
@@ -89,8 +98,8 @@ def test_missing_matplotlib_is_named(name, monkeypatch):
         ("both", 3, [2, 4, 0, 3, 5, 1]),
         ("both", 99, [2, 4, 0, 3, 5, 1]),
         ("harmful", 2, [2, 4]),
-        ("helpful", 2, [5, 1]),
-        ("absolute", 3, [2, 4, 1]),
+        ("helpful", 2, [1, 5]),
+        ("absolute", 3, [2, 1, 4]),
     ],
 )
 def test_influence_bars_are_the_rows_with_the_most_harmful_on_top(by, k, expected):
@@ -116,18 +125,24 @@ def test_influence_bars_may_be_named():
     assert [label.get_text() for label in display.ax_.get_yticklabels()] == ["c", "b"]
 
 
-def test_influence_from_estimator_asks_for_the_mean():
-    asked = []
+@pytest.mark.parametrize("with_targets", [True, False])
+def test_influence_from_estimator_names_what_it_draws(with_targets):
+    X, y = cancer()
+    influence = ExactInfluence(logistic()).fit(X[:100], y[:100])
+    targets = y[100:105] if with_targets else None
+    display = InfluenceDisplay.from_estimator(influence, X[100:105], targets, k=1, by="helpful")
+    expected = influence.influence(X[100:105], targets, reduce="mean")
+    assert_allclose(display.influence, expected)
+    assert_array_equal(display.indices_, [expected.argmin()])
+    named = "loss" if with_targets else "prediction"
+    assert display.ax_.get_xlabel().startswith(f"Influence on the {named}")
+    assert all(named in text for text in legend(display))
+    assert display.ax_.get_title() == "LogisticRegression, mean of 5 queries"
 
-    def influence(X, y, *, reduce):
-        asked.append((X, y, reduce))
-        return INFLUENCE
 
-    display = InfluenceDisplay.from_estimator(
-        SimpleNamespace(influence=influence), "X", "y", k=1, by="helpful"
-    )
-    assert asked == [("X", "y", "mean")]
-    assert_array_equal(display.indices_, [1])
+def test_long_names_are_cut():
+    display = InfluenceDisplay(INFLUENCE, row_labels=["x" * 100] * 6).plot(k=1)
+    assert {len(label.get_text()) for label in display.ax_.get_yticklabels()} == {40}
 
 
 def test_influence_from_predictions_is_the_mean_over_queries():
@@ -186,10 +201,20 @@ def test_memorization_from_selector_takes_its_threshold():
 
 
 def test_memorization_from_influence_estimator_is_its_self_influence():
-    estimator = SimpleNamespace(self_influence=lambda: [1.0, 3.0, 2.0])
-    display = MemorizationDisplay.from_estimator(estimator, threshold=2)
-    assert_array_equal(display.indices_, [1])
+    X, y = (array[:100] for array in cancer())
+    influence = ExactInfluence(logistic()).fit(X, y)
+    values = influence.self_influence()
+    display = MemorizationDisplay.from_estimator(influence, threshold=np.sort(values)[-3])
+    assert_array_equal(display.indices_, np.argsort(-values)[:2])
     assert display.ax_.get_ylabel() == "Self-influence"
+    assert display.ax_.get_title() == "LogisticRegression"
+
+
+def test_memorization_shows_the_tail_and_leaves_out_zeros():
+    display = MemorizationDisplay([0.0, 1e-3, 10.0]).plot()
+    assert display.ax_.get_yscale() == display.ax_.get_xscale() == "log"
+    assert_allclose(display.ax_.get_ylim(), [5e-4, 20])
+    MemorizationDisplay([0.0, 0.0]).plot().figure_.canvas.draw()
 
 
 # ---------------------------------------------------------------------------
@@ -200,14 +225,14 @@ def test_memorization_from_influence_estimator_is_its_self_influence():
 def test_effective_dimension_is_the_trace_of_its_formula():
     rows = np.random.default_rng(0).normal(size=(20, 5))
     curvature = rows.T @ rows
-    display = EffectiveDimensionDisplay(
+    display = EffectiveDimensionDisplay.from_eigenvalues(
         np.linalg.eigvalsh(curvature), dampings=[0.1, 1.0, 10.0], damping=3.0
-    ).plot()
+    )
     expected = [
         np.trace(curvature @ np.linalg.inv(curvature + damping * np.eye(5)))
         for damping in (0.1, 1.0, 10.0, 3.0)
     ]
-    assert_allclose(display.effective_dimensions_, expected[:3])
+    assert_allclose(display.effective_dimensions, expected[:3])
     assert_allclose(display.ax_.lines[-1].get_xydata(), [[3.0, expected[3]]])
     assert legend(display)[-1] == f"{expected[3]:.3g} at damping 3"
     assert display.ax_.get_xscale() == display.ax_.get_yscale() == "log"
@@ -215,39 +240,73 @@ def test_effective_dimension_is_the_trace_of_its_formula():
 
 def test_spectrum_counts_the_eigenvalues_above_a_damping():
     eigenvalues = [1.0, 2.0, 2.0, 5.0]
-    display = EffectiveDimensionDisplay(eigenvalues, dampings=[0.5, 1.5, 3, 9]).plot()
+    display = EffectiveDimensionDisplay.from_eigenvalues(eigenvalues, dampings=[0.5, 1.5, 3, 9])
     counts = line(display, "eigenvalues above the damping").get_ydata()
     assert_array_equal(counts, [4, 3, 1, np.nan])
-    without = display.plot(spectrum=False)
+    without = EffectiveDimensionDisplay(display.dampings, display.effective_dimensions).plot()
     assert legend(without) == ["effective dimension"]
 
 
 def test_dampings_span_the_eigenvalues_and_the_mark():
-    dampings = EffectiveDimensionDisplay([-1e-17, 1e-18, 0.1, 2.0]).dampings
+    dampings = EffectiveDimensionDisplay.from_eigenvalues([-1e-17, 1e-18, 0.1, 2.0]).dampings
     assert_allclose(dampings[[0, -1]], [0.01, 20])
-    dampings = EffectiveDimensionDisplay([0.1, 2.0], damping=1e-6).dampings
+    dampings = EffectiveDimensionDisplay.from_eigenvalues([0.1, 2.0], damping=1e-6).dampings
     assert_allclose(dampings[[0, -1]], [1e-7, 20])
 
 
 @pytest.mark.parametrize("damping", [None, 0])
 def test_no_damping_is_not_marked(damping):
-    display = EffectiveDimensionDisplay([1.0, 2.0], damping=damping).plot()
+    display = EffectiveDimensionDisplay.from_eigenvalues([1.0, 2.0], damping=damping)
     assert len(legend(display)) == 2
 
 
-def test_effective_dimension_from_estimator_marks_its_damping():
-    estimator = SimpleNamespace(eigenvalues_=np.array([2.0, 2.0]), damping_=2.0)
-    display = EffectiveDimensionDisplay.from_estimator(estimator)
-    assert legend(display)[-1] == "1 at damping 2"
-    with pytest.raises(TypeError, match="object has no attribute eigenvalues_. Pass"):
-        EffectiveDimensionDisplay.from_estimator(object())
+@pytest.mark.parametrize(
+    "influence",
+    [
+        ExactInfluence(logistic(), damping=1e-3),
+        ExactInfluence(logistic(), damping=1e-3, solver="cg", random_state=0),
+        SketchedInfluence(logistic(), damping=1e-3, sketch_size=10, random_state=0),
+        SketchedInfluence(logistic(), damping=1e-3, sketch_size=10, tail=False, random_state=0),
+        KFACInfluence(logistic(), damping=1e-3),
+        ClassifierHeadInfluence(perceptron(), damping=1e-3),
+        RelativeHessianInfluence(logistic(), damping=1e-3, subset_size=60, random_state=0),
+    ],
+    ids=lambda influence: type(influence).__name__,
+)
+def test_effective_dimension_from_every_estimator(influence):
+    X, y = (array[:120] for array in cancer())
+    influence.fit(X, y)
+    display = EffectiveDimensionDisplay.from_estimator(influence)
+    assert (np.diff(display.effective_dimensions) < 0).all()
+    dimension = influence.linearisation_.effective_dimension()
+    assert legend(display)[-1] == f"{dimension:.3g} at damping 0.001"
+    curve = np.interp(np.log(1e-3), np.log(display.dampings), np.log(display.effective_dimensions))
+    assert_allclose(np.exp(curve), dimension, rtol=0.1)
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0])
+def test_effective_dimension_of_an_exact_fit_is_the_trace(offset):
+    X, y = (array[:120] for array in cancer())
+    X += offset
+    influence = ExactInfluence(LogisticRegression(**NEWTON)).fit(X, y)
+    display = EffectiveDimensionDisplay.from_estimator(influence, dampings=[1e-3, 0.1])
+    objective = influence.linearisation_.objective.original
+    F = objective.factor_rows("hessian").toarray()
+    F = F.T @ F
+    expected = [
+        np.trace(F @ np.linalg.inv(F + np.diag(objective.l2_penalty + damping)))
+        for damping in (1e-3, 0.1)
+    ]
+    assert_allclose(display.effective_dimensions, expected, rtol=1e-8)
 
 
 def test_effective_dimension_says_what_is_wrong():
     with pytest.raises(ValueError, match="eigenvalues must have a positive one, got n"):
-        EffectiveDimensionDisplay([0.0, -1e-17])
+        EffectiveDimensionDisplay.from_eigenvalues([0.0, -1e-17])
     with pytest.raises(ValueError, match="dampings must be positive, got 0 in row 0"):
-        EffectiveDimensionDisplay([1.0], dampings=[0.0, 1.0])
+        EffectiveDimensionDisplay([0.0, 1.0], [1.0, 1.0])
+    with pytest.raises(ValueError, match="effective_dimensions must have"):
+        EffectiveDimensionDisplay([1.0], [1.0, 1.0])
 
 
 # ---------------------------------------------------------------------------
@@ -321,6 +380,14 @@ def test_retraining_from_estimator_draws_the_rows_left_out(changes):
         estimator, None, None, actual[:, rows], indices=rows
     )
     assert_allclose(display.predicted, predicted[:, rows])
+
+
+def test_retraining_from_estimator_refits_where_nothing_was_measured():
+    X, y = cancer()
+    influence = ExactInfluence(LogisticRegression(**NEWTON)).fit(X[:80], y[:80])
+    display = RetrainingDisplay.from_estimator(influence, X[80:90], y[80:90], n_removals=4)
+    assert display.actual.shape == (10, 4)
+    assert_close(display.predicted, display.actual, 1e-6)
 
 
 def test_retraining_says_what_is_wrong(changes):

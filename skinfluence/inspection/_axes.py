@@ -21,3 +21,16 @@ def short_ticks(ax, axis):
     """Few tick labels, and a common power of ten for small and large numbers."""
     ax.locator_params(axis=axis, nbins=6)
     ax.ticklabel_format(axis=axis, scilimits=(-2, 3))
+
+
+def label_colours(ax, colours):
+    """A legend of colours by their meaning, outside the picture."""
+    from matplotlib.patches import Patch
+
+    patches = [Patch(color=colour, label=label) for label, colour in colours.items()]
+    ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+
+
+def model_of(estimator):
+    """The model whose influence an estimator gives, the last of all steps."""
+    return estimator.linearisation_.fitted_model.model

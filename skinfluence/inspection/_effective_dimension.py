@@ -1,34 +1,40 @@
-"""Number of directions of the curvature above a damping."""
+"""Number of directions of the curvature that the data decide, against the damping."""
 
 import numpy as np
 
-from skinfluence._utils.arrays import require_positive, vector
-from skinfluence.inspection._axes import HARMFUL, HELPFUL, NEUTRAL, make_axes
+from skinfluence._utils.arrays import require_positive, require_shape, vector
+from skinfluence.inspection._axes import HARMFUL, HELPFUL, NEUTRAL, make_axes, model_of
 from skinfluence.sketching import effective_dimension
+
+# Dampings of a curve, and its ends relative to the mean eigenvalue of the curvature.
+N_DAMPINGS, SMALLEST, LARGEST = 25, 1e-6, 1e2
 
 
 class EffectiveDimensionDisplay:
     r"""Effective dimension of a curvature against the damping.
 
-    The effective dimension :math:`d_\lambda = \sum_i \mu_i / (\mu_i + \lambda)` is a
-    smoothed count of the eigenvalues :math:`\mu_i` above the damping :math:`\lambda`. A
-    sketch needs a multiple of it, so the curve says what a damping costs.
+    The effective dimension :math:`d_\lambda = \mathrm{tr}\, F (F + P + \lambda I)^{-1}`, with the
+    curvature :math:`F` and the model's own penalty :math:`P`, is a smoothed count of the
+    directions that the data decide, not the ridge. A sketch needs a multiple of it, so the curve
+    says what a damping costs.
 
     Parameters
     ----------
-    eigenvalues : array-like of shape (n_eigenvalues,)
-        Eigenvalues of the curvature, without the damping. Negative ones can only be
-        rounding and count as 0.
-    dampings : array-like of shape (n_dampings,), default=None
-        Positive dampings of the curve. None means a range somewhat wider than the range
-        of the eigenvalues.
+    dampings : array-like of shape (n_dampings,)
+        Positive dampings, ascending.
+    effective_dimensions : array-like of shape (n_dampings,)
+        The effective dimension at each damping.
     damping : float, default=None
         Damping to mark. None, and 0 on the logarithmic axis, mark nothing.
+    marked_dimension : float, default=None
+        The effective dimension there; None takes it from the curve.
+    eigenvalues : array-like of shape (n_eigenvalues,), default=None
+        Eigenvalues of the curvature, whose count above each damping is drawn too.
+    title : str, default=None
+        Title of the picture.
 
     Attributes
     ----------
-    effective_dimensions_ : ndarray of shape (n_dampings,)
-        Heights of the curve.
     ax_ : matplotlib Axes
         Axes with the picture.
     figure_ : matplotlib Figure
@@ -45,35 +51,51 @@ class EffectiveDimensionDisplay:
     as large, one quarter:
 
     >>> from skinfluence.inspection import EffectiveDimensionDisplay
-    >>> display = EffectiveDimensionDisplay([2.0, 2.0], dampings=[2.0, 6.0]).plot()
-    >>> display.effective_dimensions_
+    >>> display = EffectiveDimensionDisplay.from_eigenvalues([2.0, 2.0], dampings=[2.0, 6.0])
+    >>> display.effective_dimensions
     array([1. , 0.5])
     """
 
-    def __init__(self, eigenvalues, *, dampings=None, damping=None):
-        self.eigenvalues = np.maximum(vector(eigenvalues, "eigenvalues"), 0)
-        if not self.eigenvalues.any():
-            raise ValueError(
-                "eigenvalues must have a positive one, got none. Pass the eigenvalues "
-                "of the curvature."
-            )
-        self.damping = damping
-        self.dampings = _wide_range(self.eigenvalues, damping)
-        if dampings is not None:
-            self.dampings = vector(dampings, "dampings")
+    def __init__(
+        self,
+        dampings,
+        effective_dimensions,
+        *,
+        damping=None,
+        marked_dimension=None,
+        eigenvalues=None,
+        title=None,
+    ):
+        self.dampings = vector(dampings, "dampings")
         require_positive(self.dampings, "dampings")
+        self.effective_dimensions = vector(effective_dimensions, "effective_dimensions")
+        require_shape(
+            self.effective_dimensions,
+            "effective_dimensions",
+            self.dampings.shape,
+            "(n_dampings,)",
+        )
+        self.damping = damping
+        self.marked_dimension = marked_dimension
+        self.eigenvalues = None if eigenvalues is None else vector(eigenvalues, "eigenvalues")
+        self.title = title
 
     @classmethod
-    def from_estimator(cls, estimator, *, dampings=None, ax=None):
-        """Draw the effective dimension of a fitted influence estimator.
+    def from_eigenvalues(cls, eigenvalues, *, dampings=None, damping=None, title=None, ax=None):
+        """Draw the effective dimension of a spectrum, without a penalty.
 
         Parameters
         ----------
-        estimator : influence estimator
-            Fitted, with the eigenvalues ``eigenvalues_`` of its curvature, and ``damping_``.
+        eigenvalues : array-like of shape (n_eigenvalues,)
+            Eigenvalues of the curvature, without the damping. Negative ones can only be
+            rounding and count as 0.
         dampings : array-like of shape (n_dampings,), default=None
-            Positive dampings of the curve. None means a range somewhat wider than the
-            range of the eigenvalues.
+            Positive dampings of the curve. None means a range somewhat wider than the range
+            of the eigenvalues.
+        damping : float, default=None
+            Damping to mark.
+        title : str, default=None
+            Title of the picture.
         ax : matplotlib Axes, default=None
             Axes to draw on. None means a new figure.
 
@@ -81,24 +103,72 @@ class EffectiveDimensionDisplay:
         -------
         display : EffectiveDimensionDisplay
             The display, drawn.
-        """
-        if not hasattr(estimator, "eigenvalues_"):
-            raise TypeError(
-                f"{type(estimator).__name__} has no attribute eigenvalues_. Pass the "
-                "eigenvalues of its curvature to EffectiveDimensionDisplay."
-            )
-        damping = estimator.damping_
-        return cls(estimator.eigenvalues_, dampings=dampings, damping=damping).plot(ax)
 
-    def plot(self, ax=None, *, spectrum=True):
+        Raises
+        ------
+        ValueError
+            If no eigenvalue is positive.
+        """
+        eigenvalues = np.maximum(vector(eigenvalues, "eigenvalues"), 0)
+        if not eigenvalues.any():
+            raise ValueError(
+                "eigenvalues must have a positive one, got none. Pass the eigenvalues "
+                "of the curvature."
+            )
+        if dampings is None:
+            dampings = _wide_range(eigenvalues, damping)
+        dampings = vector(dampings, "dampings")
+        require_positive(dampings, "dampings")
+        return cls(
+            dampings,
+            effective_dimension(eigenvalues, dampings),
+            damping=damping,
+            marked_dimension=effective_dimension(eigenvalues, damping) if damping else None,
+            eigenvalues=eigenvalues,
+            title=title,
+        ).plot(ax)
+
+    @classmethod
+    def from_estimator(cls, estimator, *, dampings=None, ax=None):
+        """Draw the effective dimension of the curvature of a fitted influence estimator.
+
+        Parameters
+        ----------
+        estimator : influence estimator
+            Fitted. Iterative solvers ("cg", "lissa") estimate each point by random signs.
+        dampings : array-like of shape (n_dampings,), default=None
+            Positive dampings of the curve, on top of the model's own penalty. None means a
+            range around the mean eigenvalue of the curvature.
+        ax : matplotlib Axes, default=None
+            Axes to draw on. None means a new figure.
+
+        Returns
+        -------
+        display : EffectiveDimensionDisplay
+            The display, drawn; `damping_` of the estimator is marked.
+        """
+        # A damping is defined in the model's own coordinates.
+        fit = estimator.linearisation_.in_model_coordinates()
+        if dampings is None:
+            scale = fit.objective.mean_eigenvalue(fit.curvature_kind)
+            dampings = np.geomspace(SMALLEST * scale, LARGEST * scale, N_DAMPINGS)
+        dampings = vector(dampings, "dampings")
+        require_positive(dampings, "dampings")
+        return cls(
+            dampings,
+            [fit.at_damping(damping).effective_dimension() for damping in dampings],
+            damping=fit.damping,
+            marked_dimension=fit.effective_dimension(),
+            title=type(model_of(estimator)).__name__,
+        ).plot(ax)
+
+    def plot(self, ax=None):
         """Draw the curve.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes to draw on. None means a new figure.
-        spectrum : bool, default=True
-            Whether to draw the number of eigenvalues above each damping too.
 
         Returns
         -------
@@ -107,20 +177,26 @@ class EffectiveDimensionDisplay:
         """
         self.ax_ = make_axes(ax)
         self.figure_ = self.ax_.figure
-        if spectrum:
+        if self.eigenvalues is not None:
             label = "eigenvalues above the damping"
             above = _count_above(self.eigenvalues, self.dampings)
             self.ax_.step(self.dampings, above, color=NEUTRAL, label=label)
-        dimensions = effective_dimension(self.eigenvalues, self.dampings)
-        self.effective_dimensions_ = dimensions
-        self.ax_.loglog(self.dampings, dimensions, color=HELPFUL, label="effective dimension")
+        self.ax_.loglog(
+            self.dampings, self.effective_dimensions, color=HELPFUL, label="effective dimension"
+        )
         if self.damping:
-            marked = effective_dimension(self.eigenvalues, self.damping)
+            marked = self._marked()
             label = f"{marked:.3g} at damping {self.damping:.3g}"
             self.ax_.plot(self.damping, marked, "o", color=HARMFUL, label=label)
         self.ax_.set(xlabel=r"Damping $\lambda$", ylabel=r"Effective dimension $d_\lambda$")
+        self.ax_.set_title(self.title or "")
         self.ax_.legend()
         return self
+
+    def _marked(self):
+        if self.marked_dimension is not None:
+            return self.marked_dimension
+        return float(np.interp(self.damping, self.dampings, self.effective_dimensions))
 
 
 def _count_above(eigenvalues, dampings):

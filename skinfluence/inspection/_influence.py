@@ -6,8 +6,20 @@ import numpy as np
 from sklearn.utils import check_array
 
 from skinfluence._utils.arrays import require_shape, vector
-from skinfluence._utils.sklearn_private import Interval, StrOptions, validate_params
-from skinfluence.inspection._axes import HARMFUL, HELPFUL, make_axes, short_ticks
+from skinfluence._utils.sklearn_private import (
+    Interval,
+    StrOptions,
+    _num_samples,
+    validate_params,
+)
+from skinfluence.inspection._axes import (
+    HARMFUL,
+    HELPFUL,
+    label_colours,
+    make_axes,
+    model_of,
+    short_ticks,
+)
 
 _SELECTION = {
     "k": [Interval(Integral, 1, None, closed="left")],
@@ -15,24 +27,44 @@ _SELECTION = {
 }
 
 
-class InfluenceDisplay:
-    """Bars of the most harmful and the most helpful training rows.
+# By the quantity that is influenced: what the axis says, and what bars to either side mean.
+_QUANTITIES = {
+    "loss": ("Influence on the loss", "harmful: raises the loss", "helpful: lowers the loss"),
+    "prediction": (
+        "Influence on the prediction",
+        "raises the prediction",
+        "lowers the prediction",
+    ),
+}
 
-    A bar to the right is a harmful row: more weight on it raises the loss. A bar to the
-    left is a helpful one.
+# Longer names of rows are cut.
+MAX_NAME = 40
+
+
+class InfluenceDisplay:
+    """Bars of the training rows with the largest influence of either sign.
+
+    For the loss, a bar to the right is a harmful row: more weight on it raises the loss. A bar
+    to the left is a helpful one. For the prediction, a bar to the right is a row that raises it,
+    which may be good or bad.
 
     Parameters
     ----------
     influence : array-like of shape (n_train,)
-        Influence of each training row on the loss of a query, or on the mean loss of
-        several; positive is harmful. Several other libraries use the opposite sign.
+        Influence of each training row on the loss (or the prediction) of a query, or on its mean
+        over several; positive raises it. Several other libraries use the opposite sign.
     row_labels : array-like of shape (n_train,), default=None
         Names of the training rows. None means their numbers.
+    quantity : {"loss", "prediction"}, default="loss"
+        What is influenced.
+    title : str, default=None
+        Title of the picture, such as the model and the queries.
 
     Attributes
     ----------
     indices_ : ndarray of shape (n_bars,)
-        Training rows of the bars, the most harmful first.
+        Training rows of the bars, from the top: the largest influence first, the smallest for
+        ``by="helpful"``, the largest absolute one for ``by="absolute"``.
     bars_ : matplotlib BarContainer
         The bars.
     ax_ : matplotlib Axes
@@ -52,8 +84,19 @@ class InfluenceDisplay:
     array([2, 1])
     """
 
-    def __init__(self, influence, *, row_labels=None):
+    @validate_params(
+        {
+            "influence": "no_validation",
+            "row_labels": "no_validation",
+            "quantity": [StrOptions(set(_QUANTITIES))],
+            "title": [str, None],
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def __init__(self, influence, *, row_labels=None, quantity="loss", title=None):
         self.influence = vector(influence, "influence")
+        self.quantity = quantity
+        self.title = title
         if row_labels is not None:
             row_labels = vector(row_labels, "row_labels", dtype=None)
             require_shape(row_labels, "row_labels", self.influence.shape, "(n_train,)")
@@ -70,7 +113,8 @@ class InfluenceDisplay:
         X : array-like of shape (n_queries, n_features)
             A query, or a validation set.
         y : array-like of shape (n_queries,), default=None
-            Targets of the queries. None means the influence on the predictions.
+            Targets of the queries. None means the influence on the predictions, which is drawn
+            under that name.
         k : int, default=5
             Number of rows to draw, at each end for ``by="both"``.
         by : {"both", "harmful", "helpful", "absolute"}, default="both"
@@ -87,7 +131,15 @@ class InfluenceDisplay:
             The display, drawn.
         """
         influence = estimator.influence(X, y, reduce="mean")
-        return cls(influence, row_labels=row_labels).plot(ax, k=k, by=by)
+        model = type(model_of(estimator)).__name__
+        n_queries = _num_samples(X)
+        queries = "one query" if n_queries == 1 else f"mean of {n_queries} queries"
+        return cls(
+            influence,
+            row_labels=row_labels,
+            quantity="prediction" if y is None else "loss",
+            title=f"{model}, {queries}",
+        ).plot(ax, k=k, by=by)
 
     @classmethod
     def from_predictions(cls, influence, *, k=5, by="both", row_labels=None, ax=None):
@@ -140,26 +192,33 @@ class InfluenceDisplay:
         if by == "both" and len(values) < len(self.influence):
             # A gap stands for the rows between the two ends.
             position[k:] += 0.7
+        axis, raises, lowers = _QUANTITIES[self.quantity]
         colours = np.where(values > 0, HARMFUL, HELPFUL)
         self.bars_ = self.ax_.barh(position, values, color=colours)
         names = self.indices_ if self.row_labels is None else self.row_labels[self.indices_]
-        self.ax_.set_yticks(position, [str(name) for name in names])
+        self.ax_.set_yticks(position, [_cut(str(name)) for name in names])
         self.ax_.invert_yaxis()
         self.ax_.axvline(0, color="0.2", linewidth=0.8)
         short_ticks(self.ax_, "x")
-        self.ax_.set_xlabel("Influence on the loss (harmful > 0)")
+        self.ax_.set_xlabel(f"{axis}, for each unit of relative weight")
         self.ax_.set_ylabel("Training row")
+        self.ax_.set_title(self.title or "")
+        label_colours(self.ax_, {raises: HARMFUL, lowers: HELPFUL})
         return self
 
 
+def _cut(name):
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
+
+
 def _selected(influence, k, by):
-    """Rows to draw, in descending order of their influence."""
+    """Rows to draw, the largest bars first; for "both", in descending order."""
+    if by == "absolute":
+        return np.argsort(-np.abs(influence), kind="stable")[:k]
     descending = np.argsort(-influence, kind="stable")
+    if by == "harmful":
+        return descending[:k]
+    if by == "helpful":
+        return descending[::-1][:k]
     n_train = len(influence)
-    keep = {
-        "harmful": np.arange(n_train) < k,
-        "helpful": np.arange(n_train) >= n_train - k,
-        "absolute": np.argsort(np.argsort(-np.abs(influence[descending]))) < k,
-    }
-    keep["both"] = keep["harmful"] | keep["helpful"]
-    return descending[keep[by]]
+    return descending if 2 * k >= n_train else np.r_[descending[:k], descending[-k:]]

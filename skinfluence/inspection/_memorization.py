@@ -3,14 +3,19 @@
 import numpy as np
 
 from skinfluence._utils.arrays import vector
-from skinfluence.inspection._axes import HARMFUL, HELPFUL, make_axes
+from skinfluence.inspection._axes import HARMFUL, HELPFUL, make_axes, model_of
+
+# Smallest value in the picture, relative to the largest.
+SMALLEST = 1e-8
 
 
 class MemorizationDisplay:
     """Memorization of the training rows in descending order, with its threshold.
 
     Rows above the threshold are memorizable, the others generalizable. The steep start of
-    the curve shows isolated rows, often mislabelled ones.
+    the curve shows isolated rows, often mislabelled ones. Both axes are logarithmic: the first
+    rows and the long tail are seen alike. Values below a hundred millionth of the largest are
+    left out of the picture, and so is 0, which has no place on such an axis.
 
     Parameters
     ----------
@@ -20,6 +25,8 @@ class MemorizationDisplay:
         Rows above the threshold are marked. None marks none.
     name : str, default="Memorization"
         Name of the measure, for the vertical axis.
+    title : str, default=None
+        Title of the picture.
 
     Attributes
     ----------
@@ -38,10 +45,11 @@ class MemorizationDisplay:
     array([3, 1])
     """
 
-    def __init__(self, memorization, *, threshold=None, name="Memorization"):
+    def __init__(self, memorization, *, threshold=None, name="Memorization", title=None):
         self.memorization = vector(memorization, "memorization")
         self.threshold = threshold
         self.name = name
+        self.title = title
 
     @classmethod
     def from_estimator(cls, estimator, *, threshold=None, ax=None):
@@ -66,8 +74,12 @@ class MemorizationDisplay:
         if hasattr(estimator, "memorization_"):
             threshold = estimator.threshold_ if threshold is None else threshold
             return cls(estimator.memorization_, threshold=threshold).plot(ax)
-        values = estimator.self_influence()
-        return cls(values, threshold=threshold, name="Self-influence").plot(ax)
+        return cls(
+            estimator.self_influence(),
+            threshold=threshold,
+            name="Self-influence",
+            title=type(model_of(estimator)).__name__,
+        ).plot(ax)
 
     def plot(self, ax=None):
         """Draw the sorted values.
@@ -95,5 +107,10 @@ class MemorizationDisplay:
             self.ax_.plot(rank[above], values[above], ".", color=HARMFUL, label=label)
             self.ax_.axhline(limit, color="0.2", linestyle="--", label=f"threshold {limit:.3g}")
             self.ax_.legend()
+        if self.memorization.any():
+            self.ax_.set(xscale="log", yscale="log")
+            smallest = max(values[values > 0].min(), SMALLEST * values.max())
+            self.ax_.set_ylim(smallest / 2, values.max() * 2)
         self.ax_.set(xlabel="Training rows in descending order", ylabel=self.name)
+        self.ax_.set_title(self.title or "")
         return self

@@ -4,7 +4,7 @@ from sklearn.utils import check_array
 
 from skinfluence._utils.arrays import require_shape
 from skinfluence.inspection._axes import HELPFUL, make_axes, short_ticks
-from skinfluence.metrics import leave_one_out_correlation
+from skinfluence.metrics import InfluenceScorer, leave_one_out_correlation
 
 
 class RetrainingDisplay:
@@ -47,7 +47,9 @@ class RetrainingDisplay:
         require_shape(self.actual, "actual", self.predicted.shape, "that of predicted")
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, actual, *, indices=None, ax=None):
+    def from_estimator(
+        cls, estimator, X, y, actual=None, *, indices=None, n_removals=30, random_state=0, ax=None
+    ):
         """Draw the leave-one-out effects that a fitted influence estimator predicts.
 
         Parameters
@@ -58,10 +60,16 @@ class RetrainingDisplay:
             The queries.
         y : array-like of shape (n_queries,)
             Targets of the queries.
-        actual : array-like of shape (n_queries, n_removals)
-            Changes of the queries' losses measured by refitting without a training row.
+        actual : array-like of shape (n_queries, n_removals), default=None
+            Changes of the queries' losses measured by refitting without a training row. None
+            measures them here, by really refitting the model without random rows.
         indices : array-like of shape (n_removals,), default=None
-            The training rows left out. None means all, in their order.
+            The training rows left out of the refits of ``actual``. None means all, in their
+            order. Not used without ``actual``.
+        n_removals : int, default=30
+            How many refits are made without ``actual``.
+        random_state : int, RandomState instance or None, default=0
+            Draws the rows for them.
         ax : matplotlib Axes, default=None
             Axes to draw on. None means a new figure.
 
@@ -70,6 +78,11 @@ class RetrainingDisplay:
         display : RetrainingDisplay
             The display, drawn.
         """
+        if actual is None:
+            scorer = InfluenceScorer("loo", n_subsets=n_removals, random_state=random_state)
+            truth = scorer.ground_truth(estimator, X, y)
+            indices, losses = truth.rows, truth.losses
+            actual = losses[:, :-1] - losses[:, -1:]
         predicted = estimator.leave_one_out_effect(X, y)
         if indices is not None:
             predicted = predicted[:, indices]

@@ -1,0 +1,57 @@
+"""The pages of the site: their code runs, and they name everything that is public."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(DOCS.glob("**/*.md"))
+MODULES = ["", ".models.torch", ".inspection", ".metrics", ".sketching"]
+
+
+def code_of(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if code_of(page)], ids=lambda page: page.stem
+)
+def test_code_of_a_page_runs_from_top_to_bottom(page):
+    pytest.importorskip("matplotlib").use("Agg")
+    pytest.importorskip("pandas")
+    namespace = {"__name__": "page"}
+    exec(compile("\n".join(code_of(page)), str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_name_is_in_the_reference(module):
+    if module == ".models.torch":
+        pytest.importorskip("torch")
+    text = (DOCS / "api.rst").read_text(encoding="utf-8")
+    sections = text.split(".. currentmodule:: ")[1:]
+    listed = {
+        name
+        for section in sections
+        if section.split("\n")[0] == f"skinfluence{module}"
+        for name in re.findall(r"^   (\w+)$", section, flags=re.MULTILINE)
+    }
+    assert listed == set(import_module(f"skinfluence{module}").__all__) - {"SKETCHES"}
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            built = target.startswith("auto_examples/")
+            assert built or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    sphinx = pytest.importorskip("sphinx.cmd.build")
+    for name in ("numpydoc", "myst_parser", "sphinx_gallery", "pydata_sphinx_theme"):
+        pytest.importorskip(name)
+    arguments = ["-W", "--keep-going", "-q", "-b", "html", "-D", "plot_gallery=0"]
+    assert sphinx.main([*arguments, str(DOCS), str(tmp_path)]) == 0
+    assert (tmp_path / "start.html").exists()
