@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks import paper1_models as models
+from benchmarks.markdown import table
 from benchmarks.paper1_curves import GRID, N_PROBES, Basis, Fisher, Hessian, measure
 from skinfluence.metrics import bootstrap_interval
 from skinfluence.sketching import effective_dimension
@@ -97,12 +98,6 @@ the table. Slope: of the logarithm of the error of phi on that of m, from d on.
 
 ERROR_COLUMNS = ("model", "curvature, sketch", "m / d", "share of the LDS", "error of phi")
 ERROR_COLUMNS += ("slope", "error of pairs")
-
-
-def table(columns, rows):
-    """A table in Markdown, of rows of cells."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def row(curve):
