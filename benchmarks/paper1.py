@@ -185,7 +185,7 @@ def main():
             curves, seconds = curves + found, seconds + spent
     text = HEADER.format(minutes=seconds / 60, queries=models.N_QUERIES, ridges=len(GRID))
     text += table(COLUMNS, map(row, curves)) + ERRORS.format(probes=N_PROBES)
-    text += table(ERROR_COLUMNS, map(error_row, curves))
+    text += table(ERROR_COLUMNS, map(error_row, curves)) + "\n![By size](paper1.png)\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "paper1.md").write_text(text, encoding="utf-8")
     draw(curves).savefig(RESULTS / "paper1.png", dpi=80)

@@ -50,6 +50,8 @@ COLUMNS += ("same sign",)
 READING = """
 Where both conditions are below 0.1 the row sum is {met_sum} of rho, and {met_within} of the
 influence has one ratio. Where one of them is above 0.5 these are {broken_sum} and {broken_within}.
+
+![By the share of the rows](paper2.png)
 """
 
 
@@ -129,7 +131,7 @@ def _range(values):
 
 def draw(rows):
     """Conditions, and what they promise, against the share of the rows."""
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
     for i, name in enumerate(DATA):
         for C, line in zip(STRENGTHS, ("o-", "s--"), strict=True):
             chosen = [row for row in rows if row[:2] == (name, C)]
@@ -145,7 +147,7 @@ def draw(rows):
     axes[2].set(ylabel=f"influence within {TOLERANCE:.0%} of one ratio", ylim=(0, 1.02))
     for ax in axes:
         ax.set(xlabel="share of the rows in the Hessian")
-    axes[0].legend(fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
