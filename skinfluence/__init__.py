@@ -6,13 +6,14 @@ from skinfluence.estimators._kfac import KFACInfluence
 from skinfluence.estimators._relative import RelativeHessianInfluence
 from skinfluence.estimators._sketched import SketchedInfluence
 from skinfluence.estimators._sketched_cv import SketchedInfluenceCV
-from skinfluence.selection import FilteredEstimator, MemorizationSelector
+from skinfluence.selection import FilteredEstimator, LeaveOneOutSearch, MemorizationSelector
 
 __all__ = [
     "ClassifierHeadInfluence",
     "ExactInfluence",
     "FilteredEstimator",
     "KFACInfluence",
+    "LeaveOneOutSearch",
     "MemorizationSelector",
     "RelativeHessianInfluence",
     "SketchedInfluence",

@@ -24,8 +24,8 @@ PACKAGE = ROOT / "skinfluence"
 
 # From top to bottom. A file imports files of its own room and of rooms below it.
 ROOMS = [
-    *("selection", "estimators", "inspection", "metrics", "refitting", "curvature"),
-    *("models", "sketching", "rows", "_utils", "exceptions"),
+    *("selection", "estimators", "inspection", "diagnostics", "metrics", "refitting"),
+    *("curvature", "models", "sketching", "rows", "_utils", "exceptions"),
 ]
 
 # Third-party packages that only these modules may import, at any depth.
@@ -181,6 +181,8 @@ def documented_default(type_):
     match = re.search(r"default=(.+)$", type_)
     if match is None:
         return inspect.Parameter.empty
+    if match[1] == "nan":
+        return float("nan")
     try:
         return ast.literal_eval(match[1])
     except (SyntaxError, ValueError):
@@ -203,10 +205,18 @@ def test_documented_defaults_are_the_defaults(name):
 # What several estimators say about a parameter or an attribute, they say in the same words. A
 # class is left out where the name means something else: other models, splits instead of threads.
 SHARED = {
-    "estimator": {"ClassifierHeadInfluence", "SketchedInfluenceCV", "FilteredEstimator"},
-    "n_jobs": {"SketchedInfluenceCV"},
-    # These three find a size, and tell it.
-    "verbose": {"SketchedInfluence", "SketchedInfluenceCV", "RelativeHessianInfluence"},
+    "estimator": {
+        *("ClassifierHeadInfluence", "SketchedInfluenceCV", "FilteredEstimator"),
+        "LeaveOneOutSearch",
+    },
+    "n_jobs": {"SketchedInfluenceCV", "LeaveOneOutSearch"},
+    # These find a size, and tell it, or count candidates.
+    "verbose": {
+        *("SketchedInfluence", "SketchedInfluenceCV", "RelativeHessianInfluence"),
+        "LeaveOneOutSearch",
+    },
+    # A scorer of models, not of influences.
+    "scoring": {"LeaveOneOutSearch"},
     # The other rows are not there.
     "estimator_": {"FilteredEstimator"},
     # A head may be sketched instead of solved.
@@ -214,7 +224,7 @@ SHARED = {
 } | {
     name: set()
     for name in (
-        *("damping", "curvature", "solver", "batch_size", "scoring", "tail", "factorized"),
+        *("damping", "curvature", "solver", "batch_size", "tail", "factorized"),
         *("debias", "project_queries", "damping_", "curvature_kind_", "stationarity_"),
         *("n_features_in_", "feature_names_in_", "classes_"),
     )
@@ -251,13 +261,16 @@ def test_default_of_a_docstring_is_read():
 TEXT = {".py", ".md", ".rst", ".txt", ".toml", ".cfg", ".yml", ".yaml", ".csv"}
 # What tools, not people, write.
 GENERATED = ("build", "dist", "demo")
+BUILT_PAGES = ("_build", "generated", "auto_examples", "results")
 
 
 def text_files():
     for path in sorted(ROOT.rglob("*")):
-        top = path.relative_to(ROOT).parts[0]
+        top, *inside = path.relative_to(ROOT).parts
         hidden = top.startswith(".") and top != ".ci"
         if hidden or top in GENERATED or top.endswith(".egg-info"):
+            continue
+        if top == "docs" and inside and inside[0] in BUILT_PAGES:
             continue
         if path.is_file() and (path.suffix in TEXT or not path.suffix):
             yield path

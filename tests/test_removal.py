@@ -27,12 +27,13 @@ from skinfluence.models.losses import (
     SoftmaxScores,
 )
 from skinfluence.models.weighting import Weighting
+from skinfluence.refitting.moved_losses import moved_losses
 from skinfluence.refitting.newton_step import first_steps
-from skinfluence.refitting.removal import moved_losses, removal_of_each, removal_of_sets
+from skinfluence.refitting.removal import removal_of_each, removal_of_sets
 
 LR = lm.LogisticRegression
 NC = {"solver": "newton-cholesky", "tol": 1e-12, "max_iter": 200}
-REMOVAL = "skinfluence.refitting.removal"
+REFINEMENT = "skinfluence.refitting.refinement"
 
 
 def losses(fitted, X, y, weight, X_query, y_query):
@@ -140,7 +141,7 @@ def test_steps_end_inside_the_domain_of_the_loss():
 
 
 def test_first_steps_that_are_not_refined_stay_inside_the_domain(monkeypatch):
-    monkeypatch.setattr(f"{REMOVAL}.REFINING", 0)
+    monkeypatch.setattr(f"{REFINEMENT}.REFINING", 0)
     rng = np.random.RandomState(1)
     X = rng.randn(40, 3)
     y = X @ [1, -1, 0.5] + rng.standard_t(2, 40)
@@ -451,15 +452,12 @@ def test_objectives_that_divide_by_the_number_of_rows_are_those_of_the_smaller_m
     [LR(**NC), LR(class_weight="balanced", **NC), lm.PoissonRegressor(alpha=0.1, **NC)],
     ids=["sum", "balanced", "mean"],
 )
-def test_the_longest_steps_are_refined(model, monkeypatch):
+def test_the_longest_steps_are_refined(model):
     X, y = two_classes()
     influence = ExactInfluence(model).fit(X, y)
     exact = influence.leave_one_out_effect(X, y)
-    monkeypatch.setattr(f"{REMOVAL}.REFINING", 0)
-    first = influence.leave_one_out_effect(X, y)
-    # Work of one refinement: see `_worth_refining`.
-    monkeypatch.setattr(f"{REMOVAL}.REFINING", 7 * 10 * len(y) * (2 * 7 + 50))
-    some = influence.leave_one_out_effect(X, y)
+    first = influence.leave_one_out_effect(X, y, refine=False)
+    some = influence.leave_one_out_effect(X, y, refine=7)
     refined = np.abs(some - exact).max(axis=0) <= 1e-9 * np.abs(exact).max()
     assert_array_equal(some[:, ~refined], first[:, ~refined])
     fit = influence.linearisation_
@@ -495,7 +493,8 @@ def test_high_leverages_are_no_trouble_to_steps_that_were_refined():
 
 
 def test_refits_that_do_not_converge_are_named(monkeypatch):
-    monkeypatch.setattr(f"{REMOVAL}.MAX_STEPS", 0)
+    monkeypatch.setattr(f"{REFINEMENT}.MAX_STEPS", 0)
+    monkeypatch.setattr("skinfluence.refitting.chord.MAX_CHORDS", 0)
     X, y = two_classes(30)
     influence = ExactInfluence(LR(**NC)).fit(X, y)
     with pytest.warns(NumericalWarning, match="did not converge") as record:

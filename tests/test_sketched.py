@@ -329,7 +329,7 @@ def test_leave_one_out_effect_is_close_to_the_exact_one():
 @pytest.mark.parametrize("kind", BASES)
 def test_leverages_outside_of_a_basis_do_not_turn_steps_around(kind, monkeypatch):
     # No step is refined, which would hide them.
-    monkeypatch.setattr("skinfluence.refitting.removal.REFINING", 0)
+    monkeypatch.setattr("skinfluence.refitting.refinement.REFINING", 0)
     X, y = helpers.digits()
     X, y, Xq, yq = X[:300], y[:300], X[300:330], y[300:330]
     model = LR(C=100.0, max_iter=1000)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from sklearn import get_config
-from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
 
 
@@ -29,7 +28,14 @@ def batches(n_rows, row_bytes, batch_size=None):
         # A row larger than the working memory still has to be computed once.
         fitting = max(1, _working_bytes() // max(1, int(row_bytes)))
         batch_size = min(n_rows, fitting)
-    return list(gen_batches(n_rows, int(batch_size)))
+    # scikit-learn's gen_batches checks its arguments for longer than a small batch takes.
+    size = int(batch_size)
+    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
+
+
+def fits_in_memory(n_bytes):
+    """Whether a result of this size may be held within the working memory."""
+    return n_bytes <= _working_bytes()
 
 
 def _working_bytes():

@@ -1,6 +1,7 @@
 """Checks of models and data that users pass."""
 
 import inspect
+from numbers import Integral
 
 import numpy as np
 import scipy.sparse as sp
@@ -203,3 +204,14 @@ def encode_labels(y, classes):
             "to get the influence on the prediction."
         )
     return np.searchsorted(classes, y)
+
+
+def check_refine(refine):
+    """How many removals to refine, or a ValueError."""
+    if isinstance(refine, bool) or refine == "auto":
+        return refine
+    if not isinstance(refine, Integral) or refine < 0:
+        raise ValueError(
+            f"refine must be 'auto', True, False or a number of rows. Got {refine!r} instead."
+        )
+    return int(refine)

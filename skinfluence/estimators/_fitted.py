@@ -16,10 +16,16 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._utils.sklearn_private import Interval, StrOptions
-from skinfluence._utils.validation import check_indices, check_queries, reads_raw_data
+from skinfluence._utils.validation import (
+    check_indices,
+    check_queries,
+    check_refine,
+    reads_raw_data,
+)
 from skinfluence.estimators._memorization import memorization
 from skinfluence.metrics import InfluenceScorer
-from skinfluence.refitting.removal import moved_losses, removal_of_each, removal_of_sets
+from skinfluence.refitting.moved_losses import moved_losses
+from skinfluence.refitting.removal import removal_of_sets
 from skinfluence.rows import DenseRows
 
 
@@ -228,7 +234,7 @@ class FittedInfluence(
 
     # Effects of leaving rows out.
 
-    def leave_one_out_effect(self, X, y, *, reduce=None):
+    def leave_one_out_effect(self, X, y, *, reduce=None, refine="auto"):
         """Predicted change of the losses when a training row is left out and the model refitted.
 
         A Newton step without the row, then the loss at the moved outputs. The step removes the
@@ -236,6 +242,9 @@ class FittedInfluence(
         curvature), and changes class weights and the weight of the penalty as the estimator
         would. **Positive: leaving the row out raises the loss (the row helps)**; to first order
         the effect is ``-(weight / N)`` times `influence`.
+
+        What does not depend on the queries is computed on the first call and kept, so that a
+        later call costs about as much as `influence`.
 
         Parameters
         ----------
@@ -245,6 +254,10 @@ class FittedInfluence(
             Their targets.
         reduce : {None, "mean", "sum"}, default=None
             Reduce over the queries.
+        refine : {"auto", bool, int}, default="auto"
+            How many rows go on from the Newton step to the minimum of the other rows, those with
+            the longest steps first: as many as about a second of one core allows, all of them or
+            none, or a number of rows.
 
         Returns
         -------
@@ -269,7 +282,7 @@ class FittedInfluence(
         _check_reduce(reduce)
         features = self._features(X)
         targets = self.linearisation_.targets(features, y)
-        removed = removal_of_each(self.linearisation_)
+        removed = self.linearisation_.without_each(check_refine(refine))
         return moved_losses(self.linearisation_, removed, features, targets, reduce)
 
     def removal_effect(self, indices, X, y):

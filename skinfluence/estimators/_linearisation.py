@@ -1,12 +1,15 @@
 """Everything that one fit knows of its model."""
 
+import warnings
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from skinfluence._utils.batching import Schedule
+from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature import Curvature, Space, make_curvature
 from skinfluence.models import FittedModel, Objective
+from skinfluence.refitting.removal import removal_of_each
 from skinfluence.rows import DenseRows, Rows
 
 
@@ -42,6 +45,11 @@ class Linearisation:
     space: Space
     training_rows: Rows
     schedule: Schedule = field(default_factory=Schedule)
+    _without_each: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __getstate__(self):
+        # What can be computed again is no part of the fit.
+        return self.__dict__ | {"_without_each": {}}
 
     @property
     def n_samples(self):
@@ -90,6 +98,36 @@ class Linearisation:
     def jacobian_rows(self, features):
         """Gradients of the raw outputs of training rows, in the coordinates of the curvature."""
         return self.space.project(self.objective.jacobian_rows(features))
+
+    # What follows for the training rows, computed once.
+
+    def without_each(self, refine="auto", output_tolerance=0.0):
+        """The models without each of the training rows, computed on first use and then kept.
+
+        Parameters
+        ----------
+        refine : {"auto", bool, int}, default="auto"
+            How many of them go on from Newton's step to the minimum, see `removal_of_each`.
+        output_tolerance : float, default=0.0
+            Error of a row's own output that is small enough, see `removal_of_each`.
+
+        Returns
+        -------
+        Removed
+        """
+        key = type(refine), refine, output_tolerance
+        removed, told = self._without_each.get(key, (None, []))
+        try:
+            if removed is None:
+                with warnings.catch_warnings(record=True) as told:
+                    warnings.simplefilter("always")
+                    removed = removal_of_each(self, refine, output_tolerance)
+                self._without_each[key] = removed, told
+        finally:
+            # They hold for every result, not for the first one alone.
+            for warning in told:
+                warn_user(str(warning.message), warning.category)
+        return removed
 
     # Products with the inverse of H.
 

@@ -11,6 +11,8 @@ from skinfluence.models.fitted_model import FittedModel
 from skinfluence.models.heads import Head
 from skinfluence.models.linear_objective import LinearObjective, linear_objective
 from skinfluence.models.objectives import Objective
+from skinfluence.models.parameters import add_to_parameters, reader_of_scores
+from skinfluence.models.predictors import predictor_of_scores
 from skinfluence.models.registry import supported
 from skinfluence.models.weighting import Weighting
 from skinfluence.models.wrappers import fit_arguments, unfrozen, unwrap
@@ -21,6 +23,7 @@ __all__ = [
     "LinearObjective",
     "Objective",
     "Weighting",
+    "add_to_parameters",
     "fit_arguments",
     "head",
     "linear",
@@ -29,6 +32,8 @@ __all__ = [
     "mlp",
     "objective",
     "per_output",
+    "predictor_of_scores",
+    "reader_of_scores",
     "refused",
     "supported",
     "unfrozen",

@@ -34,6 +34,8 @@ class FittedModel:
         The final model, fitted.
     features : {ndarray, CSR matrix} of shape (n_samples, d)
         Training rows as the model sees them.
+    given_y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+        Their targets as the user gave them.
     y : ndarray of shape (n_samples,) or (n_samples, n_targets)
         Their targets as the model sees them.
     """
@@ -44,7 +46,8 @@ class FittedModel:
         self.model, self.featurizers = unwrapped.model, unwrapped.featurizers
         self.target_steps = unwrapped.target_steps
         self.features, self._fingerprint = kept_rows(self.featurize(X), X)
-        self.y = self.read_targets(np.array(y))
+        self.given_y = np.array(y)
+        self.y = self.read_targets(self.given_y)
         self.sample_weight = np.array(sample_weight)
 
     def check_unchanged(self):

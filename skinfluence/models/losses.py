@@ -85,6 +85,13 @@ class Loss(ABC):
         root = np.sqrt(np.clip(values, 0, None))
         return root[..., None] * np.swapaxes(vectors, -1, -2)
 
+    def third_derivative(self, z, y):
+        """Third derivative with respect to one raw output, (..., n, 1).
+
+        None for losses of several outputs, and where it does not exist everywhere.
+        """
+        return np.zeros_like(z) if self.quadratic and z.shape[-1] == 1 else None
+
     def squared_residual(self, z, y):
         """``r' h^+ r`` of each sample, for its residual r and its Hessian h, (..., n)."""
         residual, hessian = self.residual(z, y), self.hessian(z, y)
@@ -109,6 +116,16 @@ class Loss(ABC):
         ndarray of shape (..., n)
         """
         return np.ones(moves.shape[:-1])
+
+    def scores(self, z):
+        """What the model's own methods make their predictions of, (..., n, n_scores).
+
+        The outputs themselves, or the scores of the classes of which they are contrasts.
+        """
+        return z
+
+    # Positions of the classes that are left, None for all of them.
+    kept = None
 
     def margin(self, z):
         """Derivative of the prediction under study, (n, k).
@@ -229,6 +246,9 @@ class _RemainingOneVsRest(Loss):
     def hessian(self, z, y):
         return self._on_columns(self.loss.hessian(z, y))
 
+    def scores(self, z):
+        return z[..., self.columns]
+
     def _on_columns(self, derivative):
         out = np.zeros_like(derivative)
         out[..., self.columns] = derivative[..., self.columns]
@@ -246,6 +266,12 @@ class LogisticLoss(OneVsRest):
 
     def second_derivative(self, m):
         return expit(m) * expit(-m)
+
+    def third_derivative(self, z, y):
+        if z.shape[-1] > 1:
+            return None
+        p = expit(z)
+        return np.abs(y) * p * (1 - p) * (1 - 2 * p)
 
 
 class SquaredHinge(OneVsRest):
@@ -395,8 +421,11 @@ class SoftmaxLoss(ClassificationLoss):
     def encode(self, y, classes):
         return 1.0 * (encode_labels(y, classes)[:, None] == np.arange(len(classes)))
 
+    def scores(self, z):
+        return z @ self.contrasts.T
+
     def value(self, z, y):
-        scores = z @ self.contrasts.T
+        scores = self.scores(z)
         return logsumexp(scores, axis=-1) - (scores * y).sum(axis=-1)
 
     def residual(self, z, y):
@@ -456,9 +485,16 @@ class _RemainingSoftmax(SoftmaxLoss):
         super().__init__(len(kept), contrasts / np.sqrt(2) if len(kept) == 2 else contrasts)
         self.kept = kept
 
+    def scores(self, z):
+        scores = super().scores(z)
+        # Two classes have one score, of the second class.
+        return scores if len(self.kept) > 2 else scores[..., 1:] - scores[..., :1]
+
     def value(self, z, y):
         known = y[..., self.kept]
-        return np.where(known.any(axis=-1), super().value(z, known), np.inf)
+        scores = z @ self.contrasts.T
+        values = logsumexp(scores, axis=-1) - (scores * known).sum(axis=-1)
+        return np.where(known.any(axis=-1), values, np.inf)
 
     def residual(self, z, y):
         return super().residual(z, y[..., self.kept])
@@ -585,6 +621,9 @@ class ConcomitantHuber(RegressionLoss):
     def largest_step(self, z, moves):
         return _share_that_stays_positive(z[..., 1], moves[..., 1])
 
+    def scores(self, z):
+        return z[..., :1]
+
     def margin(self, z):
         return np.stack([np.ones(len(z)), np.zeros(len(z))], axis=1)
 
@@ -651,6 +690,14 @@ class HalfTweedieLoss(RegressionLoss):
         if self.log_link:
             return (2 - p) * mu ** (2 - p) + (p - 1) * y * mu ** (1 - p)
         return (1 - p) * mu ** (-p) + p * y * mu ** (-p - 1)
+
+    def third_derivative(self, z, y):
+        if z.shape[-1] > 1:
+            return None
+        mu, p = self._mean(z), self.power
+        if self.log_link:
+            return (2 - p) ** 2 * mu ** (2 - p) - (p - 1) ** 2 * y * mu ** (1 - p)
+        return -p * (1 - p) * mu ** (-p - 1) - p * (p + 1) * y * mu ** (-p - 2)
 
     def largest_step(self, z, moves):
         if self._needs_positive_outputs:

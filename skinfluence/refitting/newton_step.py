@@ -45,6 +45,8 @@ class NewtonSteps:
         ``N dtheta' H dtheta``, with the exact part of the curvature for H.
     distance : ndarray of shape (n_removals,)
         Smallest absolute eigenvalue of ``I - w h M``: for one output, 1 minus the leverage.
+    downdate : ndarray of shape (n_removals, k, k) or None
+        ``(I - w h M)^{-1} w h`` of removals of single rows; None if others are among them.
     """
 
     rows: Rows
@@ -52,6 +54,7 @@ class NewtonSteps:
     reweighting_gradient: Rows
     squared_length: np.ndarray
     distance: np.ndarray
+    downdate: np.ndarray | None
 
 
 def first_steps(linearisation, steps, chosen):
@@ -89,16 +92,18 @@ def newton_steps(linearisation, removals):
         woodbury.reweighting_gradient,
         squared_length,
         distance,
+        parts[0][1].downdate if removals.are_single_rows else None,
     )
 
 
 @dataclass
 class _Block:
-    """Rows ``J_S' q``, squared lengths and distances of the removals of a block."""
+    """What `NewtonSteps` has, of the removals of a block."""
 
     rows: Rows
     squared_length: np.ndarray
     distance: np.ndarray
+    downdate: np.ndarray
 
 
 def _rows_of_blocks(parts, n_removals, n_columns):
@@ -153,28 +158,29 @@ class _Woodbury:
         jacobian = self.linearisation.jacobian_rows(features)
         leverage = self._leverage(jacobian, m)
         pull = self._pull_of_reweighting(jacobian, members)
-        shrink, right = self._system(members, dropped, index, leverage, pull)
+        shrink, scaled, right = self._system(members, dropped, index, leverage, pull)
         q = _solve(shrink, right)
         # (J'q - d)' H^{-1} (J'q - d) / N = q'Mq - 2 q'(J H^{-1} d / N) + d'H^{-1}d / N; the last
         # term is added for all blocks at once.
         length = np.einsum("ma,mab,mb->m", q, leverage, q, optimize=True)
         length -= 2 * (q * pull.reshape(q.shape)).sum(axis=1)
         distance = np.abs(np.linalg.eigvals(shrink)).min(axis=1)
-        return _Block(self._sums(features, q, m), length, distance)
+        downdate = _downdate(shrink, scaled) if self.removals.are_single_rows else None
+        return _Block(self._sums(features, q, m), length, distance, downdate)
 
     def _system(self, members, dropped, index, leverage, pull):
-        """``I - w h M``, (m, s * k, s * k), and ``w (r - h J H^{-1} d / N)``, (m, s * k)."""
+        """``I - w h M`` (m, s * k, s * k), ``w h`` (m * s, k, k), ``w (r - h J H^{-1} d / N)``."""
         second_derivative, (n_rows, k) = self.second_derivative[index], pull.shape
         m, size = leverage.shape[:2]
         right = self.residual[index] - np.einsum("nab,nb->na", second_derivative, pull)
         right = (self.weight[dropped] * right).reshape(m, size)
         scaled = self.curvature_weight[dropped, :, None] * second_derivative
-        scaled = np.matmul(
+        share = np.matmul(
             scaled.reshape(m, n_rows // m, k, k), leverage.reshape(m, n_rows // m, k, size)
         ).reshape(leverage.shape)
         known = self.removals.has_newton_step[members, None]
-        shrink = np.eye(size) - np.where(known[:, :, None], scaled, 0.0)
-        return shrink, np.where(known, right, 0.0)
+        shrink = np.eye(size) - np.where(known[:, :, None], share, 0.0)
+        return shrink, scaled, np.where(known, right, 0.0)
 
     def _sums(self, features, q, m):
         """``J_S' q`` of every removal, factored where a removal is a single row."""
@@ -208,6 +214,14 @@ def _as_slice(index):
     if len(index) and (np.diff(index) == 1).all():
         return slice(index[0], index[-1] + 1)
     return index
+
+
+def _downdate(shrink, scaled):
+    """``(I - w h M)^{-1} w h`` of single rows."""
+    try:
+        return np.linalg.solve(shrink, scaled)
+    except np.linalg.LinAlgError:
+        return np.linalg.pinv(shrink) @ scaled
 
 
 def _solve(matrices, right):

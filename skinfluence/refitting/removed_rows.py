@@ -75,6 +75,11 @@ class Removals:
         return weighting.sample_weight[self.rows, None] * by_class
 
     @cached_property
+    def keep_class_weights(self):
+        """Whether the rows that stay keep their weights."""
+        return bool((self.class_weight == self.objective.weighting.group_weight).all())
+
+    @cached_property
     def leaves_nothing(self):
         """Whether no row with a positive weight is left, (n_removals,)."""
         weighted = self.objective.weighting.sample_weight > 0
@@ -87,6 +92,11 @@ class Removals:
         known = ~self.leaves_nothing
         known[list(self.other_losses)] = False
         return known
+
+    @cached_property
+    def are_single_rows(self):
+        """Whether every removal is of one row, the i-th of ``rows[i]``."""
+        return len(self.rows) == len(self) and (np.diff(self.removal) == 1).all()
 
     def kept(self, chosen):
         """Mask of the remaining training rows, bool of shape (len(chosen), n_samples)."""
@@ -103,9 +113,9 @@ class Removals:
         Removals of single rows are one block if there are no others. Any other removal is a
         block of its own, since it needs a matrix of its rows by its rows.
         """
-        sizes = np.bincount(self.removal, minlength=len(self))
-        if (sizes == 1).all():
+        if self.are_single_rows:
             return [(slice(0, len(self)), slice(0, len(self)))]
+        sizes = np.bincount(self.removal, minlength=len(self))
         ends = np.cumsum(sizes)
         blocks = zip(ends - sizes, ends, strict=True)
         return [
