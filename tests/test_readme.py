@@ -409,3 +409,10 @@ def test_statements_of_the_papers_name_tests_that_exist():
     for cells in rows:
         (file, name) = re.fullmatch(r"\[\w+\]\((.*)\)`::(\w+)`", cells["test"]).groups()
         assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8"), cells["test"]
+
+
+def test_one_command_writes_every_table():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (names,) = re.findall(r"^BENCHMARKS \?= ((?:.*\\\n)*.*)$", makefile, flags=re.MULTILINE)
+    written = {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.md")}
+    assert set(names.replace("\\", " ").split()) == written
