@@ -192,7 +192,7 @@ def sequence_loss(outputs, targets):
 def train_sequences(module, X, y):
     """Adam, whose weight decay is the L2 penalty of the objective."""
     optimiser = torch.optim.Adam(module.parameters(), lr=3e-3, weight_decay=WEIGHT_DECAY)
-    train_network(module, X, y, optimiser, sequence_loss, epochs=15, batch=20)
+    train_network(module, X, y, optimiser, sequence_loss, epochs=10, batch=20)
 
 
 def source_text(n_rows=1000, n_queries=N_QUERIES):
@@ -219,5 +219,5 @@ def transformer():
     torch.manual_seed(0)
     module = CharacterModel()
     return refitted_network(
-        module, train_sequences, *source_text(), n_subsets=30, loss=sequence_loss
+        module, train_sequences, *source_text(), n_subsets=24, loss=sequence_loss
     )
