@@ -191,6 +191,8 @@ def sequence_loss(outputs, targets):
 
 def train_sequences(module, X, y):
     """Adam, whose weight decay is the L2 penalty of the objective."""
+    # Refits hand on numbers, of whatever type.
+    X, y = np.asarray(X, dtype=np.int64), np.asarray(y, dtype=np.int64)
     optimiser = torch.optim.Adam(module.parameters(), lr=3e-3, weight_decay=WEIGHT_DECAY)
     train_network(module, X, y, optimiser, sequence_loss, epochs=10, batch=20)
 
@@ -219,5 +221,5 @@ def transformer():
     torch.manual_seed(0)
     module = CharacterModel()
     return refitted_network(
-        module, train_sequences, *source_text(), n_subsets=24, loss=sequence_loss
+        module, train_sequences, *source_text(), n_subsets=20, loss=sequence_loss
     )
