@@ -144,7 +144,7 @@ def convolution():
         *(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10)),
     )
-    return refitted_network(module, train_classifier, *images(), n_subsets=50)
+    return refitted_network(module, train_classifier, *images(), n_subsets=20)
 
 
 class Block(nn.Module):

@@ -295,6 +295,14 @@ def smallest_net(over):
     return numbers(column(row(rows, **cells), "LDS"))[0]
 
 
+def largest_sketch_of_digits():
+    """The largest random sketch, none of which is large enough, and the parameters."""
+    rows = table(results("paper1.md"), "model", "parameters")
+    rows = [c for c in rows if "digits" in c["model"] and "sjlt" in c["curvature, sketch"]]
+    tried = [re.fullmatch(r"over (\d+)", cells["m95"]).group(1) for cells in rows]
+    return max(tried, key=int), rows[0]["parameters"]
+
+
 MNIST = "MNIST, 4500 x 784, 10 classes, "
 DIGITS = "digits, 1597 x 64, 10 classes, "
 NYSTROM = "SketchedInfluence, nystrom"
@@ -369,6 +377,10 @@ SENTENCES = [
         partial(
             found, "paper2.md", r"these are (-?[\d.]+) to (-?[\d.]+) and ([\d.]+) to (\d\.\d+)"
         ),
+    ),
+    (
+        r"sketch that was tried reaches it, with up to (\d+) of (\d+) numbers",
+        largest_sketch_of_digits,
     ),
     (r"at `C=1` it holds for (\d+) to (\d+) % of the pairs", signs_at_one),
 ]
