@@ -4,6 +4,7 @@ Some tests lower module constants (``MAX_SIZE``, ``MAX_EXACT``, ``MAX_DENSE``, `
 ``REFINING``) or raise ``N_PROBES``, to reach with small data what large data do.
 """
 
+import copy
 import functools
 import pickle
 
@@ -16,6 +17,7 @@ from scipy.stats import spearmanr
 from sklearn import linear_model as lm
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import ExactInfluence, SketchedInfluence
@@ -480,6 +482,15 @@ def test_certified_size_says_when_exact_is_cheaper():
     assert influence.sketch_size_ == 400
 
 
+def test_a_sketch_of_more_rows_than_samples_is_not_cheaper(rng):
+    # From 64 rows on a sketch holds all that 40 samples span, and has no error at all.
+    X, y = rng.standard_normal((40, 200)), rng.standard_normal(40)
+    influence = SketchedInfluence(lm.Ridge(), sketch_size="certified", eps=1e-6, random_state=0)
+    with pytest.warns(UserWarning, match="no sketch that is cheaper"):
+        influence.fit(X, y)
+    assert isinstance(influence.sketch_, IdentitySketch)
+
+
 def test_a_size_that_is_out_of_reach_is_said(monkeypatch):
     X, y, model = wide()
     monkeypatch.setattr(f"{ROOM}._size.MAX_SIZE", 100)
@@ -591,6 +602,42 @@ def test_debiasing_serves_several_outputs_and_a_carried_intercept():
     assert ratio == pytest.approx(1, abs=0.05)
     biased = clone(influence).set_params(debias=False).fit(*digits())
     assert np.mean(biased.self_influence() / exact.self_influence()) < 0.9
+
+
+@pytest.mark.parametrize("name, factorized", [("binary", True), ("multinomial", False)])
+def test_debiasing_sketches_features_where_there_is_one_ridge(name, factorized):
+    settings = {"sketch": "gaussian", "sketch_size": 24, "debias": True}
+    found, Xq, yq = fit(name, **settings)
+    expected, *_ = fit(name, factorized=factorized, **settings)
+    assert_close(found.influence(Xq, yq), expected.influence(Xq, yq), 1e-12)
+    if not factorized:
+        with pytest.raises(ValueError, match="has its own where features are sketched"):
+            fit(name, factorized=True, **settings)
+
+
+# Half of the penalty is not what the frozen model was fitted with.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sketch": "gaussian", "debias": True},
+        {"sketch": "gaussian", "debias": True, "factorized": False},
+        {"sketch": "sjlt", "factorized": False},
+        {"sketch": "nystrom"},
+        {"sketch": "nystrom", "tail": False},
+    ],
+)
+def test_damping_and_penalty_are_one_ridge(settings, rng):
+    X = rng.standard_normal((80, 40)) * np.arange(1, 41) ** -0.5
+    y = rng.standard_normal(80)
+    model = lm.Ridge(4.0, fit_intercept=False).fit(X, y)
+    settings = {"sketch_size": 30, "random_state": 0, **settings}
+    full = SketchedInfluence(FrozenEstimator(model), **settings).fit(X, y)
+    damping = full.linearisation_.objective.l2_penalty[0] / 2
+    half = FrozenEstimator(copy.deepcopy(model).set_params(alpha=2.0))
+    found = SketchedInfluence(half, damping=damping, **settings).fit(X, y)
+    assert_close(found.influence(X, y), full.influence(X, y), 1e-10)
+    assert_close(found.self_influence(), full.self_influence(), 1e-10)
 
 
 def test_debiasing_warns_when_the_sketch_adds_more_than_the_ridge():

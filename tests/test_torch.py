@@ -1,7 +1,4 @@
-"""Torch modules and skorch nets against loops of autograd.
-
-One test lowers the module constant ``CHUNK``, so that few samples are several chunks.
-"""
+"""Torch modules and skorch nets against loops of autograd."""
 
 import copy
 import pickle
@@ -111,7 +108,7 @@ class Mixed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Weights of projections that are never called as layers."""
+    """Projections that torch multiplies with slices of one weight."""
 
     def __init__(self):
         super().__init__()
@@ -179,7 +176,7 @@ CASES = {
             nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3, groups=2), nn.Flatten(), nn.LazyLinear(3)
         ),
         36,
-        [SharedRows, KroneckerRows, DenseRows, DenseRows],
+        [SharedRows, SharedRows, SharedRows, KroneckerRows],
     ),
     "norms": (
         lambda: images(
@@ -202,9 +199,9 @@ CASES = {
     ),
     "tied": (Tied, (7, 5), [DenseRows] * 2),
     "recurrent": (Recurrent, 5, [SharedRows, KroneckerRows]),
-    "time first": (TimeFirst, 6, [KroneckerRows] + [DenseRows] * 2),
+    "time first": (TimeFirst, 6, [SharedRows, KroneckerRows]),
     "scaled": (Scaled, 6, [KroneckerRows] + [DenseRows] * 3),
-    "attention": (Attention, 12, [KroneckerRows] + [DenseRows] * 4),
+    "attention": (Attention, 12, [SharedRows] * 4 + [KroneckerRows]),
 }
 
 
@@ -379,10 +376,10 @@ def test_the_same_lines_serve_a_network():
     model = FrozenEstimator(TorchModel(module).fit(X, y))
     for cls in (ExactInfluence, SketchedInfluence):
         with pytest.warns(match="has not converged"), pytest.warns(match="Gauss-Newton matrix"):
-            default = cls(model, random_state=0).fit(X, y)
+            default = cls(model, damping=1e-3, random_state=0).fit(X, y)
         assert default.curvature_kind_ == "ggn"
         with pytest.warns(match="has not converged"):
-            named = cls(model, curvature="ggn", random_state=0).fit(X, y)
+            named = cls(model, curvature="ggn", damping=1e-3, random_state=0).fit(X, y)
         assert_allclose(default.influence(X, y), named.influence(X, y))
 
 
@@ -442,18 +439,18 @@ def test_hessian_is_the_difference_of_gradients(name, rng, global_random_seed):
     assert_close(product, expected, 1e-7)
 
 
-def test_results_do_not_depend_on_batches(monkeypatch, device):
+def test_results_do_not_depend_on_batches(device):
     module, X, y, _ = problem("convolutions", device)
 
-    def scores(**settings):
-        model = ExactInfluence(TorchModel(module), curvature="ggn", damping=0.1, **settings)
-        return model.fit(X, y).influence(X[:4], y[:4])
+    def scores(n_together=256, **settings):
+        model = TorchModel(module, batch_size=n_together)
+        influence = ExactInfluence(model, curvature="ggn", damping=0.1, **settings)
+        return influence.fit(X, y).influence(X[:4], y[:4])
 
     with pytest.warns(match="has not converged"):
         expected = scores()
-    monkeypatch.setattr("skinfluence.models.torch._network.CHUNK", 5)
     with config_context(working_memory=5e-3), pytest.warns(match="has not converged"):
-        assert_allclose(scores(batch_size=2), expected, rtol=1e-5, atol=1e-9)
+        assert_allclose(scores(5, batch_size=2), expected, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("shared", ["expand", "reduce"])
@@ -550,6 +547,7 @@ def test_what_train_returns_is_the_model():
     ).fit(X, y)
     expected = other(torch.as_tensor(X)).detach().numpy()
     for model in (returned, in_place):
+        assert model.n_features_in_ == X.shape[1] != len(X)
         assert_allclose(model.decision_function(X), expected, atol=1e-12)
         assert_allclose(in_own_layout(*gradients_of(model, X, y)), autograd_rows(other, X, y))
 
@@ -626,15 +624,15 @@ def test_l2_is_the_weight_decay_of_the_mean_objective():
     # The training ran on a copy.
     assert not torch.equal(module[0].weight, model.module_[0].weight)
     influence = ExactInfluence(FrozenEstimator(model), damping=0.0).fit(X, y)
-    predicted = influence.leave_one_out_effect(X, y, reduce="mean")
-    before = result.losses(X, result.targets).mean()
-    for i in (1, 2, 3):
+    predicted = influence.leave_one_out_effect(X, y)
+    before = result.losses(X, result.targets)
+    for i in (1, 3, 5):
         kept = np.arange(30) != i
         # A refit from the minimum stays near it.
         refitted = clone(model).set_params(module=model.module_).fit(X[kept], y[kept])
         moved = objective(refitted, X[kept], y[kept], np.ones(29))
-        change = moved.losses(X, result.targets).mean() - before
-        assert_allclose(predicted[i], change, rtol=0.15)
+        change = moved.losses(X, result.targets) - before
+        assert_close(predicted[:, i], change, 0.1)
 
 
 def test_losses_of_every_kind():
@@ -704,7 +702,7 @@ def test_parameters_must_be_finite():
 
 def test_a_loss_must_not_reduce():
     module, X, y, _ = problem("linear")
-    result = make_objective(module, X, y, loss=nn.CrossEntropyLoss())
+    result = make_objective(module, X, y, loss=lambda *pair: nn.functional.cross_entropy(*pair))
     with pytest.raises(ValueError, match="one value for each sample.*reduction='none'"):
         result.losses(X, result.targets)
 

@@ -36,6 +36,11 @@ def check_model(estimator):
             f"estimator is the class {estimator.__name__}. Expected an instance: "
             f"{estimator.__name__}()."
         )
+    if not hasattr(estimator, "fit") and hasattr(estimator, "named_parameters"):
+        raise TypeError(
+            f"estimator is a bare module of torch, {type(estimator).__name__}, whose loss is not "
+            "known. Wrap it: skinfluence.models.torch.TorchModel(module, loss='cross_entropy')."
+        )
     if not hasattr(estimator, "fit"):
         raise TypeError(
             f"estimator is {estimator!r}. Expected an estimator of scikit-learn, such as "
@@ -54,11 +59,8 @@ def check_training_data(estimator, X, y, *, classifier):
             f"This {type(estimator).__name__} estimator requires y to be passed, but the "
             "target y is None."
         )
-    if isinstance(X, dict):
-        raise TypeError(
-            f"X is a dict of {', '.join(map(repr, X))}. Expected one array: stack the inputs "
-            "along an axis and take them apart in the module's forward."
-        )
+    X = packed(estimator, X)
+    _check_target_axes(y)
     if reads_raw_data(estimator):
         check_consistent_length(X, y)
         X, y = validate_data(estimator, X, y, skip_check_array=True)
@@ -69,6 +71,28 @@ def check_training_data(estimator, X, y, *, classifier):
     _check_two_rows(y)
     check_size(X)
     return X, y
+
+
+def packed(estimator, X):
+    """Samples as one array, where the wrapped model packs several inputs into one."""
+    pack = getattr(estimator.estimator, "pack", None)
+    if pack is not None:
+        return pack(X)
+    if isinstance(X, dict):
+        raise TypeError(
+            f"X is a dict of {', '.join(map(repr, X))}. Expected one array; a module of several "
+            "inputs is wrapped by skinfluence.models.torch.TorchModel(module, inputs=X)."
+        )
+    return X
+
+
+def _check_target_axes(y):
+    n_axes = getattr(y, "ndim", 1)
+    if n_axes > 2:
+        raise ValueError(
+            f"y has {n_axes} axes. Expected targets (n_samples,) or (n_samples, t): flatten "
+            "those of a sample, y.reshape(len(y), -1), in the order of the outputs."
+        )
 
 
 def _check_two_rows(y):
@@ -104,6 +128,7 @@ def reads_raw_data(estimator):
 def check_queries(estimator, X, *, numeric):
     """Queries as an array with the features of the training rows."""
     check_is_fitted(estimator)
+    X = packed(estimator, X)
     if numeric:
         return validate_data(estimator, X, reset=False, **_ARRAY)
     _check_feature_names(estimator, X, reset=False)

@@ -6,6 +6,7 @@ factored where the rows are.
 """
 
 from skinfluence.curvature._base import Curvature
+from skinfluence.curvature._certificate import Certificate
 from skinfluence.curvature._choice import (
     SOLVERS,
     choose_curvature,
@@ -18,14 +19,20 @@ from skinfluence.curvature._dense import DenseCurvature, SpectralCurvature
 from skinfluence.curvature._eigenbasis import eigenspaces
 from skinfluence.curvature._gram import GramCurvature
 from skinfluence.curvature._matrix_free import MatrixFreeCurvature
+from skinfluence.curvature._nystrom import NystromCurvature
+from skinfluence.curvature._refined import RefinedCurvature
 from skinfluence.curvature._space import Space
+from skinfluence.curvature._spectral_measure import spectral_measure
 
 __all__ = [
     "SOLVERS",
+    "Certificate",
     "Curvature",
     "DenseCurvature",
     "GramCurvature",
     "MatrixFreeCurvature",
+    "NystromCurvature",
+    "RefinedCurvature",
     "Space",
     "SpectralCurvature",
     "choose_curvature",
@@ -34,4 +41,5 @@ __all__ = [
     "eigenspaces",
     "exact_curvature",
     "make_curvature",
+    "spectral_measure",
 ]

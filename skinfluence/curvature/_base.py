@@ -21,6 +21,27 @@ class Curvature(ABC):
     # Weight of each training row in F (n_samples,), where F comes from some of the rows.
     row_weight = None
 
+    # Whether `solve` has no other error than rounding.
+    is_direct = False
+
+    # What bounds the errors of a refined curvature, see `RefinedCurvature`.
+    certificate = None
+
+    @property
+    def is_own(self):
+        """Whether this is the curvature of all training rows, not an approximation."""
+        return self.solver is not None and self.row_weight is None
+
+    @property
+    def approximation(self):
+        """A curvature on all coordinates that is cheap to solve, and near this one."""
+        return self
+
+    @property
+    def unrefined(self):
+        """The curvature without refinement."""
+        return self
+
     @abstractmethod
     def solve(self, rows, damping):
         """Rows ``H^{-1} v`` for every row ``v``."""

@@ -38,6 +38,7 @@ class DenseCurvature(Curvature):
     """
 
     solver = "direct"
+    is_direct = True
 
     def __init__(self, index, blocks, penalty, describe=None):
         self.index = index

@@ -57,6 +57,7 @@ class GramCurvature(Curvature):
     """
 
     solver = "gram"
+    is_direct = True
 
     def __init__(self, rows, penalty, describe=None):
         self.rows = rows

@@ -3,13 +3,13 @@
 from functools import partial
 
 import numpy as np
-from scipy.linalg import eigh
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature._base import Curvature
 from skinfluence.curvature._conjugate_gradients import conjugate_gradients
+from skinfluence.curvature._nystrom import NystromCurvature
 from skinfluence.rows import DenseRows
 
 # Vectors of random signs that estimate a trace.
@@ -45,35 +45,14 @@ class MatrixFreeCurvature(Curvature):
         self.method = self.solver = method
         self.tol = tol
         self.max_iter = max_iter
-        self._sketch(rank, check_random_state(random_state))
+        self._nystrom = NystromCurvature(product, penalty, rank=rank, random_state=random_state)
 
-    def _sketch(self, rank, random_state):
-        """Leading eigenpairs of F, from one block product (Nystroem approximation)."""
-        p = len(self.penalty)
-        test = np.linalg.qr(random_state.standard_normal((p, min(rank, p))))[0].T
-        image = self.product(test)
-        # A shift keeps the small core matrix positive definite in floating point.
-        shift = np.sqrt(p) * np.finfo(np.float64).eps * np.linalg.norm(image)
-        image += shift * test
-        # The Hessian of a network may have negative eigenvalues, which the preconditioner
-        # leaves out.
-        values, vectors = eigh((test @ image.T + image @ test.T) / 2)
-        kept = values > max(shift, 0.0)
-        kept[-1] = True
-        root = vectors[:, kept] / np.sqrt(np.where(values > 0, values, 1.0)[kept])
-        factor = root.T @ image
-        _, singular, self._basis = np.linalg.svd(factor, full_matrices=False)
-        self._values = np.maximum(0, singular**2 - shift)
+    @property
+    def approximation(self):
+        return self._nystrom
 
     def precondition(self, vectors, damping):
-        floor = np.median(self.penalty) + damping
-        # All eigenvalues that the basis misses lie below its last one.
-        complete = len(self._values) == len(self.penalty)
-        last = floor + (0 if complete else self._values[-1])
-        last = last if last > 0 else 1.0
-        inside = vectors @ self._basis.T
-        ratio = last / np.maximum(self._values + floor, 1e-300) - 1
-        return (vectors + (inside * ratio) @ self._basis) / last
+        return self._nystrom.precondition(vectors, damping)
 
     def _apply(self, vectors, damping):
         return self.product(vectors) + vectors * (self.penalty + damping)

@@ -16,6 +16,9 @@ class Space:
     # Whether the coordinates are the objective's own.
     is_identity = True
 
+    # Whether projected rows have all columns, so that nothing of them is lost.
+    is_full = True
+
     def __init__(self, penalty):
         self.penalty = penalty
 
@@ -30,3 +33,7 @@ class Space:
     def lift(self, array):
         """Vectors (m, n_coordinates) of the objective from solved vectors (m, n_columns)."""
         return array
+
+    def product(self, multiply):
+        """Products with F in these coordinates, from those in the objective's, if `is_full`."""
+        return multiply

@@ -15,7 +15,11 @@ from skinfluence.curvature.kronecker import (
     moments,
     sketch_sizes,
 )
-from skinfluence.estimators._base import BaseInfluence
+from skinfluence.estimators._base import REFINEMENT, BaseInfluence
+from skinfluence.estimators._damping import matched_damping
+
+# Numbers of the largest parameter that has a dense block: a matrix of 128 MiB.
+MAX_DENSE_BLOCK = 4096
 
 
 class KFACInfluence(BaseInfluence):
@@ -24,7 +28,7 @@ class KFACInfluence(BaseInfluence):
     The curvature of a linear layer with inputs ``u`` (a 1 for the bias included) and output
     gradients ``r`` is approximated by :math:`A \otimes E` with :math:`A = \mathbb{E}[u u']` and
     :math:`E = \mathbb{E}[r r']`, and by 0 between layers. Parameters of other layers (norms)
-    keep their dense blocks. The approximation is exact for deep linear networks with squared
+    keep blocks of their own. The approximation is exact for deep linear networks with squared
     loss, up to the blocks between layers.
 
     Parameters
@@ -40,12 +44,17 @@ class KFACInfluence(BaseInfluence):
         replace its eigenvalues (EK-FAC).
     fisher : {"true", "sampled", "empirical"}, default="true"
         "true": the exact expectation over the model's own outputs, which is the generalised
-        Gauss-Newton matrix. "sampled": one random row for each sample with that expectation.
+        Gauss-Newton matrix. "sampled": one random row for each sample with that expectation; of
+        a cross-entropy of positions, the gradient for labels that are drawn from the model.
         "empirical": the gradients of the given targets.
     shared : {"expand", "reduce"}, default="expand"
         Layers whose weights are shared over positions (convolutions, sequences). "expand":
         A is the mean over positions of ``u u'``, E the sum over positions of ``r r'``.
         "reduce": both are of ``u`` averaged and ``r`` summed over positions.
+    unfactored : {"dense", "diagonal"}, default="dense"
+        Parameters that are no linear layer (norms, recurrent weights, a weight that is used in
+        several ways). "dense": one block of curvature for each, refused above 4,096 numbers,
+        whose block would take 128 MiB. "diagonal": its diagonal alone.
     sketch_size : {"auto"}, float, int or (int, int), default=None
         Sizes of factorised sketches :math:`P_A \otimes P_E` of the layers. A float from 0 to 1
         is the share of all directions of the factors, :math:`m_A + m_E` added over the layers,
@@ -55,10 +64,21 @@ class KFACInfluence(BaseInfluence):
         nothing is sketched.
     sketch : {"nystrom", "gaussian"}, default="nystrom"
         "nystrom": the leading eigenvectors of A and of E. "gaussian": random.
+    refine : {"auto"} or int, default=0
+        Steps of conjugate gradients with the full curvature, preconditioned by the approximate
+        one, after the approximate solution; each is one product of the full curvature with
+        every query. "auto": until the ten largest scores of every query have error bounds of
+        at most ``eps`` times their size. Refined are `influence`, `most_influential`,
+        `parameter_influence`, `score` and the effects of leaving rows out; `self_influence`,
+        `transform`, `memorization` and the leverages keep the approximation.
+    eps : float, default=0.1
+        Largest error bound, relative to the score, at which ``refine="auto"`` stops.
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
         data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
-        the columns. For networks and their heads "auto" is 0.1 times the mean eigenvalue of the
+        the columns. For networks "auto" is found from the gradient that training has left, a short
+        training asking for much damping; Kronecker factors take the damping at which they agree
+        best with the full curvature at its own, and heads 0.1 times the mean eigenvalue of their
         curvature. ``damping_`` reports the damping that was used.
     batch_size : int, default=None
         Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
@@ -141,6 +161,7 @@ class KFACInfluence(BaseInfluence):
         "eigenvalue_correction": ["boolean"],
         "fisher": [StrOptions({"true", "sampled", "empirical"})],
         "shared": [StrOptions({"expand", "reduce"})],
+        "unfactored": [StrOptions({"dense", "diagonal"})],
         "sketch_size": [
             None,
             StrOptions({"auto"}),
@@ -149,6 +170,7 @@ class KFACInfluence(BaseInfluence):
             tuple,
         ],
         "sketch": [StrOptions({"nystrom", "gaussian"})],
+        **REFINEMENT,
     }
     _parameter_constraints.pop("curvature")
 
@@ -159,8 +181,11 @@ class KFACInfluence(BaseInfluence):
         eigenvalue_correction=True,
         fisher="true",
         shared="expand",
+        unfactored="dense",
         sketch_size=None,
         sketch="nystrom",
+        refine=0,
+        eps=0.1,
         damping="auto",
         batch_size=None,
         n_jobs=None,
@@ -172,8 +197,11 @@ class KFACInfluence(BaseInfluence):
         self.eigenvalue_correction = eigenvalue_correction
         self.fisher = fisher
         self.shared = shared
+        self.unfactored = unfactored
         self.sketch_size = sketch_size
         self.sketch = sketch
+        self.refine = refine
+        self.eps = eps
         self.damping = damping
         self.batch_size = batch_size
         self.n_jobs = n_jobs
@@ -189,15 +217,16 @@ class KFACInfluence(BaseInfluence):
     def _make_curvature(self, objective, damping):
         random_state = check_random_state(self.random_state)
         weight = objective.weight / objective.total_weight
-        rows = self._factor_rows(objective, weight, random_state)
-        layers = moments(rows, weight, self.shared)
-        # One number for the damping and the model's own penalty.
-        ridge = damping + float(np.mean(objective.l2_penalty))
-        names = getattr(objective, "layers", ["coef"])
-        self.layers_ = [describe(*pair, ridge) for pair in zip(names, layers, strict=True)]
+        rows = self._factor_rows(objective, random_state)
+        self._check_dense_blocks(objective, rows)
+        layers = moments(rows, weight, self.shared, self.unfactored)
+        self._layers = layers
+        self.layers_ = self._describe(objective, damping)
         space = Space(objective.l2_penalty)
         if self.sketch_size is not None:
-            sizes = sketch_sizes(self.sketch_size, layers, self.layers_, ridge)
+            sizes = sketch_sizes(
+                self.sketch_size, layers, self.layers_, _ridge(objective, damping)
+            )
             sketches = [
                 draw_layer_sketch(layer, pair, self.sketch, random_state)
                 for layer, pair in zip(layers, sizes, strict=True)
@@ -206,15 +235,45 @@ class KFACInfluence(BaseInfluence):
                 report.sketch_shape = pair and pair[::-1]
             space = LayerSpace(sketches, objective.l2_penalty)
             rows = space.project(rows)
-            layers = moments(rows, weight, self.shared)
+            layers = moments(rows, weight, self.shared, self.unfactored)
         curvature = KroneckerCurvature(rows, layers, space.penalty, self.eigenvalue_correction)
         return self.curvature, curvature, space
 
-    def _factor_rows(self, objective, weight, random_state):
-        if self.fisher != "sampled":
-            return objective.factor_rows(self.curvature)
-        factor = objective.loss.hessian_factor(objective.training_outputs, objective.targets)
-        # Independent signs make all cross terms vanish in the mean.
-        signs = np.sign(random_state.standard_normal(factor.shape[:2]))
-        vectors = np.einsum("ns,nsk->nk", signs, factor)[:, None]
-        return objective.pullback(objective.features, vectors).weighted(np.sqrt(weight))
+    def _match_damping(self, objective, curvature, space, damping):
+        if self.damping == "auto" and objective.needs_damping:
+            damping = matched_damping(objective, self.curvature, curvature, space, damping)
+            shapes = [report.sketch_shape for report in self.layers_]
+            self.layers_ = self._describe(objective, damping)
+            for report, shape in zip(self.layers_, shapes, strict=True):
+                report.sketch_shape = shape
+        # The factors of unsketched layers are not needed any more.
+        del self._layers
+        return damping
+
+    def _describe(self, objective, damping):
+        names = getattr(objective, "layers", ["coef"])
+        ridge = _ridge(objective, damping)
+        return [describe(*pair, ridge) for pair in zip(names, self._layers, strict=True)]
+
+    def _factor_rows(self, objective, random_state):
+        if self.fisher == "sampled":
+            return objective.sampled_factor_rows(random_state)
+        return objective.factor_rows(self.curvature)
+
+    def _check_dense_blocks(self, objective, rows):
+        """Raise a ValueError if a parameter is too large for a block of its own."""
+        if self.unfactored == "diagonal" or not rows.has_layers:
+            return
+        for position, block in enumerate(rows[:1].blocks):
+            if not block.is_layer and block.n_columns > MAX_DENSE_BLOCK:
+                raise ValueError(
+                    f"{objective.describe_block(position)} is no linear layer whose curvature "
+                    f"has factors, and its {block.n_columns} numbers are too many for a dense "
+                    f"block (at most {MAX_DENSE_BLOCK}). Use unfactored='diagonal', or leave the "
+                    "parameter out of those that the model studies."
+                )
+
+
+def _ridge(objective, damping):
+    """One number for the damping and the model's own penalty."""
+    return damping + float(np.mean(objective.l2_penalty))

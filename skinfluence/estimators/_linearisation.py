@@ -2,13 +2,23 @@
 
 import warnings
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from skinfluence._utils.batching import Schedule
 from skinfluence._utils.warnings import warn_user
-from skinfluence.curvature import Curvature, Space, make_curvature
+from skinfluence.curvature import (
+    Certificate,
+    Curvature,
+    NystromCurvature,
+    RefinedCurvature,
+    Space,
+    make_curvature,
+)
+from skinfluence.metrics._model_functional import ModelFunctional
 from skinfluence.models import FittedModel, Objective
+from skinfluence.models.responses import OF
 from skinfluence.refitting.removal import removal_of_each
 from skinfluence.rows import DenseRows, Rows
 
@@ -74,6 +84,33 @@ class Linearisation:
         rows = original.training_gradient_rows()
         return replace(self, objective=original, curvature=curvature, training_rows=rows)
 
+    def refined(self, refine, eps):
+        """The same linearisation with solutions that the full curvature refines.
+
+        Parameters
+        ----------
+        refine : int or "auto"
+            Steps of conjugate gradients, or until a bound is met.
+        eps : float
+            The relative bound that "auto" meets.
+
+        Raises
+        ------
+        ValueError
+            If the space leaves directions out, so that nothing there could be refined.
+        """
+        if self.curvature.is_own:
+            return self
+        if not self.space.is_full:
+            raise ValueError(
+                f"refine={refine!r} needs an approximation of all directions, and this sketch "
+                "leaves some out. Expected a basis with its complement (sketch='nystrom' or "
+                "'landmarks', tail=True, a model with a penalty or damping > 0), or "
+                "sketch_size=None for KFACInfluence; else use refine=0."
+            )
+        certificate = self._certify(self.curvature)
+        return replace(self, curvature=RefinedCurvature(certificate, refine, eps))
+
     # Rows.
 
     def read(self, X):
@@ -85,15 +122,36 @@ class Linearisation:
         y = self.fitted_model.read_targets(y)
         return self.objective.encode_queries(y, features.shape[0])
 
-    def gradient_rows(self, features, y=None):
-        """Gradients of the queries' losses, or of their predictions without y."""
-        if y is None:
-            return self.objective.prediction_rows(features)
-        return self.objective.gradient_rows(features, self.targets(features, y))
+    @property
+    def own_targets(self):
+        """Targets of the training rows as the loss reads those of queries, (n_samples, t)."""
+        return self.objective.encode(self.fitted_model.y)
 
-    def query_rows(self, features, y=None):
+    def gradient_rows(self, features, y=None, of="auto"):
+        """Gradients of what is asked of the queries: their losses, or predictions without y."""
+        of = _asked(of, y)
+        targets = None if y is None else self.targets(features, y)
+        return self.objective.rows_of(features, of, targets)
+
+    def query_rows(self, features, y=None, of="auto"):
         """`gradient_rows` in the coordinates of the curvature."""
-        return self.space.project_queries(self.gradient_rows(features, y))
+        return self.space.project_queries(self.gradient_rows(features, y, of))
+
+    def functional_row(self, features, functional, y=None, sample_weight=None):
+        """Gradient of a functional of all queries, one row in the coordinates of the curvature.
+
+        Raises
+        ------
+        ValueError
+            If the functional's gradient disagrees with its value.
+        """
+        targets = None if y is None else self.targets(features, y)
+        ours = ModelFunctional(functional, self.objective.loss, targets, sample_weight)
+        outputs = self.objective.outputs(features)
+        gradient = ours.gradient(outputs)
+        ours.check(outputs, gradient)
+        rows = self.space.project_queries(self.objective.pullback(features, gradient[:, None, :]))
+        return DenseRows(np.ones((1, len(rows))) @ rows)
 
     def jacobian_rows(self, features):
         """Gradients of the raw outputs of training rows, in the coordinates of the curvature."""
@@ -155,12 +213,68 @@ class Linearisation:
         """Write ``-queries H^{-1} rows'`` into ``out`` (n_queries, n_train) and return it."""
 
         def fill(batch):
-            solved = self.solve(queries[batch].weighted(-np.ones(batch.stop - batch.start)))
-            for part in self.training_rows.batches(self.schedule.batch_size):
-                solved.inner(self.training_rows[part], out=out[batch, part])
+            self._fill_scores(self._solved_for_scores(queries[batch]), out[batch])
 
         self.schedule.run(fill, self.query_batches(queries))
         return out
+
+    def _solved_for_scores(self, queries):
+        return self.solve(queries.weighted(-np.ones(len(queries))))
+
+    def _fill_scores(self, solved, out):
+        for part in self.training_rows.batches(self.schedule.batch_size):
+            solved.inner(self.training_rows[part], out=out[:, part])
+
+    # How far the scores are from exact ones.
+
+    @cached_property
+    def certificate(self):
+        """`Certificate` for the errors of approximate solutions."""
+        return self.curvature.certificate or self._certify(self.curvature.approximation)
+
+    def _certify(self, approximation):
+        multiply = self.objective.curvature_product(self.curvature_kind)
+        if self.space.is_full:
+            own = self.space.product(multiply)
+            return Certificate(own, self.space.penalty, approximation, self.training_rows)
+        # What a sketch leaves out, another approximation has to tell.
+        penalty = self.objective.l2_penalty
+        approximation = NystromCurvature(multiply, penalty, random_state=0)
+        rows = self.objective.training_gradient_rows()
+        return Certificate(multiply, penalty, approximation, rows)
+
+    def fill_influence_and_bounds(self, gradients, queries, out, bounds):
+        """`fill_influence`, and bounds on the errors of the scores.
+
+        Parameters
+        ----------
+        gradients, queries : Rows
+            Gradients of the queries in the coordinates of the objective, and of the curvature.
+        out, bounds : ndarray of shape (n_queries, n_train)
+            Where scores and bounds are written.
+        """
+        if self.curvature.is_own and self.curvature.is_direct:
+            self.fill_influence(queries, out)
+            bounds[...] = 0.0
+            return
+
+        certificate = self.certificate
+        # Once, before the threads.
+        certificate.interval(self.damping)
+
+        def fill(batch):
+            solved = self._solved_for_scores(queries[batch])
+            self._fill_scores(solved, out[batch])
+            right, solution = gradients[batch], -solved.toarray()
+            if self.space.is_full:
+                right = self.space.project(right)
+            else:
+                solution = self.space.lift(solution)
+            bounds[batch] = certificate.bounds_of(right.toarray(), solution, self.damping)
+
+        # Gradients, solutions and residuals are written out.
+        query_bytes = 8 * 8 * gradients.n_columns
+        self.schedule.run(fill, self.schedule.batches(len(queries), query_bytes))
 
     def remaining_step(self):
         """How far the minimum is, where that is known.
@@ -219,3 +333,13 @@ class Linearisation:
         """``-H^{-1} g_p`` in the model's own layout, (n_rows, n_params)."""
         solved = self.solve(self.training_rows[indices]).toarray()
         return -self.objective.to_parameters(self.space.lift(solved))
+
+
+def _asked(of, y):
+    if of not in OF:
+        raise ValueError(f"of must be one of {', '.join(map(repr, OF))}. Got {of!r} instead.")
+    if of == "loss" and y is None:
+        raise ValueError("of='loss' needs y, the targets of the queries. Got y=None instead.")
+    if of == "auto":
+        return "margin" if y is None else "loss"
+    return of

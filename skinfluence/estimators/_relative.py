@@ -7,7 +7,7 @@ from sklearn.utils import Bunch, check_random_state
 
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence.curvature import SOLVERS, Space, choose_curvature
-from skinfluence.estimators._base import BaseInfluence
+from skinfluence.estimators._base import REFINEMENT, BaseInfluence
 from skinfluence.estimators._loss_preservation import RELATIVE_DELTAS, LepComparison
 from skinfluence.estimators._weighted_subsets import SizeSearch, WeightedSubsets
 
@@ -40,10 +40,21 @@ class RelativeHessianInfluence(BaseInfluence):
     tol : float, default=0.15
         Dispersion of the ratio of two relative influences at which "auto" stops: half of the
         ratios are within 15 percent of their median.
+    refine : {"auto"} or int, default=0
+        Steps of conjugate gradients with the full curvature, preconditioned by the approximate
+        one, after the approximate solution; each is one product of the full curvature with
+        every query. "auto": until the ten largest scores of every query have error bounds of
+        at most ``eps`` times their size. Refined are `influence`, `most_influential`,
+        `parameter_influence`, `score` and the effects of leaving rows out; `self_influence`,
+        `transform`, `memorization` and the leverages keep the approximation.
+    eps : float, default=0.1
+        Largest error bound, relative to the score, at which ``refine="auto"`` stops.
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
         data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
-        the columns. For networks and their heads "auto" is 0.1 times the mean eigenvalue of the
+        the columns. For networks "auto" is found from the gradient that training has left, a short
+        training asking for much damping; Kronecker factors take the damping at which they agree
+        best with the full curvature at its own, and heads 0.1 times the mean eigenvalue of their
         curvature. ``damping_`` reports the damping that was used.
     solver : {"auto", "direct", "gram", "cg", "lissa"}, default="auto"
         "direct": Cholesky factors of the curvature. "gram": inner products of its factor rows,
@@ -143,6 +154,7 @@ class RelativeHessianInfluence(BaseInfluence):
         "stratify": ["boolean"],
         "tol": [Interval(Real, 0, None, closed="left")],
         "solver": [StrOptions(SOLVERS)],
+        **REFINEMENT,
     }
 
     def __init__(
@@ -152,6 +164,8 @@ class RelativeHessianInfluence(BaseInfluence):
         subset_size="auto",
         stratify=True,
         tol=0.15,
+        refine=0,
+        eps=0.1,
         damping="auto",
         solver="auto",
         curvature="hessian",
@@ -165,6 +179,8 @@ class RelativeHessianInfluence(BaseInfluence):
         self.subset_size = subset_size
         self.stratify = stratify
         self.tol = tol
+        self.refine = refine
+        self.eps = eps
         self.damping = damping
         self.solver = solver
         self.curvature = curvature
@@ -271,7 +287,7 @@ class RelativeHessianInfluence(BaseInfluence):
         queries = self._query_rows(X, y)
         curvature, kind, size = self._reference(reference)
         fit = self.linearisation_
-        comparison = self._comparison(queries, curvature, fit.curvature)
+        comparison = self._comparison(queries, curvature, fit.curvature.unrefined)
         return Bunch(**comparison.result(delta, self.tol), reference=kind, reference_size=size)
 
     def lep_search(

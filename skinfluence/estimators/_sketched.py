@@ -14,7 +14,7 @@ from skinfluence.curvature.sketched import (
     choose_projection,
     is_injective,
 )
-from skinfluence.estimators._base import BaseInfluence
+from skinfluence.estimators._base import REFINEMENT, BaseInfluence
 from skinfluence.estimators._sketch_error import Probes
 from skinfluence.estimators._sketched_scores import SketchedScores
 from skinfluence.exceptions import NumericalWarning
@@ -60,7 +60,8 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         Whether the features are sketched (and the outputs, if ``sketch_size`` is a pair), or
         the unfactored gradients. "auto": the features, where rows are factored.
     eps : float, default=0.25
-        Largest error, in (0, 1), for sizes that are found from the data.
+        Largest error, in (0, 1), for sizes that are found from the data, and largest error
+        bound, relative to the score, at which ``refine="auto"`` stops.
     delta : float, default=0.05
         Share of the seeds of a random sketch that may exceed ``eps``, in (0, 1).
     debias : bool, default=False
@@ -70,6 +71,13 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
     project_queries : bool, default=False
         Whether to project the gradients of queries on the range of F before they are
         sketched, which removes the error that `leakage` measures.
+    refine : {"auto"} or int, default=0
+        Steps of conjugate gradients with the full curvature, preconditioned by the approximate
+        one, after the approximate solution; each is one product of the full curvature with
+        every query. "auto": until the ten largest scores of every query have error bounds of
+        at most ``eps`` times their size. Refined are `influence`, `most_influential`,
+        `parameter_influence`, `score` and the effects of leaving rows out; `self_influence`,
+        `transform`, `memorization` and the leverages keep the approximation.
     curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
         Which curvature; for linear models and heads "hessian" and "ggn" are the same. "ggn" takes
         the place of a network's Hessian, with a warning, where that is indefinite or where a
@@ -77,7 +85,9 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
         data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
-        the columns. For networks and their heads "auto" is 0.1 times the mean eigenvalue of the
+        the columns. For networks "auto" is found from the gradient that training has left, a short
+        training asking for much damping; Kronecker factors take the damping at which they agree
+        best with the full curvature at its own, and heads 0.1 times the mean eigenvalue of their
         curvature. ``damping_`` reports the damping that was used.
     batch_size : int, default=None
         Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
@@ -182,7 +192,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         "sketch": [StrOptions({"auto", *SKETCHES}), callable],
         "tail": ["boolean"],
         "factorized": [StrOptions({"auto"}), "boolean"],
-        "eps": [Interval(Real, 0, 1, closed="neither")],
+        **REFINEMENT,
         "delta": [Interval(Real, 0, 1, closed="neither")],
         "debias": ["boolean"],
         "project_queries": ["boolean"],
@@ -200,6 +210,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         delta=0.05,
         debias=False,
         project_queries=False,
+        refine=0,
         curvature="hessian",
         damping="auto",
         batch_size=None,
@@ -217,6 +228,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         self.delta = delta
         self.debias = debias
         self.project_queries = project_queries
+        self.refine = refine
         self.curvature = curvature
         self.damping = damping
         self.batch_size = batch_size

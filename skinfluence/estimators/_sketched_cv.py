@@ -1,6 +1,7 @@
 """Sketch size and damping chosen by the agreement of influences with refits."""
 
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 from scipy.stats import rankdata
@@ -9,7 +10,7 @@ from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
 
-from skinfluence._utils.sklearn_private import StrOptions, _fit_context, check_parameters
+from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_context, check_parameters
 from skinfluence._utils.validation import check_training_data
 from skinfluence.estimators._base import fit_model
 from skinfluence.estimators._sketched import SketchedInfluence
@@ -67,6 +68,8 @@ class SketchedInfluenceCV(SketchedScores):
     project_queries : bool, default=False
         Whether to project the gradients of queries on the range of F before they are
         sketched, which removes the error that `leakage` measures.
+    refine : int, default=0
+        Steps of refinement of every candidate, as in `SketchedInfluence`.
     curvature : {"hessian", "ggn", "empirical_fisher"}, default="hessian"
         Which curvature; for linear models and heads "hessian" and "ggn" are the same. "ggn" takes
         the place of a network's Hessian, with a warning, where that is indefinite or where a
@@ -139,6 +142,7 @@ class SketchedInfluenceCV(SketchedScores):
             for name, constraint in SketchedInfluence._parameter_constraints.items()
             if name not in ("sketch_size", "damping", "eps", "delta")
         },
+        "refine": [Interval(Integral, 0, None, closed="left")],
         "sketch_sizes": ["array-like", StrOptions({"auto"})],
         "dampings": ["array-like", StrOptions({"auto"})],
         "cv": ["cv_object"],
@@ -157,6 +161,7 @@ class SketchedInfluenceCV(SketchedScores):
         factorized="auto",
         debias=False,
         project_queries=False,
+        refine=0,
         curvature="hessian",
         batch_size=None,
         n_jobs=None,
@@ -173,6 +178,7 @@ class SketchedInfluenceCV(SketchedScores):
         self.factorized = factorized
         self.debias = debias
         self.project_queries = project_queries
+        self.refine = refine
         self.curvature = curvature
         self.batch_size = batch_size
         self.n_jobs = n_jobs
@@ -247,6 +253,7 @@ class SketchedInfluenceCV(SketchedScores):
             factorized=self.factorized,
             debias=self.debias,
             project_queries=self.project_queries,
+            refine=self.refine,
             curvature=self.curvature,
             batch_size=self.batch_size,
             random_state=self.random_state,

@@ -53,6 +53,20 @@ class NetworkObjective(Objective):
     def _make_rows(self, features, vectors, samples):
         return self.make_rows(features[samples], vectors[samples])
 
+    def checked_factor(self, factor):
+        if factor.size and not factor.any():
+            raise ValueError(
+                "The loss has no curvature in the outputs of the module, so its Gauss-Newton "
+                "matrix is 0: scores would be products of gradients alone. So it is for a module "
+                "that returns its own loss, and for absolute errors. Use the empirical Fisher: "
+                "curvature='empirical_fisher', which KFACInfluence calls fisher='empirical'; or "
+                "let the module return logits and give the loss to TorchModel."
+            )
+        return factor
+
+    def describe_block(self, position):
+        return self.layers[position]
+
     def has_factor_rows(self, curvature):
         return curvature != "hessian"
 

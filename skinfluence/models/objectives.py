@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from sklearn.utils import check_array
 
+from skinfluence.models.responses import derivative_of
 from skinfluence.models.weighting import Weighting
 from skinfluence.rows import SelectedRows
 
@@ -190,10 +191,24 @@ class Objective(ABC):
         residual = self.loss.residual(self.training_outputs, self.targets)
         return self.pullback(self.features, residual[:, None, :])
 
-    def prediction_rows(self, features):
-        """Gradients of the predictions: the output, or the margin of the predicted class."""
-        margin = self.loss.margin(self.outputs(features))
-        return self.pullback(features, margin[:, None, :])
+    def rows_of(self, features, of, targets=None):
+        """Gradients of what is asked of each query, one row for each.
+
+        Parameters
+        ----------
+        features : array of shape (n_queries, d)
+            Queries as this objective reads them.
+        of : {"loss", "margin", "probability", "output"}
+            What is asked.
+        targets : ndarray of shape (n_queries, t), default=None
+            Their targets as the loss reads them.
+
+        Returns
+        -------
+        Rows
+        """
+        vectors = derivative_of(self.loss, self.outputs(features), of, targets)
+        return self.pullback(features, vectors[:, None, :])
 
     def jacobian_rows(self, features):
         """Gradients of the raw outputs, k rows for each sample."""
@@ -217,8 +232,33 @@ class Objective(ABC):
             rows = self.training_gradient_rows()
         else:
             root = self.loss.hessian_factor(self.training_outputs, self.targets)
-            rows = self.pullback(self.features, root)
+            rows = self.pullback(self.features, self.checked_factor(root))
         return rows.weighted(np.sqrt(self.weight / self.total_weight))
+
+    def sampled_factor_rows(self, random_state):
+        """One random row for each sample, whose outer products have the GGN as their mean.
+
+        Parameters
+        ----------
+        random_state : RandomState
+            Draws the rows.
+
+        Returns
+        -------
+        Rows
+        """
+        outputs, targets = self.training_outputs, self.targets
+        root = self.loss.sampled_factor(outputs, targets, random_state)
+        rows = self.pullback(self.features, self.checked_factor(root))
+        return rows.weighted(np.sqrt(self.weight / self.total_weight))
+
+    def checked_factor(self, factor):
+        """A factor (n, s, k) of the loss's Hessian; an error where it must not be 0, but is."""
+        return factor
+
+    def describe_block(self, position):
+        """Name of a block of columns, for messages."""
+        return f"block {position}"
 
     def has_factor_rows(self, curvature):
         """Whether a curvature is a sum of outer products of rows."""

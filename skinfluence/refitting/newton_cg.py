@@ -165,6 +165,8 @@ class Refit:
         delta = np.zeros_like(start)
         running = np.arange(len(start))
         fits = _ReweightedFits(self, weight, factor)
+        # Where outputs shall be steady, what a system leaves below tol may move them.
+        solved = tol if np.isinf(steady) else 0.0
         points, _ = fits.search(fits.fitted_points(), start / self.unit)
         caution, moved = np.zeros(len(start)), np.full(len(start), np.inf)
         for step in range(max_iter + 1):
@@ -180,7 +182,7 @@ class Refit:
                 fits, points, moved = fits[left], points[left], moved[left]
             # Without curvature a step may overflow: `search` then takes no step.
             with np.errstate(over="ignore", invalid="ignore"):
-                move = fits.newton_step(points.outputs, gradient, norms[running], tol, caution)
+                move = fits.newton_step(points.outputs, gradient, norms[running], solved, caution)
             before = points.outputs
             points, length = fits.search(points, move)
             caution = _next_caution(caution, length)

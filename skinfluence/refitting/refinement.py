@@ -49,13 +49,14 @@ class Refinement:
         self.removals = removals
         self.steps = steps
         curvature = linearisation.curvature
-        is_own = curvature.solver is not None and curvature.row_weight is None
         # A quadratic that loses rows is at its minimum after one step with its own curvature.
         self.is_exact = bool(
-            linearisation.objective.loss.quadratic and is_own and not steps.reweighting.any()
+            linearisation.objective.loss.quadratic
+            and curvature.is_own
+            and not steps.reweighting.any()
         )
         # Chords need the curvature itself, its part of one row, and one factorisation for all.
-        self.has_chords = is_own and removals.are_single_rows
+        self.has_chords = curvature.is_own and removals.are_single_rows
         self.required = ~removals.has_newton_step & ~refused
         self.refine = refine
         self.output_tolerance = output_tolerance
@@ -72,7 +73,10 @@ class Refinement:
         """Removals without a Newton step, and those with the longest steps."""
         if not is_sum_of_rows(self.linearisation):
             return np.arange(0)
-        if self.is_exact:
+        kind = self.linearisation.curvature_kind
+        if self.is_exact or not self.linearisation.objective.has_factor_rows(kind):
+            # A network's Hessian is more than that of linearised outputs, whose minimum, of the
+            # Gauss-Newton matrix, would take the place of the step that was asked for.
             return np.flatnonzero(self.required)
         chosen = self._longest(CHORD_PASSES if self.has_chords else NEWTON_PASSES)
         return np.flatnonzero(chosen & ~refused)

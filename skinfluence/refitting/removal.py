@@ -243,7 +243,7 @@ def _refuse(removals, which, so_far, reason, advice):
 
 
 def _warn_of_unsure(removals, steps, refinement, error):
-    """Warn of refinements that did not converge, and of unrefined steps with large leverages."""
+    """Warn of refinements that did not converge, and of leverages that no step gets over."""
     chosen = refinement.chosen
     failed = refinement.by_newton & (error > UNSURE) & (error < 1)
     if failed.any():
@@ -256,6 +256,8 @@ def _warn_of_unsure(removals, steps, refinement, error):
         )
     near = steps.distance < 1 - NEAR_ONE
     near[chosen[np.isfinite(error)]] = False
+    # Refined steps end at a minimum, but not at a known one where it is a line.
+    near |= steps.distance < UNDETERMINED
     if near.any():
         warn_user(
             f"{near.sum()} removal(s) have a leverage above {NEAR_ONE}: "

@@ -5,6 +5,9 @@ from scipy.linalg import eigh
 
 from skinfluence._utils.batching import batches
 from skinfluence.curvature.kronecker._factors import (
+    DenseMoment,
+    DiagonalMoment,
+    LayerMoments,
     columns_of,
     factors,
     matrix_of,
@@ -115,6 +118,60 @@ class DenseBasis:
     def second_moment(self, block):
         """Sum over the rows of their squares in the basis, (p,)."""
         return np.einsum("np,np->p", *2 * [self.rotated(block)])
+
+
+class DiagonalBasis:
+    """The coordinates themselves, in which a diagonal moment is diagonal.
+
+    Parameters
+    ----------
+    moments : DiagonalMoment
+        Moment of the block.
+    penalty : ndarray of shape (n_columns,)
+        The model's own penalty on its columns.
+    """
+
+    def __init__(self, moments, penalty):
+        self.values = moments.values
+        self.ridge = penalty
+
+    def rotated(self, block):
+        """Rows in the basis, (n_rows, p)."""
+        return block.toarray()
+
+    def rotated_rows(self, block):
+        """The rows themselves."""
+        return block
+
+    def rotated_columns(self, columns):
+        """The columns themselves."""
+        return columns
+
+    unrotated_columns = rotated_columns
+
+    def second_moment(self, block):
+        """Sum over the rows of their squares, (p,)."""
+        return block.column_squares()
+
+
+def basis_of(moments, penalty):
+    """Eigenbasis of a block.
+
+    Parameters
+    ----------
+    moments : LayerMoments, DenseMoment or DiagonalMoment
+        Moments of the block.
+    penalty : ndarray of shape (n_columns,)
+        The model's own penalty on its columns.
+    """
+    return _BASES[type(moments)](moments, penalty)
+
+
+_BASES = {
+    LayerMoments: KroneckerBasis,
+    DenseMoment: DenseBasis,
+    DiagonalMoment: DiagonalBasis,
+}
 
 
 def _eigenpairs(moment, penalty):

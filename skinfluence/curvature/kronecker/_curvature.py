@@ -5,7 +5,7 @@ import numpy as np
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature import Curvature
 from skinfluence.curvature._eigenbasis import Eigenbasis
-from skinfluence.curvature.kronecker._bases import DenseBasis, KroneckerBasis
+from skinfluence.curvature.kronecker._bases import basis_of
 from skinfluence.curvature.kronecker._factors import block_batches
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.rows import DenseRows, Rows
@@ -18,7 +18,7 @@ class RotatedRows(Rows):
 
     Parameters
     ----------
-    bases : list of KroneckerBasis or DenseBasis
+    bases : list of KroneckerBasis, DenseBasis or DiagonalBasis
         Basis of each block of columns.
     parts : list of ndarray of shape (n_rows, ...)
         The blocks in these bases.
@@ -69,14 +69,14 @@ def _in_blocks(rows, bases):
 class KroneckerCurvature(Curvature):
     """F as one Kronecker product for each layer, diagonal in its eigenbasis.
 
-    Blocks that are no linear layer (norms, a module's own parameters) are stored as dense
-    matrices. One factorisation serves every damping, which is added to the eigenvalues.
+    Blocks that are no linear layer (norms, a module's own parameters) are dense matrices, or
+    diagonal ones. One factorisation serves every damping, which is added to the eigenvalues.
 
     Parameters
     ----------
     rows : Rows
         Factor rows of the curvature.
-    layers : list of LayerMoments or DenseMoment
+    layers : list of LayerMoments, DenseMoment or DiagonalMoment
         Moments of the blocks, as `moments` gives them.
     penalty : ndarray of shape (n_columns,)
         The model's own penalty, which enters by its diagonal in the eigenbasis.
@@ -87,7 +87,7 @@ class KroneckerCurvature(Curvature):
     def __init__(self, rows, layers, penalty, correction):
         self._edges = np.cumsum([np.prod(layer.shape) for layer in layers])[:-1]
         self.bases = [
-            (KroneckerBasis if layer.is_layer else DenseBasis)(layer, own)
+            basis_of(layer, own)
             for layer, own in zip(layers, np.split(penalty, self._edges), strict=True)
         ]
         if correction:

@@ -99,12 +99,45 @@ class DenseMoment:
         """Number of parameters, (p,)."""
         return self.matrix.shape[:1]
 
+    @property
+    def spectrum(self):
+        """Eigenvalues, (p,)."""
+        return np.linalg.eigvalsh(self.matrix)
+
     def __add__(self, other):
         return DenseMoment(self.matrix + other.matrix)
 
 
-def moments(rows, weight, shared="expand"):
-    """Moments of the layers of factor rows; for other blocks the dense moment.
+@dataclass
+class DiagonalMoment:
+    """The diagonal of a `DenseMoment`.
+
+    Parameters
+    ----------
+    values : ndarray of shape (p,)
+        The sum of the squares of the rows.
+    """
+
+    values: np.ndarray
+
+    is_layer = False
+
+    @property
+    def shape(self):
+        """Number of parameters, (p,)."""
+        return self.values.shape
+
+    @property
+    def spectrum(self):
+        """Eigenvalues, (p,)."""
+        return self.values
+
+    def __add__(self, other):
+        return DiagonalMoment(self.values + other.values)
+
+
+def moments(rows, weight, shared="expand", unfactored="dense"):
+    """Moments of the layers of factor rows; for other blocks dense or diagonal moments.
 
     Parameters
     ----------
@@ -114,19 +147,23 @@ def moments(rows, weight, shared="expand"):
         Weights of the samples, with the sum 1.
     shared : {"expand", "reduce"}
         How the positions of a shared weight enter; see `KFACInfluence`.
+    unfactored : {"dense", "diagonal"}
+        Moments of the other blocks; see `KFACInfluence`.
 
     Returns
     -------
-    list of LayerMoments or DenseMoment
+    list of LayerMoments, DenseMoment or DiagonalMoment
     """
     totals = None
     for batch, blocks in block_batches(rows):
-        parts = [_moments_of(block, weight[batch], shared) for block in blocks]
+        parts = [_moments_of(block, weight[batch], shared, unfactored) for block in blocks]
         totals = parts if totals is None else list(map(add, totals, parts))
     return totals
 
 
-def _moments_of(block, weight, shared):
+def _moments_of(block, weight, shared, unfactored):
+    if not block.is_layer and unfactored == "diagonal":
+        return DiagonalMoment(block.column_squares())
     if not block.is_layer:
         return DenseMoment(block.moment())
     residual, inputs = factors(block)

@@ -29,7 +29,7 @@ def describe(name, layer, ridge):
     ----------
     name : str
         Name of the block.
-    layer : LayerMoments or DenseMoment
+    layer : LayerMoments, DenseMoment or DiagonalMoment
         Moments of the block.
     ridge : float
         Added to the eigenvalues of the curvature.
@@ -39,7 +39,7 @@ def describe(name, layer, ridge):
     Bunch
     """
     if not layer.is_layer:
-        dimension = effective_dimension(np.linalg.eigvalsh(layer.matrix), ridge)
+        dimension = effective_dimension(layer.spectrum, ridge)
         return Bunch(
             name=name,
             shape=layer.shape,
@@ -74,7 +74,7 @@ def sketch_sizes(sketch_size, layers, reports, ridge):
     ----------
     sketch_size : {"auto"}, float, int or (int, int)
         As `KFACInfluence` takes it.
-    layers : list of LayerMoments or DenseMoment
+    layers : list of LayerMoments, DenseMoment or DiagonalMoment
         Moments of the blocks.
     reports : list of Bunch
         Reports of `describe` on the blocks.
@@ -145,7 +145,7 @@ def draw_layer_sketch(layer, sizes, kind, random_state):
 
     Parameters
     ----------
-    layer : LayerMoments or DenseMoment
+    layer : LayerMoments, DenseMoment or DiagonalMoment
         Moments of the block.
     sizes : (int, int) or None
         ``(m_A, m_E)``, None for a dense block.
@@ -247,7 +247,7 @@ class LayerSpace(Space):
         Penalty of the mean objective.
     """
 
-    is_identity = False
+    is_identity = is_full = False
 
     def __init__(self, sketches, penalty):
         self.sketches = sketches

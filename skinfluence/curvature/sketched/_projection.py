@@ -1,6 +1,6 @@
 """Sketched rows, and the curvature in the space of the sketch."""
 
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -88,6 +88,11 @@ class Projection(Space):
         lifted = array if self.has_complement else self.sketch.lift(array)
         return lifted if self.scale is None else lifted * self.scale
 
+    def product(self, multiply):
+        if self.scale is None:
+            return multiply
+        return partial(_scaled_product, multiply, self.scale)
+
     @property
     def sketched_size(self):
         """Number of sketched columns in the coordinates of the sketch."""
@@ -164,3 +169,10 @@ class Projection(Space):
             self.reduced_penalty[size:] + self.plan.damping
         )
         return inner - edge @ np.linalg.pinv(corner, hermitian=True) @ edge.T
+
+
+# A function of the module rather than a closure, so that a fit can be pickled.
+
+
+def _scaled_product(multiply, scale, vectors):
+    return multiply(vectors * scale) * scale

@@ -9,17 +9,20 @@ from torch import nn
 from skinfluence.models.heads import Head, check_name, head, linear_head
 from skinfluence.models.registry import objective
 from skinfluence.models.torch._model import TorchModel
-from skinfluence.models.torch._network import PROBE_SAMPLES, Network, in_chunks, to_array
+from skinfluence.models.torch._network import to_array
 
 # Samples on which the outputs of the layer and of the network are compared.
 N_CHECKED = 32
+
+# Largest error of the gradients at the outputs of a head, relative to the largest of them.
+HEAD_TOLERANCE = 1e-4
 
 
 @head.register(TorchModel)
 def _(model, X, y, sample_weight, name="auto"):
     layer = find_layer(model.network_, X, name, type(model.module_).__name__)
     part = copy(model)
-    part.network_ = Network(model.module_, X, layer.parameters)
+    part.network_ = model.network_.restricted(layer.parameters)
     return layer.head(objective(part, X, y, sample_weight), X)
 
 
@@ -41,7 +44,7 @@ def find_layer(network, X, name, model):
         module.register_forward_hook(lambda *_, path=path: called.append(path))
         for path, module in linear.items()
     ]
-    network.outputs(X[:PROBE_SAMPLES])
+    network.outputs(X[:2])
     for handle in handles:
         handle.remove()
     if name == "auto" and called:
@@ -89,7 +92,7 @@ class LastLayer:
         )
         try:
             with torch.no_grad():
-                for part in in_chunks(features):
+                for (part,) in self.network.in_chunks(features):
                     self.network(self.network.inputs(part))
         finally:
             handle.remove()
@@ -120,14 +123,19 @@ class LastLayer:
                 "head."
             )
         outputs, targets = part.outputs(part.features[:N_CHECKED]), part.targets[:N_CHECKED]
-        if scores.shape == outputs.shape:
+        if scores.shape != outputs.shape:
+            differ = f"the model has outputs {outputs.shape}, the layer {scores.shape}"
+        else:
             found = part.loss.residual(scores, targets)
             wanted = part.loss.residual(outputs, targets)
-            if np.abs(found - wanted).max() <= 1e-4 * max(1.0, np.abs(wanted).max()):
+            error = np.abs(found - wanted).max() / max(1.0, np.abs(wanted).max())
+            if error <= HEAD_TOLERANCE:
                 return
+            differ = (
+                "the loss has other gradients at its outputs than at those of the model, by up "
+                f"to {error:.2g}"
+            )
         raise TypeError(
-            f"The layer {self.name!r} of {self.model} is no linear head: the outputs of the "
-            f"model {outputs.shape} differ from the outputs of the layer {scores.shape} by more "
-            "than the loss ignores. Name the layer that gives the outputs with head=, or move "
-            "what follows it into the loss."
+            f"The layer {self.name!r} of {self.model} is no linear head: {differ}. Name the layer "
+            "that gives the outputs with head=, or move what follows it into the loss."
         )

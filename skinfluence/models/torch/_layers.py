@@ -1,11 +1,11 @@
 """Layers whose gradients are outer products of output gradients and inputs.
 
 A layer with weight ``W`` (c, d) computes ``W u_t + b`` at every position t of a sample. The
-functions below turn a call of the layer into ``u``, (n, t, d), and the gradient at the layer's
+classes below turn a call of the layer into ``u``, (n, t, d), and the gradient at the layer's
 output into (n, t, c).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,101 +13,101 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from skinfluence.models.torch._attention import Projection
 from skinfluence.rows import KroneckerRows
 from skinfluence.rows._shared import SharedRows
 
-
-def linear_inputs(layer, x):
-    """Inputs of a Linear, one position for each vector of a sample."""
-    return x.reshape(len(x), -1, x.shape[-1])
-
-
-def linear_outputs(layer, gradient):
-    """Gradient at the output of a Linear."""
-    return gradient.reshape(len(gradient), -1, gradient.shape[-1])
-
-
-def conv_inputs(layer, x):
-    """Patches under the kernel, one position for each pixel of the output."""
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-    settings = [layer.kernel_size, layer.dilation, layer.stride]
-    if x.ndim == 3:
-        # A convolution over a line is one over an image of height 1.
-        x = x[:, :, None, :]
-        settings = [(1, *setting) for setting in settings]
-    kernel, dilation, stride = settings
-    return F.unfold(x, kernel, dilation=dilation, stride=stride).transpose(1, 2)
-
-
-def conv_outputs(layer, gradient):
-    """Gradient at the output of a convolution."""
-    return gradient.flatten(2).transpose(1, 2)
-
-
-def embedding_inputs(layer, x):
-    """Tokens, as positions of rows of the identity."""
-    return x.reshape(len(x), -1)
-
-
-def embedding_outputs(layer, gradient):
-    """Gradient at the output of an Embedding."""
-    return linear_outputs(layer, gradient)
-
-
-FACTORED = {
-    nn.Linear: (linear_inputs, linear_outputs),
-    nn.Conv1d: (conv_inputs, conv_outputs),
-    nn.Conv2d: (conv_inputs, conv_outputs),
-    nn.Embedding: (embedding_inputs, embedding_outputs),
+# Where the samples and the positions of a call may lie: (n, t, ...) or (t, n, ...), maybe with
+# both axes in one. Each function gives (n, t, ...).
+LAYOUTS = {
+    "samples first": lambda x, n: x,
+    "positions first": lambda x, n: x.transpose(0, 1),
+    "flat": lambda x, n: x.reshape(n, -1, *x.shape[1:]),
+    "flat, positions first": lambda x, n: x.reshape(-1, n, *x.shape[1:]).transpose(0, 1),
 }
 
 
-def is_factored(layer):
-    """Whether this module knows factors of the rows of a layer."""
-    return type(layer) in FACTORED and getattr(layer, "groups", 1) == 1
+def _every():
+    return slice(None)
 
 
 @dataclass
 class Layer:
-    """A layer whose rows stay factored.
+    """A linear layer whose rows stay factored.
 
     Parameters
     ----------
     name : str
         Name of the layer in the module.
     module : Module
-        The layer itself.
+        The module that is called.
     weight : str
         Name of its weight.
     bias : str or None
         Name of its bias, None without a bias or where influence leaves it out.
+    outputs : slice, default=slice(None)
+        Rows of the weight that belong to this layer.
+    bias_outputs : slice, default=slice(None)
+        The same of the bias.
+    layout : str, default="samples first"
+        Key of `LAYOUTS`.
     """
 
     name: str
     module: nn.Module
     weight: str
     bias: str | None
+    outputs: slice = field(default_factory=_every)
+    bias_outputs: slice = field(default_factory=_every)
+    layout: str = "samples first"
 
-    def inputs(self, x):
-        """Inputs ``u`` of a call, (n, t, d), or tokens (n, t)."""
-        return FACTORED[type(self.module)][0](self.module, x)
+    # Layouts that calls of the layer may have.
+    layouts = tuple(LAYOUTS)
 
-    def outputs(self, gradient):
+    # Whether the weight is stored as (d, c).
+    transposed = False
+
+    def with_layout(self, layout):
+        """The same layer with another layout."""
+        return replace(self, layout=layout)
+
+    # One call.
+
+    def _arranged(self, x, n):
+        x = LAYOUTS[self.layout](x, n)
+        if len(x) != n:
+            raise ValueError(f"{len(x)} rows for {n} samples")
+        return x
+
+    def inputs(self, x, n):
+        """Inputs ``u`` of a call on n samples, (n, t, d), or tokens (n, t).
+
+        Raises
+        ------
+        ValueError or RuntimeError
+            If the layout does not fit.
+        """
+        x = self._arranged(x, n)
+        return x.reshape(n, -1, x.shape[-1])
+
+    def output_gradients(self, gradient, n):
         """Gradient at the outputs of a call, (n, t, c)."""
-        return FACTORED[type(self.module)][1](self.module, gradient)
+        gradient = self._arranged(gradient, n)
+        return gradient.reshape(n, -1, gradient.shape[-1])
+
+    # The block of columns.
 
     @property
-    def coordinates(self):
-        """Coordinate of each number of the weight, and of the bias, in the layer's block."""
+    def positions(self):
+        """Place of each column in the flat weight, and in the flat bias."""
         weight = self.module.weight
         index = np.arange(weight.numel())
-        if isinstance(self.module, nn.Embedding):
-            # With tokens as inputs, the embedding is the transposed weight of a linear layer.
-            tokens, width = weight.shape
-            index = index.reshape(width, tokens).T.ravel()
-        n_bias = self.module.bias.numel() if self.bias else 0
-        return index, weight.numel() + np.arange(n_bias)
+        if self.transposed:
+            index = index.reshape(weight.shape).T.ravel()
+        else:
+            index = index.reshape(len(weight), -1)[self.outputs].ravel()
+        bias = np.arange(self.module.bias.numel())[self.bias_outputs] if self.bias else []
+        return index, np.asarray(bias, dtype=int)
 
     def rows(self, inputs, residual):
         """Rows of the layer from all its calls.
@@ -120,8 +120,6 @@ class Layer:
             Gradients at the outputs.
         """
         n_samples, t = inputs.shape[:2]
-        if isinstance(self.module, nn.Embedding):
-            return SharedRows(residual, self._one_hot(inputs.ravel()), has_bias=False)
         if t > 1:
             return SharedRows(residual, inputs.reshape(n_samples * t, -1), bool(self.bias))
         residual = residual[:, :, 0]
@@ -129,75 +127,136 @@ class Layer:
 
     def gradients(self, inputs, residual):
         """The same rows from tensors, written out, (n, s, n_columns)."""
-        if isinstance(self.module, nn.Embedding):
-            inputs = F.one_hot(inputs, self.module.num_embeddings).to(residual.dtype)
-            if self.module.padding_idx is not None:
-                inputs[:, :, self.module.padding_idx] = 0
         weight = torch.einsum("nstc,ntd->nscd", residual, inputs).flatten(2)
         return torch.cat([weight, residual.sum(2)], dim=2) if self.bias else weight
 
-    def _one_hot(self, tokens):
-        # The padding token has an embedding that is never trained.
-        data = (tokens != self.module.padding_idx).astype(np.float32)
-        index = (data, tokens, np.arange(len(tokens) + 1))
-        return sp.csr_matrix(index, shape=(len(tokens), self.module.num_embeddings))
+    def total(self, inputs, residual):
+        """Sum of the rows from tensors (n, t, d) and (n, t, c), (n_columns,)."""
+        residual = residual.flatten(0, 1)
+        weight = (residual.T @ inputs.flatten(0, 1)).flatten()
+        return torch.cat([weight, residual.sum(0)]) if self.bias else weight
 
 
-def pulled_back(outputs, inputs, vector):
-    """Gradients of ``outputs . vector`` with respect to tensors; the graph is kept."""
-    # The gradient of a scalar: for vectors, torch would first import a computer algebra system,
-    # which takes a second.
-    scalar = (outputs * vector).sum()
-    return torch.autograd.grad(scalar, inputs, retain_graph=True, materialize_grads=True)
+@dataclass
+class TransposedLayer(Layer):
+    """A linear layer with a weight (d, c), such as the Conv1D of language models."""
+
+    transposed = True
 
 
-class Tape:
-    """Records calls of layers while it is open.
+@dataclass
+class Convolution(Layer):
+    """One group of a convolution: patches under the kernel, one position for each pixel.
 
     Parameters
     ----------
-    layers : list of Layer
-        Layers to record.
+    group : int, default=0
+        Which group of channels.
     """
 
-    def __init__(self, layers):
-        self.layers = layers
-        self.calls = [[] for _ in layers]
+    group: int = 0
+    layouts = ("samples first",)
 
-    def __enter__(self):
-        self._handles = [
-            layer.module.register_forward_hook(self._hook(layer, calls), with_kwargs=True)
-            for layer, calls in zip(self.layers, self.calls, strict=True)
-        ]
-        return self
+    def inputs(self, x, n):
+        layer = self.module
+        x = self._channels(self._arranged(x, n), layer.in_channels)
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+        settings = [layer.kernel_size, layer.dilation, layer.stride]
+        if x.ndim == 3:
+            # A convolution over a line is one over an image of height 1.
+            x = x[:, :, None, :]
+            settings = [(1, *setting) for setting in settings]
+        kernel, dilation, stride = settings
+        return F.unfold(x, kernel, dilation=dilation, stride=stride).transpose(1, 2)
 
-    def __exit__(self, *error):
-        for handle in self._handles:
-            handle.remove()
+    def output_gradients(self, gradient, n):
+        gradient = self._channels(self._arranged(gradient, n), self.module.out_channels)
+        return gradient.flatten(2).transpose(1, 2)
 
-    @staticmethod
-    def _hook(layer, calls):
-        def record(module, args, kwargs, output):
-            x = args[0] if args else kwargs["input"]
-            if not output.requires_grad:
-                output = output.detach().requires_grad_()
-            # Later layers may write into the inputs in place, so they are copied.
-            calls.append((layer.inputs(x.detach()).clone(), output))
-            return output.clone()
+    def _channels(self, x, n_channels):
+        size = n_channels // self.module.groups
+        return x[:, self.group * size : (self.group + 1) * size]
 
-        return record
 
-    def residuals(self, outputs, vectors):
-        """Gradients at the outputs of every layer's calls, each (n, s, t, c)."""
-        outs = [out for calls in self.calls for _, out in calls]
-        columns = [pulled_back(outputs, outs, vectors[:, j]) for j in range(vectors.shape[1])]
-        start, result = 0, []
-        for layer, calls in zip(self.layers, self.calls, strict=True):
-            stop = start + len(calls)
-            cubes = [
-                torch.cat([layer.outputs(g) for g in column[start:stop]], dim=1)
-                for column in columns
-            ]
-            result.append(torch.stack(cubes, dim=1))
-            start = stop
-        return result
+@dataclass
+class EmbeddingLayer(Layer):
+    """An Embedding: a linear layer without bias whose inputs are rows of the identity."""
+
+    transposed = True
+
+    def inputs(self, x, n):
+        return self._arranged(x, n).reshape(n, -1)
+
+    def rows(self, inputs, residual):
+        tokens = inputs.ravel()
+        # The padding token has an embedding that is never trained.
+        data = (tokens != self.module.padding_idx).astype(np.float32)
+        index = (data, tokens, np.arange(len(tokens) + 1))
+        one_hot = sp.csr_matrix(index, shape=(len(tokens), self.module.num_embeddings))
+        return SharedRows(residual, one_hot, has_bias=False)
+
+    def _one_hot(self, tokens, dtype):
+        one_hot = F.one_hot(tokens, self.module.num_embeddings).to(dtype)
+        if self.module.padding_idx is not None:
+            one_hot[..., self.module.padding_idx] = 0
+        return one_hot
+
+    def gradients(self, inputs, residual):
+        return super().gradients(self._one_hot(inputs, residual.dtype), residual)
+
+    def total(self, inputs, residual):
+        residual = residual.flatten(0, 1)
+        total = residual.new_zeros(self.module.num_embeddings, residual.shape[1])
+        total.index_add_(0, inputs.flatten(), residual)
+        if self.module.padding_idx is not None:
+            total[self.module.padding_idx] = 0
+        return total.T.flatten()
+
+
+def layers_of(name, module, names):
+    """Layers of a module whose weight is under study, none where this file knows no factors.
+
+    Parameters
+    ----------
+    name : str
+        Name of the module.
+    module : Module
+        A module, without those inside it.
+    names : dict
+        Name of every parameter under study, by its ``id``.
+
+    Returns
+    -------
+    list of Layer
+    """
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if id(weight) not in names:
+        return []
+    own = {"name": name or "module", "module": module, "weight": names[id(weight)]}
+    own["bias"] = None if bias is None else names.get(id(bias))
+    if isinstance(module, nn.Linear):
+        return [Layer(**own)]
+    if type(module) is nn.Embedding:
+        return [EmbeddingLayer(**own)]
+    if type(module) in (nn.Conv1d, nn.Conv2d):
+        return _groups(own, module)
+    if isinstance(module, Projection):
+        return [Layer(**own, outputs=module.weight_slice, bias_outputs=module.bias_slice)]
+    if type(module).__name__ == "Conv1D" and weight.ndim == 2 and hasattr(module, "nf"):
+        # The class of language models; the name of its package is not needed.
+        return [TransposedLayer(**own)]
+    return []
+
+
+def _groups(own, module):
+    if module.groups == 1:
+        return [Convolution(**own)]
+    size = module.out_channels // module.groups
+    slices = [slice(i * size, (i + 1) * size) for i in range(module.groups)]
+    return [
+        Convolution(
+            **own | {"name": f"{own['name']} group {i}"}, outputs=s, bias_outputs=s, group=i
+        )
+        for i, s in enumerate(slices)
+    ]

@@ -33,6 +33,8 @@ class CallableLoss(Loss):
     def _losses(self, z, y):
         y = torch.as_tensor(y).to(self.dtype)
         losses = self.function(z, y[:, 0] if self.ndim == 1 else y)
+        if isinstance(losses, torch.Tensor) and losses.shape == (len(z), 1):
+            losses = losses[:, 0]
         if not isinstance(losses, torch.Tensor) or losses.shape != (len(z),):
             shape = tuple(getattr(losses, "shape", ()))
             raise ValueError(
@@ -67,6 +69,24 @@ class CallableLoss(Loss):
             for a in range(k)
         ]
         return torch.stack(columns, dim=1).numpy().reshape(*z.shape, k)
+
+
+class ReturnedLoss(Loss):
+    """The single output itself: a module that returns the loss of each sample."""
+
+    separable = True
+
+    def encode(self, y, classes):
+        return np.zeros((len(y), 1))
+
+    def value(self, z, y):
+        return z[..., 0]
+
+    def residual(self, z, y):
+        return np.ones_like(z)
+
+    def hessian(self, z, y):
+        return np.zeros_like(z)
 
 
 def _flattened(z, y):

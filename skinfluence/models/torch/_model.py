@@ -1,9 +1,10 @@
 """A trained module as a scikit-learn estimator."""
 
 import copy
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import check_array
@@ -11,14 +12,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import nn
 
 from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_context
-from skinfluence.models import losses
 from skinfluence.models.registry import objective
-from skinfluence.models.torch._losses import CallableLoss
-from skinfluence.models.torch._network import Network
+from skinfluence.models.torch._criteria import NAMES, is_classification, read_criterion
+from skinfluence.models.torch._inputs import reader_of
+from skinfluence.models.torch._network import CHUNK, Network
 from skinfluence.models.torch._objective import TorchObjective
 from skinfluence.models.weighting import Weighting
-
-CLASSIFICATION = {"cross_entropy", "binary_cross_entropy"}
 
 
 class TorchModel(BaseEstimator):
@@ -32,23 +31,43 @@ class TorchModel(BaseEstimator):
     Parameters
     ----------
     module : torch.nn.Module
-        A trained module that maps a batch of samples to a tensor (n, n_outputs), each sample
-        on its own. It reads features in its own dtype, or as int64 if it has an Embedding
-        and all features are integers.
-    loss : {"cross_entropy", "binary_cross_entropy", "mse"} or callable, default="cross_entropy"
-        "cross_entropy": of logits, labels 0 to n_outputs - 1. "binary_cross_entropy": of one
-        logit, labels 0 and 1. "mse": mean over the outputs of the squared errors. A callable
-        takes outputs in float64 and targets, both tensors on the CPU, and returns one loss for
-        each sample.
+        A trained module that maps a batch of samples to a tensor (n, ...), each sample on its
+        own. It reads features in its own dtype, or as int64 where it takes integers alone
+        (tokens). Half precision is computed in single precision.
+    loss : str, torch.nn.Module or callable, default="cross_entropy"
+        "cross_entropy": of logits (n, n_classes) and labels from 0 on, or of (n, n_classes, t)
+        and labels (n, t), where -100 is ignored. "binary_cross_entropy": of one logit, labels 0
+        and 1. "mse": mean over the outputs of the squared errors. "returned": the module
+        returns the loss of each sample, reads targets among its inputs, and ``y`` is not used;
+        such a loss has the empirical Fisher alone. A loss of torch: with its class weights,
+        label smoothing and ignored targets, and ``reduction="mean"``, which divides by the
+        weights that it keeps. A callable takes outputs (n, k) in float64 and targets, both
+        tensors on the CPU, and returns one loss for each sample.
     l2 : float, default=0.0
         Weight decay of the mean objective, on all parameters.
     parameters : str or list of str, default=None
         Patterns of names of the parameters under study, such as ``"head.*"``; the others count
         as constants. By default all parameters that require a gradient.
+    exclude : str or list of str, default=None
+        Patterns of names of parameters that count as constants too.
     train : callable, default=None
         ``train(module, X, y)`` trains a copy of the module, in place or by returning it, and
         takes ``sample_weight`` if weights are given. Without ``train``, fitting takes the module
         as it is. Refits need ``train``, which should start from the same, untrained module.
+    inputs : array-like, or dict or tuple of array-likes, default=None
+        Example of what the module reads, of one or more samples: a dict of keyword arguments or
+        a tuple of positional ones, integers as int64, masks as bool, numbers in the module's
+        dtype. X is then such a dict or tuple, or what `pack` makes of it. By default X is one
+        array.
+    outputs : callable, default=None
+        Picks the tensor of outputs from what the module returns, such as
+        ``lambda out: out["logits"]``.
+    measurement : int, (int, int) or callable, default=None
+        What influence without targets is on: a class, for its log-odds; a pair of classes, for
+        the difference of their logits; or a function of outputs (n, k) in float64 that returns
+        one number for each sample. By default the margin of the predicted class, or the output.
+    batch_size : int, default=256
+        Samples that pass through the module at once; fewer need less memory.
 
     Attributes
     ----------
@@ -81,22 +100,95 @@ class TorchModel(BaseEstimator):
     >>> influence = ExactInfluence(model, damping=0.0, curvature="ggn")
     >>> influence.fit([[-1.0], [1.0], [1.0]], [-1.0, 1.0, 4.0]).influence([[1.0]], [1.0])
     array([[-0.375, -0.375,  1.875]])
+
+    A module of two inputs, whose adapter alone is under study, and one class of its queries:
+
+    >>> class TwoInputs(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.words = torch.nn.Embedding(5, 2)
+    ...         self.adapter = torch.nn.Linear(3, 2)
+    ...     def forward(self, tokens, price):
+    ...         words = self.words(tokens).mean(1)
+    ...         return {"logits": self.adapter(torch.cat([words, price], dim=1))}
+    >>> _ = torch.manual_seed(0)
+    >>> X = {"tokens": [[0, 1], [2, 2], [3, 1], [4, 0]], "price": [[1.5], [0.5], [2.0], [1.0]]}
+    >>> model = TorchModel(
+    ...     TwoInputs(),
+    ...     inputs=X,
+    ...     outputs=lambda out: out["logits"],
+    ...     exclude="words.*",
+    ...     measurement=1,
+    ...     train=lambda module, X, y: None,
+    ... )
+    >>> influence = ExactInfluence(model, damping=1.0, curvature="ggn")
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")
+    ...     _ = influence.fit(X, [0, 1, 1, 0])
+    >>> influence.n_params_, influence.influence(X).shape
+    (8, (4, 4))
     """
 
     _parameter_constraints: dict = {
         "module": [nn.Module],
-        "loss": [StrOptions({*CLASSIFICATION, "mse"}), callable],
+        "loss": [StrOptions(NAMES), callable],
         "l2": [Interval(Real, 0, None, closed="left")],
         "parameters": [None, str, list, tuple],
+        "exclude": [None, str, list, tuple],
         "train": [None, callable],
+        "inputs": "no_validation",
+        "outputs": [None, callable],
+        "measurement": [None, Interval(Integral, 0, None, closed="left"), tuple, callable],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
     }
 
-    def __init__(self, module, *, loss="cross_entropy", l2=0.0, parameters=None, train=None):
+    def __init__(
+        self,
+        module,
+        *,
+        loss="cross_entropy",
+        l2=0.0,
+        parameters=None,
+        exclude=None,
+        train=None,
+        inputs=None,
+        outputs=None,
+        measurement=None,
+        batch_size=CHUNK,
+    ):
         self.module = module
         self.loss = loss
         self.l2 = l2
         self.parameters = parameters
+        self.exclude = exclude
         self.train = train
+        self.inputs = inputs
+        self.outputs = outputs
+        self.measurement = measurement
+        self.batch_size = batch_size
+
+    def pack(self, X):
+        """Several inputs side by side in one array, as influence keeps training rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...), or dict or tuple of array-likes
+            Samples along the first axes. One array stays as it is.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_numbers)
+            The flattened inputs in the order of ``inputs``.
+
+        Raises
+        ------
+        TypeError
+            If the model was not told of several inputs, or X is a data set of torch.
+        ValueError
+            If the inputs differ in names or shapes from ``inputs``.
+        """
+        return reader_of(self.inputs).pack(X)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None):
@@ -104,9 +196,9 @@ class TorchModel(BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
-            Samples along the first axis.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        X : array-like of shape (n_samples, ...), or dict or tuple of array-likes
+            Samples along the first axis; see ``inputs``.
+        y : array-like of shape (n_samples,) or (n_samples, t)
             Targets; integers from 0 for a classification loss.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples in the mean loss.
@@ -122,29 +214,52 @@ class TorchModel(BaseEstimator):
             If labels are no integers from 0 on, the module is in train mode with BatchNorm, or
             its parameters are not finite.
         """
-        X = _check_X(X)
+        X = self._check_X(X)
         y = np.asarray(y)
         self.n_features_in_ = X.shape[1] if X.ndim > 1 else 1
         if self.train is None:
             _check_mode(self.module)
             self.module_ = self.module
         else:
-            more = {}
-            if sample_weight is not None:
-                more["sample_weight"] = _check_sample_weight(sample_weight, X)
-            module = copy.deepcopy(self.module)
-            trained = self.train(module, X, y, **more)
-            self.module_ = module if trained is None else trained
-        network = Network(self.module_, X, self.parameters)
-        n_outputs = network.n_outputs(X)
-        if self._is_classification:
-            self.classes_ = _check_labels(y, self.loss, n_outputs)
+            self.module_ = self._trained(X, y, sample_weight)
+        network = Network(
+            self.module_,
+            X,
+            include=self.parameters,
+            exclude=self.exclude,
+            transform=self.outputs,
+            inputs=self.inputs,
+            chunk=self.batch_size,
+        )
+        classes = read_criterion(self.loss, y, network.n_outputs(X)).classes
+        if classes is not None and self._is_classification:
+            self.classes_ = classes
         self.network_ = network
         return self
 
+    def _trained(self, X, y, sample_weight):
+        """A copy of the module after training."""
+        more = {}
+        if sample_weight is not None:
+            more["sample_weight"] = _check_sample_weight(sample_weight, X)
+        module = copy.deepcopy(self.module)
+        trained = self.train(module, self._unpacked(X), y, **more)
+        return module if trained is None else trained
+
+    def _unpacked(self, X):
+        """Samples as the user has them: several inputs as a dict or tuple of tensors."""
+        if not isinstance(self.inputs, dict | tuple):
+            return X
+        packed, dtype = torch.as_tensor(X), next(self.module.parameters()).dtype
+        args, kwargs = reader_of(self.inputs).unpack(packed, dtype)
+        return kwargs or args
+
+    def _check_X(self, X):
+        return check_array(self.pack(X), allow_nd=True, dtype=None, accept_sparse="csr")
+
     @property
     def _is_classification(self):
-        return isinstance(self.loss, str) and self.loss in CLASSIFICATION
+        return is_classification(self.loss)
 
     def decision_function(self, X):
         """Raw outputs of the module in eval mode.
@@ -160,7 +275,7 @@ class TorchModel(BaseEstimator):
             Logits, or predictions of a regression.
         """
         check_is_fitted(self)
-        return self.network_.outputs(_check_X(X))
+        return self.network_.outputs(self._check_X(X))
 
     def predict(self, X):
         """Labels of a classification loss, else the outputs.
@@ -178,8 +293,10 @@ class TorchModel(BaseEstimator):
         outputs = self.decision_function(X)
         if not self._is_classification:
             return outputs[:, 0] if outputs.shape[1] == 1 else outputs
-        best = outputs[:, 0] > 0 if outputs.shape[1] == 1 else outputs.argmax(axis=1)
-        return self.classes_[best.astype(int)]
+        if outputs.shape[1] == 1:
+            return self.classes_[(outputs[:, 0] > 0).astype(int)]
+        best = outputs.reshape(len(outputs), len(self.classes_), -1).argmax(axis=1)
+        return self.classes_[best[:, 0] if best.shape[1] == 1 else best]
 
     def score(self, X, y):
         """Accuracy of a classification loss, else the coefficient of determination.
@@ -196,8 +313,11 @@ class TorchModel(BaseEstimator):
         float
             The score, higher is better.
         """
-        measure = accuracy_score if self._is_classification else r2_score
-        return float(measure(y, self.predict(X)))
+        found = self.predict(X)
+        if not self._is_classification:
+            return float(r2_score(y, found))
+        # scikit-learn has no accuracy of several labels of a sample.
+        return float(accuracy_score(np.ravel(y), found.ravel()))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -209,16 +329,16 @@ class TorchModel(BaseEstimator):
 
 @objective.register(TorchModel)
 def _(model, X, y, sample_weight):
-    loss = _make_loss(model.loss, y, model.network_.n_outputs(X))
-    classes = getattr(model, "classes_", None)
+    criterion = read_criterion(model.loss, y, model.network_.n_outputs(X))
     return TorchObjective(
         network=model.network_,
         l2=np.full(len(model.network_.theta), float(model.l2)),
-        loss=loss,
+        measurement=model.measurement,
+        loss=criterion.loss,
         features=X,
-        targets=loss.encode(y, classes),
-        weighting=Weighting(sample_weight, kind="mean"),
-        classes=classes,
+        targets=criterion.loss.encode(y, criterion.classes),
+        weighting=Weighting(criterion.weigh(sample_weight), kind="mean"),
+        classes=getattr(model, "classes_", None),
     )
 
 
@@ -228,20 +348,6 @@ def _(model, X, y, sample_weight):
         f"{type(model).__name__} is a bare module, whose loss is not known. Wrap it: "
         "skinfluence.models.torch.TorchModel(module, loss='cross_entropy')."
     )
-
-
-def _make_loss(loss, y, n_outputs):
-    if loss == "cross_entropy":
-        return losses.SoftmaxScores(n_outputs)
-    if loss == "binary_cross_entropy":
-        return losses.LogisticLoss()
-    if loss == "mse":
-        return losses.SquaredLoss(factor=1.0 / n_outputs)
-    return CallableLoss(loss, y.dtype, y.ndim)
-
-
-def _check_X(X):
-    return check_array(X, allow_nd=True, dtype=None, accept_sparse="csr")
 
 
 def _check_mode(module):
@@ -255,22 +361,3 @@ def _check_mode(module):
             f"The module is in train mode and has BatchNorm ({', '.join(normalisations)}), so "
             "its outputs depend on the batch. Expected a trained module; call module.eval()."
         )
-
-
-def _check_labels(y, loss, n_outputs):
-    n_classes = 2 if loss == "binary_cross_entropy" else n_outputs
-    if loss == "binary_cross_entropy" and n_outputs != 1:
-        raise ValueError(f"loss={loss!r} needs a module with 1 output. Got {n_outputs} instead.")
-    if loss == "cross_entropy" and n_outputs < 2:
-        raise ValueError(
-            "loss='cross_entropy' needs one output for each class. Got 1 instead; use "
-            "loss='binary_cross_entropy' for a single logit."
-        )
-    integers = y.dtype.kind in "iub" and y.ndim == 1
-    if not integers or len(y) and not (0 <= y.min() and y.max() < n_classes):
-        raise ValueError(
-            f"loss={loss!r} expects integer labels from 0 to {n_classes - 1}, one for each "
-            f"sample. Got dtype {y.dtype}, shape {y.shape} and {np.unique(y)[:10].tolist()} "
-            "instead; encode them with sklearn.preprocessing.LabelEncoder."
-        )
-    return np.arange(n_classes)

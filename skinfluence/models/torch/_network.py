@@ -1,35 +1,35 @@
-"""A copy of a module in eval mode, and its gradient rows."""
+"""A module as a function of the parameters under study, and its gradient rows."""
 
 import copy
 import threading
-from fnmatch import fnmatch
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
 from sklearn.utils import gen_batches
-from torch import nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from skinfluence._utils.warnings import warn_user
-from skinfluence.models.torch._layers import Layer, Tape, is_factored, pulled_back
+from skinfluence.models.torch._inputs import reader_of
+from skinfluence.models.torch._layers import layers_of
+from skinfluence.models.torch._module import HALF, chosen_parameters, working_copy
+from skinfluence.models.torch._tape import Tape, pulled_back
 from skinfluence.rows import DenseRows
 
-# The hooks of a tape record calls of the module from all threads, so only one may call it.
+# The hooks of a tape record calls of the module from all threads, and the switch of attention is
+# one for all of torch, so only one thread may call a module.
 LOCK = threading.RLock()
 
-# Samples that pass through the module at once.
+# Samples that pass through a module at once, unless told otherwise.
 CHUNK = 256
-
-# Samples on which rows are compared with a loop of autograd before they are used.
-PROBE_SAMPLES = 3
 
 
 class Network:
     """A module as a function of the parameters under study.
 
-    The module itself is never changed: a copy in eval mode stays on its device and in its dtype.
+    The module itself is never changed: a copy in eval mode stays on its device and in its dtype,
+    or in single precision in place of half.
 
     Parameters
     ----------
@@ -37,40 +37,48 @@ class Network:
         A trained module.
     features : array
         Training rows, which tell whether the module reads tokens.
-    parameters : str or list of str, default=None
+    include, exclude : str or list of str, default=None
         Patterns of parameter names, as in file names; by default all parameters that
-        require a gradient.
+        require a gradient, and none of them excluded.
     transform : callable, default=None
-        Applied to the module's outputs.
+        Picks the outputs from what the module returns.
+    inputs : None, array-like, or tuple or dict of array-likes, default=None
+        Example of what the module reads, see `reader_of`.
+    chunk : int, default=256
+        Samples that pass through the module at once.
     """
 
-    def __init__(self, module, features, parameters=None, transform=None):
-        self.module = copy.deepcopy(module).eval()
-        # A module that reads tokens beside other numbers casts its tokens itself.
-        embeds = any(isinstance(m, nn.Embedding) for m in self.module.modules())
-        self.reads_tokens = embeds and np.array_equal(features, np.round(features))
+    def __init__(
+        self,
+        module,
+        features,
+        include=None,
+        exclude=None,
+        transform=None,
+        inputs=None,
+        chunk=CHUNK,
+    ):
+        self.module = working_copy(module)
         self.transform = transform
-        self._choose(parameters)
-        self.layers, self.others = _split(self.module, self.selected)
+        self.reader = reader_of(inputs)
+        self.chunk = chunk
+        self._choose(chosen_parameters(self.module, include, exclude))
+        self.reader.find_type(self, features)
+
+    def _choose(self, names):
+        named = dict(self.module.named_parameters())
+        for name, value in named.items():
+            value.requires_grad_(name in names)
+        self.selected = {name: named[name] for name in names}
+        self.layers = _known_layers(self.module, self.selected)
         self.one_by_one = []
 
-    def _choose(self, patterns):
-        named = dict(self.module.named_parameters())
-        _check_finite(named)
-        if patterns is None:
-            chosen = [name for name, value in named.items() if value.requires_grad]
-        else:
-            patterns = [patterns] if isinstance(patterns, str) else patterns
-            chosen = [n for n in named if any(fnmatch(n, pattern) for pattern in patterns)]
-        if not chosen:
-            raise ValueError(
-                f"parameters={patterns!r} selects no parameter of this "
-                f"{type(self.module).__name__}. Expected a pattern that matches some of: "
-                f"{', '.join(named) or 'none (the module has no parameters)'}."
-            )
-        for name, value in named.items():
-            value.requires_grad_(name in chosen)
-        self.selected = {name: named[name] for name in chosen}
+    def restricted(self, names):
+        """The same network with other parameters under study."""
+        twin = copy.copy(self)
+        twin.module = copy.deepcopy(self.module)
+        twin._choose(names)
+        return twin
 
     @property
     def dtype(self):
@@ -86,36 +94,47 @@ class Network:
         """An array on the module's device, in its dtype by default."""
         array = array.toarray() if issparse(array) else np.ascontiguousarray(array)
         # Not every device has float64, so the type changes before the device.
-        return torch.as_tensor(array).to(dtype or self.dtype).to(self.device)
+        dtype = dtype or self.dtype
+        dtype = torch.float32 if dtype == torch.float64 and self.device.type == "mps" else dtype
+        return torch.as_tensor(array).to(dtype).to(self.device)
 
     def inputs(self, features):
-        """Features as the module reads them, tokens or numbers in its dtype."""
-        return self.tensor(features, torch.long if self.reads_tokens else None)
+        """Features as one tensor, from which the module's inputs are read."""
+        return self.tensor(features, self.reader.tensor_type(features, self.dtype))
 
     def __call__(self, x, parameters=None):
-        # The fused kernels of attention have neither second derivatives nor rules for vmap.
-        with sdpa_kernel(SDPBackend.MATH):
-            outputs = functional_call(self.module, parameters or {}, (x,))
+        args, kwargs = self.reader.unpack(x, self.dtype)
+        with LOCK, _differentiable_attention():
+            outputs = functional_call(self.module, parameters or {}, args, kwargs)
         outputs = outputs if self.transform is None else self.transform(outputs)
-        return _two_dimensional(outputs)
+        return _two_dimensional(outputs, len(x))
+
+    def chunks(self, n_samples):
+        """Slices of samples that pass through the module at once."""
+        return list(gen_batches(n_samples, self.chunk)) if n_samples else []
+
+    def in_chunks(self, *arrays):
+        """Chunks of arrays side by side."""
+        for samples in self.chunks(arrays[0].shape[0]):
+            yield tuple(array[samples] for array in arrays)
 
     def outputs(self, features):
         """Raw outputs (n, k) in float64."""
         with LOCK, torch.no_grad():
-            found = [to_array(self(self.inputs(part))) for part in in_chunks(features)]
+            found = [to_array(self(self.inputs(part))) for (part,) in self.in_chunks(features)]
         return np.concatenate(found).astype(np.float64)
 
     def n_outputs(self, features):
-        """Number of raw outputs, counted on a few samples."""
-        return self.outputs(features[:PROBE_SAMPLES]).shape[1]
+        """Number of raw outputs, counted on two samples."""
+        return self.outputs(features[:2]).shape[1]
 
     # Rows.
 
     def rows(self, features, vectors):
         """Blocks of rows ``J_i' v_ij`` for vectors (n, s, k), in the order of `names`."""
         chunks = [
-            [tuple(map(to_array, factors)) for factors in self._chunk_factors(*chunk)]
-            for chunk in zip(in_chunks(features), in_chunks(vectors), strict=True)
+            [tuple(map(to_array, factors)) for factors in self.factors(*chunk)]
+            for chunk in self.in_chunks(features, vectors)
         ]
         blocks = []
         for i, parts in enumerate(zip(*chunks, strict=True)):
@@ -132,11 +151,10 @@ class Network:
 
     def gradients(self, features, vectors):
         """The same rows as one tensor (n * s, n_columns) on the device."""
-        chunks = zip(in_chunks(features), in_chunks(vectors), strict=True)
-        return torch.cat([self._chunk_gradients(*chunk) for chunk in chunks])
+        return torch.cat([self._gradients(*part) for part in self.in_chunks(features, vectors)])
 
-    def _chunk_gradients(self, features, vectors):
-        factors = self._chunk_factors(features, vectors)
+    def _gradients(self, features, vectors):
+        factors = self.factors(features, vectors)
         n_layers = len(self.layers)
         parts = [
             layer.gradients(*pair)
@@ -145,28 +163,31 @@ class Network:
         parts += [gradients for (gradients,) in factors[n_layers:]]
         return torch.cat(parts, dim=2).flatten(0, 1).detach()
 
-    def _chunk_factors(self, features, vectors):
-        """Tensors: inputs and residuals of the layers, then gradients of the others."""
+    def factors(self, features, vectors):
+        """Tensors of one chunk: inputs and residuals of the layers, gradients of the others."""
         x, vectors = self.inputs(features), self.tensor(vectors)
         with LOCK:
             factors = self._layer_factors(x, vectors) if self.layers else []
             return factors + self._dense_gradients(x, vectors)
 
     def _layer_factors(self, x, vectors):
+        n = len(x)
         with Tape(self.layers) as tape:
             outputs = self(x)
-        residuals = tape.residuals(outputs, vectors)
-        inputs = [torch.cat([u for u, _ in calls], dim=1) for calls in tape.calls]
-        return list(zip(inputs, residuals, strict=True))
+        columns = tape.pull(outputs, vectors)
+        return [
+            (tape.inputs(layer, n, self.dtype), tape.residuals(layer, n, columns, self.dtype))
+            for layer in self.layers
+        ]
 
     def _dense_gradients(self, x, vectors):
         fast = [name for name in self.others if name not in self.one_by_one]
-        gradients = self._by_vmap(fast, x, vectors) if fast else {}
+        gradients = self.by_vmap(fast, x, vectors) if fast else {}
         if self.one_by_one:
             gradients |= self.by_loop(self.one_by_one, x, vectors)
         return [(gradients[name].flatten(2),) for name in self.others]
 
-    def _by_vmap(self, names, x, vectors):
+    def by_vmap(self, names, x, vectors):
         """Gradients (n, s, *shape) of parameters by torch.func."""
         chosen = {name: self.selected[name].detach() for name in names}
 
@@ -174,8 +195,8 @@ class Network:
             def forward(parameters):
                 return self(sample[None], parameters)[0]
 
-            _, pull = vjp(forward, chosen)
-            return vmap(lambda v: pull(v)[0])(cotangents)
+            outputs, pull = vjp(forward, chosen)
+            return vmap(lambda v: pull(v)[0])(cotangents.to(outputs.dtype))
 
         return vmap(of_sample)(x, vectors)
 
@@ -193,9 +214,22 @@ class Network:
     # Layout.
 
     @property
+    def others(self):
+        """Names of the parameters without factors."""
+        taken = {name for layer in self.layers for name in (layer.weight, layer.bias)}
+        return [name for name in self.selected if name not in taken]
+
+    @property
     def names(self):
         """Names of the blocks."""
         return [layer.name for layer in self.layers] + self.others
+
+    def describe_block(self, position):
+        """Name of a block, and the shape of a parameter without factors."""
+        name = self.names[position]
+        if position < len(self.layers):
+            return name
+        return f"{name} of shape {tuple(self.selected[name].shape)}"
 
     @property
     def n_columns(self):
@@ -205,16 +239,17 @@ class Network:
     @property
     def order(self):
         """Coordinate of each selected parameter, in the module's own order."""
-        place, start = {}, 0
+        place = {name: np.arange(value.numel()) for name, value in self.selected.items()}
+        start = 0
         for layer in self.layers:
-            weight, bias = layer.coordinates
-            place[layer.weight] = start + weight
-            place[layer.bias] = start + bias
-            start += len(weight) + len(bias)
+            names = [name for name in (layer.weight, layer.bias) if name]
+            for name, index in zip(names, layer.positions, strict=False):
+                place[name][index] = start + np.arange(len(index))
+                start += len(index)
         for name in self.others:
-            place[name] = start + np.arange(self.selected[name].numel())
+            place[name] += start
             start += len(place[name])
-        return np.concatenate([place[name] for name in self.selected])
+        return np.concatenate(list(place.values()))
 
     @property
     def theta(self):
@@ -232,132 +267,52 @@ class Network:
         twin.selected = {name: named[name] for name in self.selected}
         return twin
 
-    # Checks.
-
-    def probe(self, features):
-        """Compare all rows with a loop of autograd on a few samples.
-
-        Layers whose factors do not give their gradient (a weight that is used elsewhere too,
-        or on transposed positions) become dense parameters; parameters that torch.func cannot
-        follow are left to the loop.
-
-        Raises
-        ------
-        ValueError
-            If outputs are not finite, or depend on the other samples in the batch.
-        """
-        x = self.inputs(features[:PROBE_SAMPLES])
-        self._check_outputs(x)
-        generator = np.random.default_rng(0)
-        k = self(x[:1]).shape[1]
-        vectors = self.tensor(generator.standard_normal((len(x), 2, k)))
-        expected = self.by_loop(list(self.selected), x, vectors)
-        self._keep_right_layers(x, vectors, expected)
-        self._keep_what_vmaps(x, vectors, expected)
-        factors = self._chunk_factors(features[:1], np.ones((1, 1, k)))
-        self.sample_bytes = sum(tensor.nbytes for pair in factors for tensor in pair)
-        return self
-
-    def _check_outputs(self, x):
-        with torch.no_grad():
-            together = self(x)
-            other = self(x[[0] * len(x)])
-        if not torch.isfinite(together).all():
-            raise ValueError("The module's outputs are not finite on the first training rows.")
-        if not _close(together[0], other[0]):
-            raise ValueError(
-                "The outputs of a sample depend on the others in its batch, even in eval mode, "
-                "so it has no gradient of its own. Use layers that treat samples one by one, "
-                "such as BatchNorm with track_running_stats=True."
-            )
-
-    def _keep_right_layers(self, x, vectors, expected):
-        with Tape(self.layers) as tape, torch.no_grad():
-            self(x)
-        called = [bool(calls) for calls in tape.calls]
-        dropped = [layer for layer, was in zip(self.layers, called, strict=True) if not was]
-        self._make_dense(dropped)
-        if not self.layers:
-            return
-        factors = self._layer_factors(x, vectors)
-        wrong = []
-        for layer, pair in zip(self.layers, factors, strict=True):
-            if len(pair[0]) != len(x) or not _agree(layer.gradients(*pair), layer, expected):
-                wrong.append(layer)
-        self._make_dense(wrong)
-
-    def _make_dense(self, layers):
-        self.layers = [layer for layer in self.layers if layer not in layers]
+    def make_dense(self, layers):
+        """Leave these layers, and those that share a parameter with them, without factors."""
         moved = {name for layer in layers for name in (layer.weight, layer.bias) if name}
-        others = moved | set(self.others)
-        self.others = [name for name in self.selected if name in others]
-
-    def _keep_what_vmaps(self, x, vectors, expected):
-        try:
-            got = self._by_vmap(self.others, x, vectors) if self.others else {}
-        except RuntimeError:
-            got = {}
-        self.one_by_one = [
-            n for n in self.others if n not in got or not _close(got[n], expected[n])
-        ]
-        if self.one_by_one:
-            warn_user(
-                f"torch.func cannot follow {', '.join(self.one_by_one)}: their gradients are "
-                "taken one sample at a time, which is slow. Leave them out with parameters=.",
-                UserWarning,
-            )
+        self.layers = [layer for layer in self.layers if not moved & {layer.weight, layer.bias}]
 
 
-def _split(module, selected):
-    """Layers whose rows have factors, and names of all other parameters."""
+def _known_layers(module, selected):
+    """Layers of a module whose rows have factors."""
     names = {id(value): name for name, value in selected.items()}
     layers = []
-    for name, layer in module.named_modules():
-        if is_factored(layer) and id(layer.weight) in names:
-            bias = getattr(layer, "bias", None)
-            bias_name = names.get(id(bias)) if bias is not None else None
-            layers.append(Layer(name or "module", layer, names[id(layer.weight)], bias_name))
-    taken = [name for layer in layers for name in (layer.weight, layer.bias)]
-    layers = [layer for layer in layers if taken.count(layer.weight) == 1]
-    taken = {name for layer in layers for name in (layer.weight, layer.bias)}
-    return layers, [name for name in selected if name not in taken]
+    for name, child in module.named_modules():
+        layers += layers_of(name, child, names)
+    used = [(layer.weight, layer.outputs.start) for layer in layers]
+    tied = {weight for weight, start in used if used.count((weight, start)) > 1}
+    return [layer for layer in layers if layer.weight not in tied]
 
 
-def _agree(gradients, layer, expected):
-    parts = [expected[name].flatten(2) for name in (layer.weight, layer.bias) if name]
-    index = torch.as_tensor(np.concatenate(layer.coordinates), device=gradients.device)
-    return _close(gradients[:, :, index], torch.cat(parts, dim=2))
+@contextmanager
+def _differentiable_attention():
+    """Leave out fused attention, which has neither second derivatives nor rules for vmap."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _close(left, right):
-    scale = right.abs().max().clamp_min(torch.finfo(right.dtype).tiny)
-    tolerance = 30 * torch.finfo(right.dtype).eps ** 0.75
-    return bool((left - right).abs().max() <= tolerance * scale)
-
-
-def _two_dimensional(outputs):
+def _two_dimensional(outputs, n_samples):
     if not isinstance(outputs, torch.Tensor):
         raise TypeError(
             f"The module must return one tensor of outputs. Got {type(outputs).__name__} "
-            "instead; wrap it in a module that picks the outputs."
+            "instead; pick the outputs by a function, TorchModel(module, outputs=lambda out: "
+            "out['logits'])."
         )
-    return outputs.reshape(len(outputs), -1)
-
-
-def _check_finite(named):
-    bad = [name for name, value in named.items() if not torch.isfinite(value).all()]
-    if bad:
-        raise ValueError(f"Parameters with NaN or infinite values: {', '.join(bad)}.")
-
-
-def chunks_of(n_samples):
-    """Slices of samples that pass through the module at once."""
-    return list(gen_batches(n_samples, CHUNK)) if n_samples else []
-
-
-def in_chunks(array):
-    return [array[chunk] for chunk in chunks_of(array.shape[0])]
+    if outputs.ndim == 0 or len(outputs) != n_samples:
+        raise ValueError(
+            f"The module must return one row of outputs for each sample, ({n_samples}, ...). Got "
+            f"the shape {tuple(outputs.shape)} instead. If the module returns the mean of its "
+            "own loss, let it return the loss of each sample, with loss='returned'."
+        )
+    return outputs.reshape(n_samples, -1)
 
 
 def to_array(tensor):
-    return tensor.detach().cpu().numpy()
+    """The numbers of a tensor, half precision as single."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype in HALF else tensor).numpy()

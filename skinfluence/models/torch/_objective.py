@@ -4,9 +4,11 @@ import numpy as np
 import torch
 
 from skinfluence.models.network_objective import NetworkObjective
-from skinfluence.models.torch._layers import pulled_back
-from skinfluence.models.torch._network import chunks_of, to_array
+from skinfluence.models.torch._measurements import measurement_gradient
+from skinfluence.models.torch._network import to_array
+from skinfluence.models.torch._probe import check_rows, probe
 from skinfluence.models.torch._rows import ModuleRows
+from skinfluence.models.torch._tape import pulled_back
 
 
 class TorchObjective(NetworkObjective):
@@ -18,12 +20,15 @@ class TorchObjective(NetworkObjective):
         The module.
     l2 : ndarray of shape (n_params,)
         Penalty of the mean objective on every parameter, in the module's own order.
+    measurement : int, (int, int) or callable, default=None
+        What a query asks without targets, see `TorchModel`.
     features, weighting, **settings
         Passed on to Objective.
     """
 
-    def __init__(self, *, network, l2, features, weighting, **settings):
-        self.network = network.probe(features)
+    def __init__(self, *, network, l2, features, weighting, measurement=None, **settings):
+        self.measurement = measurement
+        self.network = network = probe(network, features)
         order = network.order
         theta, penalty = np.empty(len(order)), np.empty(len(order))
         theta[order] = network.theta
@@ -44,6 +49,21 @@ class TorchObjective(NetworkObjective):
     def outputs(self, features):
         return self.network.outputs(features)
 
+    def prediction_rows(self, features):
+        if self.measurement is None:
+            return super().prediction_rows(features)
+        gradient = measurement_gradient(self.measurement, self.outputs(features))
+        return self.pullback(features, gradient[:, None, :])
+
+    def describe_block(self, position):
+        return self.network.describe_block(position)
+
+    def pullback(self, features, vectors):
+        if features is not self.features:
+            # The training rows were checked when the objective was made.
+            check_rows(self.network, features)
+        return super().pullback(features, vectors)
+
     def make_rows(self, features, vectors):
         return ModuleRows(self.network, features, vectors)
 
@@ -51,7 +71,7 @@ class TorchObjective(NetworkObjective):
         network = self.network.in_double()
         own = np.asarray(vectors)[:, self.order]
         total = np.zeros_like(own)
-        for samples in chunks_of(self.features.shape[0]):
+        for samples in network.chunks(self.features.shape[0]):
             total += self._chunk_product(network, samples, own)
         out = np.empty_like(total)
         out[:, self.order] = total

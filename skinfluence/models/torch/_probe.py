@@ -1,0 +1,223 @@
+"""Rows of a network compared with autograd, before they are used."""
+
+import copy
+
+import numpy as np
+import torch
+
+from skinfluence._utils.batching import batches
+from skinfluence._utils.warnings import warn_user
+from skinfluence.models.torch._network import LOCK
+from skinfluence.models.torch._tape import Tape, pulled_back
+
+# Samples, drawn from all training rows, whose gradients are compared one by one: at most so many.
+PROBE_SAMPLES = 8
+
+# Largest error of gradients, relative to the largest gradient, by the lowest precision on the way.
+TOLERANCES = {
+    torch.float64: 5e-11,
+    torch.float32: 2e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+
+# What a layer's calls raise where their shapes do not fit the samples.
+MISFIT = (RuntimeError, ValueError, IndexError)
+
+
+def probe(network, features):
+    """Find factors that give the module's gradients, by comparison with autograd.
+
+    On some samples, drawn from all training rows, every row is compared with a loop; on all
+    training rows, a random combination of the rows of each chunk with its gradient. Layers whose
+    factors fail (a weight that is used elsewhere too, samples that come in another order) become
+    dense parameters; parameters that torch.func cannot follow are left to the loop.
+
+    Parameters
+    ----------
+    network : Network
+        The network.
+    features : array
+        Training rows.
+
+    Returns
+    -------
+    Network
+        The same network with the layers whose factors are right.
+
+    Raises
+    ------
+    ValueError
+        If outputs are not finite, or depend on the other samples in the batch.
+    """
+    network, generator = copy.copy(network), np.random.default_rng(0)
+    # Two gradients of each sample, three times, must fit into the working memory.
+    n_probed = max(2, batches(PROBE_SAMPLES, 6 * 8 * network.n_columns)[0].stop)
+    some = np.sort(generator.permutation(features.shape[0])[:n_probed])
+    x = network.inputs(features[some])
+    with LOCK:
+        network.precision = _lowest_precision(network, x)
+        k = _checked_outputs(network, x)
+        vectors = network.tensor(generator.standard_normal((len(x), 2, k)))
+        expected = network.by_loop(list(network.selected), x, vectors)
+        _keep_right_layers(network, x, vectors, expected)
+        for (part,) in network.in_chunks(features):
+            network.make_dense(_wrong_layers(network, part))
+        _keep_what_vmaps(network, x, vectors, expected)
+        factors = network.factors(features[:1], np.ones((1, 1, k)))
+    network.sample_bytes = sum(tensor.nbytes for pair in factors for tensor in pair)
+    return network
+
+
+def check_rows(network, features):
+    """Check that the factors of a network give the gradients of further samples.
+
+    Raises
+    ------
+    ValueError
+        If they do not.
+    """
+    for (part,) in network.in_chunks(features):
+        with LOCK:
+            wrong = _wrong_layers(network, part)
+        if wrong:
+            raise ValueError(
+                f"The layer {wrong[0].name!r} treats these samples in another way than the "
+                "training rows: the products of its inputs and output gradients do not give "
+                "their gradients. Does its forward sort the batch, or choose layers by the "
+                "values? Fit with rows that show this too, or leave the layer out with "
+                "parameters= or exclude=."
+            )
+
+
+def _checked_outputs(network, x):
+    """Number of outputs, after a check that samples are treated one by one."""
+    order = torch.arange(len(x) - 1, -1, -1, device=x.device)
+    with torch.no_grad():
+        together, reversed_ = network(x), network(x[order])
+        repeated = network(x[:1].repeat(len(x), *[1] * (x.ndim - 1)))
+    if not torch.isfinite(together).all():
+        raise ValueError("The module's outputs are not finite on some training rows.")
+    pairs = [(reversed_[order], together), (repeated[:1], together[:1])]
+    if not all(_close(network, *pair) for pair in pairs):
+        raise ValueError(
+            "The outputs of a sample depend on the others in its batch, even in eval mode, "
+            "so it has no gradient of its own. Use layers that treat samples one by one, "
+            "such as BatchNorm with track_running_stats=True."
+        )
+    return together.shape[1]
+
+
+def _keep_right_layers(network, x, vectors, expected):
+    """Leave each layer with a layout that gives its gradients, or dense."""
+    with Tape(network.layers) as tape:
+        outputs = network(x)
+    if not tape.outputs():
+        network.layers = []
+        return
+    columns = tape.pull(outputs, vectors)
+    found, wrong = [], []
+    for layer in network.layers:
+        right = tape.was_called(layer) and _right_layout(network, tape, layer, columns, expected)
+        (found if right else wrong).append(right or layer)
+    network.layers = found
+    network.make_dense(wrong)
+
+
+def _right_layout(network, tape, layer, columns, expected):
+    """The layer with the layout whose rows are the expected ones, or None."""
+    names = [name for name in (layer.weight, layer.bias) if name]
+    own = [
+        expected[name].flatten(2)[:, :, torch.as_tensor(index, device=expected[name].device)]
+        for name, index in zip(names, layer.positions, strict=False)
+    ]
+    wanted = torch.cat(own, dim=2)
+    n = len(wanted)
+    for layout in layer.layouts:
+        candidate = layer.with_layout(layout)
+        try:
+            inputs = tape.inputs(candidate, n, wanted.dtype)
+            residuals = tape.residuals(candidate, n, columns, wanted.dtype)
+            gradients = candidate.gradients(inputs, residuals)
+        except MISFIT:
+            continue
+        if gradients.shape == wanted.shape and _close(network, gradients, wanted):
+            return candidate
+    return None
+
+
+def _wrong_layers(network, features):
+    """Layers for which a random combination of the rows of a chunk is not its gradient.
+
+    Each sample has its own coefficient, so that rows of the wrong samples show.
+    """
+    if not network.layers:
+        return []
+    x = network.inputs(features)
+    n = len(x)
+    generator = np.random.default_rng(n)
+    coefficients = network.tensor(generator.standard_normal(n))
+    with Tape(network.layers) as tape:
+        outputs = network(x)
+    vectors = network.tensor(generator.standard_normal(outputs.shape))
+    columns = tape.pull(outputs, vectors[:, None])
+    names = sorted({n for layer in network.layers for n in (layer.weight, layer.bias) if n})
+    chosen = [network.selected[name] for name in names]
+    pulled = pulled_back(outputs, chosen, vectors * coefficients[:, None])
+    gradients = {name: g.flatten() for name, g in zip(names, pulled, strict=True)}
+    largest = max(g.abs().max() for g in pulled)
+    return [
+        layer
+        for layer in network.layers
+        if not _combines(network, tape, layer, columns, coefficients, gradients, largest)
+    ]
+
+
+def _combines(network, tape, layer, columns, coefficients, gradients, largest):
+    names = [name for name in (layer.weight, layer.bias) if name]
+    own = [
+        gradients[name][torch.as_tensor(index, device=coefficients.device)]
+        for name, index in zip(names, layer.positions, strict=False)
+    ]
+    wanted, n = torch.cat(own), len(coefficients)
+    if not tape.was_called(layer):
+        return False
+    try:
+        inputs = tape.inputs(layer, n, network.dtype)
+        residual = tape.residuals(layer, n, columns, network.dtype)[:, 0]
+        found = layer.total(inputs, residual * coefficients[:, None, None])
+    except MISFIT:
+        return False
+    return _close(network, found, wanted, 1e-3 * largest)
+
+
+def _keep_what_vmaps(network, x, vectors, expected):
+    others = network.others
+    try:
+        got = network.by_vmap(others, x, vectors) if others else {}
+    except RuntimeError:
+        got = {}
+    network.one_by_one = [
+        name
+        for name in others
+        if name not in got or not _close(network, got[name], expected[name])
+    ]
+    if network.one_by_one:
+        warn_user(
+            f"torch.func cannot follow {', '.join(network.one_by_one)}: their gradients are "
+            "taken one sample at a time, which is slow. Leave them out with parameters=.",
+            UserWarning,
+        )
+
+
+def _lowest_precision(network, x):
+    """Type of lowest precision among the outputs of the layers and of the module."""
+    with Tape(network.layers) as tape:
+        outputs = [network(x), *tape.outputs()]
+    return max((output.dtype for output in outputs), key=TOLERANCES.get)
+
+
+def _close(network, left, right, floor=0.0):
+    """Whether tensors agree up to rounding, relative to the largest number or a floor."""
+    size = max(float(right.abs().max()), float(floor), torch.finfo(right.dtype).tiny)
+    return bool((left - right).abs().max() <= TOLERANCES[network.precision] * size)
