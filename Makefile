@@ -15,8 +15,8 @@ TORCH := torch==2.13.0
 
 # Modules of benchmarks/ that write a table. Those that compare with other packages
 # run them in an interpreter that has them.
-BENCHMARKS ?= exact leave_one_out tuning lds paper1 paper2 search_speed theorem4 network_refits networks \
-	simplifications sketch_theory sketch_calibration sketch_speed selection
+BENCHMARKS ?= exact leave_one_out tuning lds paper1 paper2 search_speed theorem4 network_refits networks refinement \
+	simplifications sketch_theory sketch_calibration sketch_speed selection functionals damping suggestions
 WITH_PEERS := lds networks
 PEERS := dattri==0.3.0 kronfluence==1.0.1 pyinfluence traker cleanlab
 
@@ -42,7 +42,7 @@ test-slow: $(VENV)/.test  ## Run the tests marked slow, which `make test` leaves
 test-oldest: $(VENV_OLDEST)/.test  ## Run the test suite on the oldest supported versions (Python 3.11)
 	$(VENV_OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
 
-benchmarks: $(VENV_BENCHMARKS)/.installed  ## Write all tables of benchmarks/results again: about two hours of one core
+benchmarks: $(VENV_BENCHMARKS)/.installed  ## Write all tables of benchmarks/results again: hours of one core
 	@for name in $(BENCHMARKS); do \
 		case " $(WITH_PEERS) " in *" $$name "*) peers="--peers $(VENV_BENCHMARKS)/bin/python";; *) peers=;; esac; \
 		echo "python -m benchmarks.$$name $$peers"; \

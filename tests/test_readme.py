@@ -382,6 +382,13 @@ SENTENCES = [
         r"sketch that was tried reaches it, with up to (\d+) of (\d+) numbers",
         largest_sketch_of_digits,
     ),
+    (
+        r"language\nmodel \(([\d.]+) and ([\d.]+) d\)",
+        lambda: [
+            numbers(row(table(results("paper1.md"), "model", "parameters"), model=name)["c95"])[0]
+            for name in ("MNIST, convolutions", "source text, transformer")
+        ],
+    ),
     (r"at `C=1` it holds for (\d+) to (\d+) % of the pairs", signs_at_one),
 ]
 
