@@ -379,7 +379,7 @@ SENTENCES = [
         ),
     ),
     (
-        r"sketch that was tried reaches it, with up to (\d+) of (\d+) numbers",
+        r"sketch that was tried reaches it, with up to (\d+)\nof (\d+) numbers",
         largest_sketch_of_digits,
     ),
     (
