@@ -9,6 +9,7 @@ about eight minutes of CPU, most of them for MNIST at C = 1.
 """
 
 import argparse
+import re
 import subprocess
 import tempfile
 import time
@@ -238,8 +239,8 @@ def main():
 
 def sections_of(text):
     """What stands below each heading of the second level."""
-    parts = text.split("\n## ")[1:]
-    return {f"## {part.partition(chr(10))[0]}": part.partition("\n")[2] for part in parts}
+    parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
+    return dict(part.split("\n", 1) for part in parts)
 
 
 HEADER = """# Linear datamodeling scores
