@@ -252,6 +252,7 @@ SHARED = {
     name: set()
     for name in (
         *("damping", "curvature", "solver", "batch_size", "tail", "factorized"),
+        "delta",
         *("debias", "project_queries", "damping_", "curvature_kind_", "stationarity_"),
         *("n_features_in_", "feature_names_in_", "classes_"),
     )

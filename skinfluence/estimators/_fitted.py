@@ -15,6 +15,7 @@ from sklearn.base import (
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from skinfluence._utils.arrays import smallest
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence._utils.validation import (
     check_indices,
@@ -284,7 +285,7 @@ class FittedInfluence(
             scores = np.empty((batch.stop - batch.start, self.n_samples_))
             self.linearisation_.fill_influence(queries[batch], scores)
             order = {"harmful": -scores, "helpful": scores, "absolute": -np.abs(scores)}[by]
-            indices[batch] = _smallest(order, k)
+            indices[batch] = smallest(order, k)
             values[batch] = np.take_along_axis(scores, indices[batch], axis=1)
 
         row_bytes = 8 * 4 * max(self.n_samples_, queries.n_columns)
@@ -492,6 +493,12 @@ class FittedInfluence(
         return self.linearisation_.effective_dimension()
 
     @property
+    def n_stored_(self):
+        """Numbers that stand for each training row when scores are computed."""
+        self._check_fitted()
+        return self.linearisation_.training_rows.n_stored
+
+    @property
     def _n_features_out(self):
         return self.n_components_
 
@@ -526,13 +533,3 @@ def _reduction(reduce, n_queries, sample_weight):
 
 def _reduced(rows, weight):
     return rows if weight is None else DenseRows(weight[None] @ rows)
-
-
-def _smallest(order, k):
-    """Positions of the k smallest of each row, in ascending order."""
-    k = min(k, order.shape[1])
-    some = np.argpartition(order, k - 1, axis=1)[:, :k]
-    some.sort(axis=1)
-    # Ties keep the order of the training rows.
-    by_value = np.argsort(np.take_along_axis(order, some, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(some, by_value, axis=1)

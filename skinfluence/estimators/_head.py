@@ -86,6 +86,9 @@ class ClassifierHeadInfluence(BaseInfluence):
         norms of its terms.
     effective_dimension_ : float
         ``tr(F H^{-1})`` of the head.
+    n_stored_ : float
+        Numbers that stand for each training row when scores are computed, a mean over the rows
+        (of sparse features, stored entries). Factored rows keep their two factors.
     n_samples_, n_params_, n_components_ : int
         Training rows, parameters of the head, columns of the embedding.
     classes_ : ndarray of shape (n_classes,)
@@ -243,7 +246,10 @@ class ClassifierHeadInfluence(BaseInfluence):
             t2 : ndarray of shape (n_compared, n_train) or None
                 Term (43).
             t1_share : float or None
-                Norm of t1 over the norm of the Hessian of the head.
+                Norm of t1 over the norm of the Hessian of the head. Dominant inverse eigenvalues
+                do not make it small, as the theorem is read: they make ``Q_C' Lambda_C Q_C``
+                small, so t1 is negligible only if ``||beta||^2`` is far below the ratio of the
+                eigenvalues of the head to the others. On networks it is near 1.
             t2_share : ndarray of shape (n_compared,) or None
                 Median over the training rows of t2 relative to the full influence.
             partition : ndarray of bool of shape (n_params_of_model,) or None

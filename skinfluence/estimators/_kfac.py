@@ -1,6 +1,6 @@
 """Influence by Kronecker-factored curvature."""
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -60,10 +60,14 @@ class KFACInfluence(BaseInfluence):
         is the share of all directions of the factors, :math:`m_A + m_E` added over the layers,
         that is kept: those with most of the effective dimension. An int is the number of rows
         :math:`m_A m_E` for each layer, split like the effective dimensions of its factors; a
-        pair is ``(m_A, m_E)``; "auto" takes twice these effective dimensions. By default
-        nothing is sketched.
+        pair is ``(m_A, m_E)``; "auto" takes the sizes from which the uniform error of the
+        sketch, on the Kronecker product of a layer, is at most ``eps``. By default nothing is
+        sketched.
     sketch : {"nystrom", "gaussian"}, default="nystrom"
-        "nystrom": the leading eigenvectors of A and of E. "gaussian": random.
+        "nystrom": the leading eigenvectors of A and of E, for "auto" all those with an
+        eigenvalue x in :math:`A \otimes E` of which :math:`x / (x + \lambda)`, their error if
+        left out, exceeds ``eps``. "gaussian": random, for "auto" as large as
+        :func:`~skinfluence.sketching.influence_min_dim` says of each factor.
     refine : {"auto"} or int, default=0
         Steps of conjugate gradients with the full curvature, preconditioned by the approximate
         one, after the approximate solution; each is one product of the full curvature with
@@ -72,7 +76,10 @@ class KFACInfluence(BaseInfluence):
         `parameter_influence`, `score` and the effects of leaving rows out; `self_influence`,
         `transform`, `memorization` and the leverages keep the approximation.
     eps : float, default=0.1
-        Largest error bound, relative to the score, at which ``refine="auto"`` stops.
+        Largest error, in (0, 1): of sizes that are found from the data, and of the error bound,
+        relative to the score, at which ``refine="auto"`` stops.
+    delta : float, default=0.05
+        Share of the seeds of a random sketch that may exceed ``eps``, in (0, 1).
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
         data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
@@ -112,6 +119,9 @@ class KFACInfluence(BaseInfluence):
     stationarity_ : float
         Norm of the gradient of the objective at the fitted parameters, over the sum of the
         norms of its terms.
+    n_stored_ : float
+        Numbers that stand for each training row when scores are computed, a mean over the rows
+        (of sparse features, stored entries). Factored rows keep their two factors.
     n_samples_, n_params_, n_components_ : int
         Training rows, parameters of the model, columns of the embedding.
     classes_ : ndarray of shape (n_classes,)
@@ -171,6 +181,7 @@ class KFACInfluence(BaseInfluence):
         ],
         "sketch": [StrOptions({"nystrom", "gaussian"})],
         **REFINEMENT,
+        "delta": [Interval(Real, 0, 1, closed="neither")],
     }
     _parameter_constraints.pop("curvature")
 
@@ -186,6 +197,7 @@ class KFACInfluence(BaseInfluence):
         sketch="nystrom",
         refine=0,
         eps=0.1,
+        delta=0.05,
         damping="auto",
         batch_size=None,
         n_jobs=None,
@@ -202,6 +214,7 @@ class KFACInfluence(BaseInfluence):
         self.sketch = sketch
         self.refine = refine
         self.eps = eps
+        self.delta = delta
         self.damping = damping
         self.batch_size = batch_size
         self.n_jobs = n_jobs
@@ -224,9 +237,9 @@ class KFACInfluence(BaseInfluence):
         self.layers_ = self._describe(objective, damping)
         space = Space(objective.l2_penalty)
         if self.sketch_size is not None:
-            sizes = sketch_sizes(
-                self.sketch_size, layers, self.layers_, _ridge(objective, damping)
-            )
+            rule = {"kind": self.sketch, "eps": self.eps, "delta": self.delta}
+            ridge = _ridge(objective, damping)
+            sizes = sketch_sizes(self.sketch_size, layers, self.layers_, ridge, **rule)
             sketches = [
                 draw_layer_sketch(layer, pair, self.sketch, random_state)
                 for layer, pair in zip(layers, sizes, strict=True)

@@ -315,7 +315,11 @@ class _RemainingOneVsRest(Loss):
 
 
 class LogisticLoss(OneVsRest):
-    """``log(1 + exp(-m))``: one logit for two classes, else one for each class."""
+    """``log(1 + exp(-m))``: one logit for two classes, else one for each class.
+
+    The derivative by a weight has the sign that the label gives it only where the feature is not
+    0: there it is 0, and Lemma 2 of Kounavis, Dia and Ramazanli, with sign(0) = 1, does not hold.
+    """
 
     family = Family(scale_is_known=True)
 

@@ -46,6 +46,11 @@ class CentredFeatures:
         """Whether products keep the zeros of the features."""
         return sp.issparse(self.features)
 
+    @property
+    def size(self):
+        """Numbers that are stored: those of dense features, the entries of sparse ones."""
+        return self.features.size
+
     def __len__(self):
         return self.shape[0]
 
