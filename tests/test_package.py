@@ -246,7 +246,7 @@ SHARED = {
     "estimator_": {"FilteredEstimator"},
     # A head may be sketched instead of solved.
     "solver_": {"ClassifierHeadInfluence"},
-    # Its candidates have the parameter.
+    # Its candidates have the parameter; steps of removals, not of solutions.
     "refine": {"SketchedInfluenceCV", "LeaveOneOutSearch"},
 } | {
     name: set()
