@@ -55,7 +55,9 @@ class Case:
         self.scores = self.exact.influence(*self.queries)
 
     def fit(self, cls, **params):
-        return cls(self.model, **params).fit(self.X, self.y)
+        # Each class would find a damping of its own for a network.
+        damping = {"damping": self.exact.damping_} | params
+        return cls(self.model, **damping).fit(self.X, self.y)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def binary():
 @pytest.fixture(scope="module")
 def network():
     data = split(*digits(4), n_queries=15, n_train=200)
-    return Case(perceptron((12,)), *data, curvature="ggn")
+    return Case(perceptron((12,)), *data, curvature="ggn", damping=2e-4)
 
 
 APPROXIMATIONS = {
@@ -233,7 +235,7 @@ def test_refinement_converges_to_the_exact_scores(request, name):
         case, influence = fitted(request, name, refine=refine)
         scores = influence.influence(*case.queries)
         errors.append(np.linalg.norm(scores - case.scores) / np.linalg.norm(case.scores))
-    assert errors[1] < 0.45 * errors[0] and errors[2] < 0.3 * errors[1]
+    assert errors[1] < 0.4 * errors[0] and errors[2] < 0.3 * errors[1]
     # Far below the curvature in some directions, K-FAC takes long.
     _, influence = fitted(request, name, refine=120 if "FAC" in name else 30)
     assert_close(influence.influence(*case.queries), case.scores, 1e-6)
