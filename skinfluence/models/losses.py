@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import helmert
-from scipy.special import expit, log_expit, logsumexp, softmax, xlogy
+from scipy.special import expit, log_expit, logsumexp, xlogy
 
 from skinfluence._utils.validation import column_or_2d, encode_labels
 from skinfluence.models.families import Family
@@ -327,10 +327,15 @@ class LogisticLoss(OneVsRest):
         return np.logaddexp(0, -m)
 
     def loss_derivative(self, m):
-        return -expit(-m)
+        # Several times as fast as expit, and as exact at every size of m.
+        with np.errstate(over="ignore"):
+            share = np.exp(m)
+        share += 1
+        return np.divide(-1, share, out=share)
 
     def second_derivative(self, m):
-        return expit(m) * expit(-m)
+        share = np.exp(-np.abs(m))
+        return share / (1 + share) ** 2
 
     def log_weights(self, outputs):
         return log_expit(outputs), expit(-outputs)
@@ -470,6 +475,12 @@ class PairwiseLoss(DelegatedLoss):
         )
 
 
+def _times(stack, matrix):
+    """``stack @ matrix`` as one product of matrices, faster than one for each model."""
+    product = stack.reshape(-1, len(matrix)) @ matrix
+    return product.reshape(*stack.shape[:-1], matrix.shape[1])
+
+
 class SoftmaxLoss(ClassificationLoss):
     """``logsumexp(s) - s_y`` of ``n_classes`` scores, in ``n_classes - 1`` contrasts.
 
@@ -500,16 +511,23 @@ class SoftmaxLoss(ClassificationLoss):
         return logsumexp(scores, axis=-1) - (scores * y).sum(axis=-1)
 
     def residual(self, z, y):
-        return (softmax(z @ self.contrasts.T, axis=-1) - y) @ self.contrasts
+        return _times(self._probabilities(z) - y, self.contrasts)
+
+    def _probabilities(self, z):
+        scores = _times(z, self.contrasts.T)
+        scores -= scores.max(axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= _times(scores, np.ones((scores.shape[-1], 1)))
+        return scores
 
     def hessian(self, z, y):
-        p = softmax(z @ self.contrasts.T, axis=-1)
+        p = self._probabilities(z)
         mean = p @ self.contrasts
         spread = np.einsum("...k,ka,kb->...ab", p, self.contrasts, self.contrasts, optimize=True)
         return spread - mean[..., :, None] * mean[..., None, :]
 
     def hessian_product(self, z, y):
-        p = softmax(z @ self.contrasts.T, axis=-1)
+        p = self._probabilities(z)
 
         def product(vectors):
             # (diag(p) - p p') s without a matrix for every sample.
@@ -525,7 +543,7 @@ class SoftmaxLoss(ClassificationLoss):
         return np.expm1(self.value(z, y))
 
     def hessian_diagonal(self, z, y):
-        p = softmax(z @ self.contrasts.T, axis=-1)
+        p = self._probabilities(z)
         return p @ self.contrasts**2 - (p @ self.contrasts) ** 2
 
     def visible(self, k):
