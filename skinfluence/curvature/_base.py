@@ -12,7 +12,8 @@ class Curvature(ABC):
     """A damped curvature that can be solved against rows.
 
     Need to be defined: ``solve``, ``effective_dimension``. May be defined: ``whiten``,
-    ``eigenbasis``, ``multiply`` (where training rows give F itself). Should be overridden for efficiency: ``leverages``.
+    ``eigenbasis``, ``multiply`` (where training rows give F itself). Should be overridden for
+    efficiency: ``leverages``.
     """
 
     # Name of the solver in `make_curvature`, None for an approximation.

@@ -122,13 +122,13 @@ class RelativeHessianInfluence(BaseInfluence):
     -----
     Rows of the subset are weighted by the reciprocal of their inclusion probability, and scaled
     so that the weights of every class have the same sum as in the training set. The error of an
-    influence falls like ``sqrt(effective_dimension_ / subset_size_)``. With few parameters (two
-    classes of some ten features) the full Hessian costs no more than drawing and comparing subsets.
+    influence falls like ``sqrt(effective_dimension_ / subset_size_)``. With less than some hundred
+    parameters the full Hessian costs no more than drawing and comparing subsets.
 
-    A relative error ``e < 1`` of the Hessian bounds the error of every influence, of whatever query
-    on whatever row, by ``e / (1 - e)`` times the root of the product of both their
-    self-influences by the subset's Hessian. What is proven is this bound, given ``e``; ``e``
-    itself is estimated, from rows that the subset has.
+    A relative error ``e < 1`` of the Hessian bounds the error of every influence, of whatever
+    query on whatever row, by ``e / (1 - e)`` times the root of the product of both their
+    self-influences by the subset's Hessian. This bound is proven, given ``e``; ``e`` itself is
+    estimated, from the rows of the subset.
 
     References
     ----------

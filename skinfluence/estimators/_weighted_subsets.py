@@ -12,8 +12,8 @@ from sklearn.utils import check_random_state
 from skinfluence.curvature import choose_solver, contrast_norms, make_curvature
 from skinfluence.refitting.random_subsets import shuffled_by_stratum
 
-# Rows of the first subset.
-FIRST_SIZE = 256
+# Rows of the first subset: enough to compare, and too few to cost anything beside all rows.
+FIRST_SIZE, FIRST_SHARE = 256, 0.01
 
 # The three pairs of halves that four quarters make.
 HALVES = np.array([[1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
@@ -290,7 +290,7 @@ class SizeSearch:
     def run(self):
         """Curvature of the subset, the weights of all rows, and the error."""
         n_rows, subsets = len(self.order), self.subsets
-        taken, size = 0, max(FIRST_SIZE, 4 * self.order.n_strata, 4 * subsets.needed_size)
+        taken, size = 0, max(FIRST_SIZE, round(FIRST_SHARE * n_rows), 4 * self._least_quarter)
         quarters = [None] * 4
         while size <= WORTHWHILE * n_rows:
             quarters = self._grown(quarters, taken, size)
@@ -301,6 +301,10 @@ class SizeSearch:
                 return curvature, weight, error
             taken, size = size, self._next(size, error)
         return subsets.full_curvature(), subsets.objective.weight, 0.0
+
+    @property
+    def _least_quarter(self):
+        return max(self.order.n_strata, self.subsets.needed_size)
 
     def _grown(self, quarters, taken, size):
         """Quarters with a fourth of the rows each from position ``taken`` to ``size``."""
