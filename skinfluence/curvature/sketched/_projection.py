@@ -8,11 +8,8 @@ from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature._dense import SpectralCurvature
 from skinfluence.curvature._space import Space
 from skinfluence.curvature.sketched._added_ridge import debiased_ridge
-from skinfluence.curvature.sketched._complement import (
-    ComplementCurvature,
-    ComplementRows,
-    curvature_outside,
-)
+from skinfluence.curvature.sketched._complement import ComplementCurvature, curvature_outside
+from skinfluence.curvature.sketched._complement_rows import ComplementRows
 from skinfluence.curvature.sketched._range import RangeProjector
 from skinfluence.exceptions import NumericalWarning
 
