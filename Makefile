@@ -7,13 +7,21 @@ PYTEST_ARGS ?= -n 2
 MUTATE_ARGS ?= --seed 0 --number 40
 VENV := .venv
 VENV_OLDEST := .venv-oldest
+VENV_BENCHMARKS := .venv-benchmarks
 
 # A bare "torch" brings gigabytes of CUDA libraries on Linux, so the tests name
 # the release, and install it before anything that could ask for another one.
 TORCH := torch==2.13.0
 
+# Modules of benchmarks/ that write a table. Those that compare with other packages
+# run them in an interpreter that has them.
+BENCHMARKS ?= exact leave_one_out tuning lds paper1 paper2 search_speed theorem4 network_refits networks refinement \
+	simplifications sketch_theory sketch_calibration sketch_speed selection functionals damping suggestions
+WITH_PEERS := lds networks
+PEERS := dattri==0.3.0 kronfluence==1.0.1 pyinfluence traker cleanlab
+
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test test-slow test-oldest mutate lint format clean
+.PHONY: help demo docs test test-slow test-oldest benchmarks mutate lint format clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' \
@@ -34,6 +42,14 @@ test-slow: $(VENV)/.test  ## Run the tests marked slow, which `make test` leaves
 test-oldest: $(VENV_OLDEST)/.test  ## Run the test suite on the oldest supported versions (Python 3.11)
 	$(VENV_OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
 
+benchmarks: $(VENV_BENCHMARKS)/.installed  ## Write all tables of benchmarks/results again: hours of one core
+	@for name in $(BENCHMARKS); do \
+		case " $(WITH_PEERS) " in *" $$name "*) peers="--peers $(VENV_BENCHMARKS)/bin/python";; *) peers=;; esac; \
+		echo "python -m benchmarks.$$name $$peers"; \
+		OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+			$(VENV_BENCHMARKS)/bin/python -m benchmarks.$$name $$peers || exit 1; \
+	done
+
 mutate: $(VENV)/.test  ## Plant small faults in the package and count those that the tests notice
 	$(VENV)/bin/python scripts/mutate.py $(MUTATE_ARGS)
 
@@ -47,12 +63,15 @@ format: $(VENV)/.test  ## Bring the sources into the common format
 	$(VENV)/bin/ruff format .
 
 clean:  ## Remove the virtual environments and what the tools left behind
-	rm -rf $(VENV) $(VENV_OLDEST) build dist demo docs/_build docs/generated docs/auto_examples docs/results *.egg-info .pytest_cache .ruff_cache .cache/mutate
+	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_BENCHMARKS) build dist demo docs/_build docs/generated docs/auto_examples docs/results *.egg-info .pytest_cache .ruff_cache .cache/mutate
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV_BENCHMARKS)/bin/python:
+	$(PYTHON) -m venv $(VENV_BENCHMARKS)
 
 $(VENV_OLDEST)/bin/python:
 	$(PYTHON_OLDEST) -m venv $(VENV_OLDEST)
@@ -76,4 +95,9 @@ $(VENV)/.test: setup.cfg Makefile | $(VENV)/bin/python
 $(VENV_OLDEST)/.test: setup.cfg constraints-oldest.txt | $(VENV_OLDEST)/bin/python
 	$(VENV_OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
 		--editable '.[plot,imblearn,test]'
+	touch $@
+
+$(VENV_BENCHMARKS)/.installed: setup.cfg Makefile | $(VENV_BENCHMARKS)/bin/python
+	$(VENV_BENCHMARKS)/bin/python -m pip install --quiet $(TORCH)
+	$(VENV_BENCHMARKS)/bin/python -m pip install --quiet --editable '.[all,test]' $(PEERS)
 	touch $@

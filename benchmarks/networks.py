@@ -58,8 +58,8 @@ PEERS = [
 
 
 NOTES = """
-skinfluence ran with its defaults, whose ridge is the weight decay of the training plus 0.1 times
-the mean eigenvalue. The other packages do not know the decay; where named they have it as their
+skinfluence ran with its defaults, whose ridge is the weight decay of the training plus a damping
+found from the data. The other packages do not know the decay; where named they have it as their
 damping. kronfluence is shown with its default (1e-8), with its heuristic (0.1 times the mean
 eigenvalue of each layer) and with the decay; its labels are sampled, so that its figures vary by
 about 0.02 from run to run. dattri's EK-FAC gave NaN without damping, and with the decay nearly the

@@ -51,13 +51,16 @@ curves = {
 
 # %%
 # With ``sketch_size="auto"`` the sketch chooses its own size, without any exact solution,
-# and ``sketch_error_`` measures on a few training rows what came out.
+# and ``sketch_error`` measures on the queries that matter what came out.
 
 automatic = SketchedInfluence(model, random_state=0).fit(X, y)
-error = automatic.sketch_error_
+error = automatic.sketch_error(X_query, y_query)
 print(f"chosen size: {automatic.sketch_size_} of {automatic.n_params_} parameters")
 print(f"effective dimension: {automatic.effective_dimension_:.0f}")
-print(f"rank correlation: {error.spearman.value:.3f}, at least {error.spearman.low:.3f}")
+print(
+    f"rank correlation: median {error.spearman.median.value:.3f}, "
+    f"smallest {error.spearman.min:.3f}"
+)
 
 # %%
 # The answer: with a basis, a few times the effective dimension; and never guess.

@@ -2,7 +2,8 @@
 
 Run by ``make mutate``. Draws mutants by seed, at most one a line, and runs the tests whose
 coverage context holds the line, the fastest first, until one fails. A line that runs only
-outside of test functions (on import, in fixtures) gets the tests that run anything in its file.
+outside of test functions (on import, in fixtures) gets the tests that run anything in its file,
+or in its folder where that file is an ``__init__``, and those that read the package's sources.
 Doctests are left out. Everything runs in copies of the tree, in which the tests must pass first;
 the tree itself stays as it is.
 
@@ -47,6 +48,9 @@ ROOMS = ["rows", "curvature", "models", "refitting", "sketching"]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "SCIPY_ARRAY_API": "1", "MPLBACKEND": "agg"}
 os.environ.update(ENVIRONMENT)
 PRELOADED = ["pandas", "sklearn.utils.estimator_checks", "statsmodels.api", "torch"]
+
+# Its tests run few lines of the package, but read them.
+READERS = "tests/test_package.py::"
 
 # Tests that every mutant meets before the others are collected.
 N_FIRST = 8
@@ -296,8 +300,13 @@ def tests_by_line(trees, jobs):
 
 def tests_of(mutant, covered, seconds):
     """The tests that can notice the fault, the fastest first."""
-    lines = covered[mutant.path]
-    tests = lines[mutant.line] or set().union(*lines.values())
+    tests = covered[mutant.path][mutant.line]
+    if not tests:
+        path = Path(mutant.path)
+        together = [path] if path.stem != "__init__" else map(Path, covered)
+        near = [covered[str(p)] for p in together if p.is_relative_to(path.parent)]
+        tests = {test for test in seconds if test.startswith(READERS)}
+        tests = tests.union(*(ids for lines in near for ids in lines.values()))
     return sorted(tests, key=lambda test: (seconds[test], test))
 
 

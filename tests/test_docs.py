@@ -8,7 +8,7 @@ import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("**/*.md"))
-MODULES = ["", ".models.torch", ".inspection", ".metrics", ".sketching"]
+MODULES = ["", ".models.torch", ".inspection", ".diagnostics", ".metrics", ".sketching"]
 
 
 def code_of(page):

@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_allclose
 from scipy.linalg import block_diag
+from scipy.sparse.linalg import LinearOperator, eigsh
 from scipy.stats import spearmanr
 from sklearn import config_context
 from sklearn.frozen import FrozenEstimator
@@ -12,7 +13,13 @@ from sklearn.linear_model import HuberRegressor, LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skinfluence import ExactInfluence, KFACInfluence
-from skinfluence.curvature.kronecker import KroneckerCurvature, moments
+from skinfluence.curvature.kronecker import (
+    KroneckerCurvature,
+    describe,
+    draw_layer_sketch,
+    moments,
+    sketch_sizes,
+)
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.rows import DenseRows, KroneckerRows, SharedRows
 from tests.helpers import assert_close, dense_inverse, digits, iris
@@ -311,6 +318,46 @@ def test_sketches_are_factored_and_reported():
     assert auto.n_components_ <= influence.n_params_
     by_number = fitted(model, X, y, sketch_size=6, damping=0.05)
     assert all(np.prod(layer.sketch_shape) <= 6 for layer in by_number.layers_)
+
+
+@pytest.mark.parametrize("sketch", ["nystrom", "gaussian"])
+def test_automatic_sizes_hold_eps_on_the_kronecker_product(sketch):
+    rng = np.random.default_rng(0)
+    alpha, gamma = (np.arange(1, n + 1) ** -2.0 for n in (200, 100))
+    inputs, outputs = (
+        np.linalg.qr(rng.standard_normal((len(v), len(v))))[0] for v in (alpha, gamma)
+    )
+    # One sample for each pair of eigenvectors would do; the moments are enough.
+    rows = KroneckerRows((outputs * np.sqrt(gamma)).T[None], np.zeros((1, 200)))
+    (layer,) = moments(rows, np.ones(1))
+    layer.inputs = inputs * alpha @ inputs.T
+    ridge, eps = 0.05, 0.4
+    report = describe("layer", layer, ridge)
+    ((m_A, m_E),) = sketch_sizes("auto", [layer], [report], ridge, kind=sketch, eps=eps)
+    assert 1 < m_A < 150 and 1 < m_E < 100
+    drawn = draw_layer_sketch(layer, (m_A, m_E), sketch, np.random.RandomState(0))
+    roots = [
+        P @ (Q * np.sqrt(v))
+        for P, Q, v in ((drawn.outputs, outputs, gamma), (drawn.inputs, inputs, alpha))
+    ]
+    (left, E, _), (right, A, _) = (np.linalg.svd(root, full_matrices=False) for root in roots)
+    left, right = roots[0].T @ left, roots[1].T @ right
+    shrunk = np.outer(E**2, A**2) + ridge
+    values = np.outer(gamma, alpha)
+
+    def error(vector):
+        # psi(F^1/2 P'P F^1/2) - psi(F) in the eigenbasis of F.
+        matrix = vector.reshape(values.shape)
+        sketched = left @ ((left.T @ matrix @ right) / shrunk) @ right.T
+        return (sketched - values / (values + ridge) * matrix).ravel()
+
+    operator = LinearOperator(2 * (values.size,), matvec=error, dtype=float)
+    start = np.ones(values.size)
+    worst = abs(eigsh(operator, k=1, v0=start, tol=1e-3, return_eigenvectors=False)[0])
+    assert worst <= eps
+    if sketch == "nystrom":
+        # No smaller size would do.
+        assert alpha[m_A - 1] / (alpha[m_A - 1] + ridge) > eps
 
 
 def test_the_data_aware_sketch_beats_the_random_one():

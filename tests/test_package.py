@@ -33,7 +33,7 @@ CONFINED = {
     "torch": ("models.torch",),
     "skorch": ("models.torch",),
     "matplotlib": ("inspection",),
-    "pandas": (),
+    "pandas": ("diagnostics",),
     "polars": (),
     "imblearn": (),
 }
@@ -148,7 +148,7 @@ def public_objects():
 
     for name in getattr(skinfluence, "__all__", []):
         add(getattr(skinfluence, name))
-    for name in ("sketching", "metrics", "inspection"):
+    for name in ("sketching", "metrics", "inspection", "diagnostics"):
         if name in SOURCES:
             module = import_module(f"skinfluence.{name}")
             for public in getattr(module, "__all__", public_names(module)):
@@ -202,6 +202,31 @@ def test_documented_defaults_are_the_defaults(name):
     assert {k: repr(v) for k, v in documented.items()} == {k: repr(v) for k, v in actual.items()}
 
 
+def documented_objects(name):
+    """Every class, method and function of a module that documents a default."""
+    module = import_module(f"skinfluence.{name}".rstrip("."))
+    own = [thing for thing in vars(module).values() if is_ours(thing)]
+    own = [thing for thing in own if thing.__module__ == module.__name__]
+    for cls in filter(inspect.isclass, tuple(own)):
+        own += filter(is_ours, (getattr(cls, member) for member in vars(cls)))
+    return [thing for thing in own if "default=" in (inspect.getdoc(thing) or "")]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_defaults_documented_inside_are_the_defaults(name):
+    for package, places in CONFINED.items():
+        if name.startswith(places):
+            pytest.importorskip(package)
+    for thing in documented_objects(name):
+        parameters = inspect.signature(thing).parameters
+        for parameter, type_ in documented_parameters(inspect.getdoc(thing)):
+            if parameter in parameters and "default=" in type_:
+                actual = str(parameters[parameter].default)
+                # Made anew for every object of a dataclass.
+                if actual != "<factory>":
+                    assert str(documented_default(type_)) == actual, (thing, parameter)
+
+
 # What several estimators say about a parameter or an attribute, they say in the same words. A
 # class is left out where the name means something else: other models, splits instead of threads.
 SHARED = {
@@ -221,12 +246,13 @@ SHARED = {
     "estimator_": {"FilteredEstimator"},
     # A head may be sketched instead of solved.
     "solver_": {"ClassifierHeadInfluence"},
-    # Its candidates have the parameter.
-    "refine": {"SketchedInfluenceCV"},
+    # Its candidates have the parameter; steps of removals, not of solutions.
+    "refine": {"SketchedInfluenceCV", "LeaveOneOutSearch"},
 } | {
     name: set()
     for name in (
         *("damping", "curvature", "solver", "batch_size", "tail", "factorized"),
+        "delta",
         *("debias", "project_queries", "damping_", "curvature_kind_", "stationarity_"),
         *("n_features_in_", "feature_names_in_", "classes_"),
     )

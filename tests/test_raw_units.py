@@ -28,6 +28,7 @@ from skinfluence import (
 )
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.models import objective
+from skinfluence.refitting.newton_cg import DiagonalPreconditioner, Refit
 from tests.helpers import assert_close
 
 # scikit-learn's own solvers warn of the condition of raw units.
@@ -228,6 +229,36 @@ def test_nearly_collinear_columns_are_reported_with_their_error(rng):
         ExactInfluence(LinearRegression()).fit(X, y).self_influence()
 
 
+@pytest.mark.parametrize(
+    "model", [LogisticRegression(C=np.inf, **SOLVER), PoissonRegressor(alpha=0, **SOLVER)]
+)
+def test_refits_stop_at_the_same_point_in_any_units(model, rng):
+    X, y = problem("logistic", rng)
+    weight = (rng.random((7, len(y), 1)) < 0.7).astype(float)
+
+    def halfway(unit):
+        whole = objective(
+            in_units(model.fit(X, y), unit, 0.0).estimator, X * unit, y, np.ones(len(y))
+        )
+        squares = whole.pullback((X * unit) ** 2, np.ones((len(y), 1, 1)))
+        refit = Refit(
+            whole,
+            whole.jacobian_rows(X * unit),
+            DiagonalPreconditioner(squares),
+            whole.penalty,
+        )
+        start = np.zeros((len(weight), len(whole.theta)))
+        delta, norms = refit.minimise(weight, np.ones(len(weight)), start, tol=1e-3)
+        return delta * np.append(unit, 1.0), norms
+
+    delta, norms = halfway(np.ones(4))
+    # By powers of 2, which round nothing.
+    moved, same = halfway(2.0 ** np.array([20, -10, 0, 3]))
+    assert norms.max() > 1e-9
+    assert_close(moved, delta, 1e-11)
+    assert_close(same, norms, 1e-9)
+
+
 @pytest.mark.parametrize("n", [12, 30])
 def test_more_columns_than_rows_in_raw_units(n, rng):
     X = rng.standard_normal((n, 40))
@@ -266,6 +297,17 @@ def test_sparse_rows_with_a_full_column_are_like_dense_ones(as_sparse, rng):
     found = sparse.influence(as_sparse(queries), y[:5])
     assert_close(found, dense.influence(queries, y[:5]), 1e-7)
     assert_close(sparse.self_influence(), dense.self_influence(), 1e-7)
+
+
+def test_a_sparse_column_that_never_changes_is_one_with_the_intercept(rng):
+    X = rng.standard_normal((14, 4)) * (rng.random((14, 4)) < 0.7)
+    X[:, 1], y, weight = 0.1, rng.standard_normal(14), rng.uniform(0.1, 3, 14)
+    # For which rounding leaves a spread of 1e-9 in a difference of moments.
+    X[:, 2] = 1e3 + rng.standard_normal(14)
+    frozen = FrozenEstimator(LinearRegression().fit(X, y, weight))
+    expected = ExactInfluence(frozen).fit(X, y, weight).influence(X, y)
+    X = sp.csr_matrix(X)
+    assert_close(ExactInfluence(frozen).fit(X, y, weight).influence(X, y), expected, 1e-11)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from sklearn import linear_model as lm
 from sklearn import svm
 
 from skinfluence import ExactInfluence
+from skinfluence.models import objective
 from tests.helpers import assert_close, cancer, diabetes, wine
 
 torch = pytest.importorskip("torch")
@@ -327,3 +328,16 @@ def test_huber_has_its_scale_as_a_parameter():
     expected = -query @ np.linalg.solve(hessian / len(y), train.T)
     assert_close(influence.influence(Xq, yq), expected, 1e-8)
     assert influence.n_params_ == X.shape[1] + 2
+
+
+# Later versions of scikit-learn tell both by l1_ratio.
+@pytest.mark.filterwarnings("ignore:.*penalty.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Inconsistent values:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*L1 penalty:UserWarning")
+@pytest.mark.parametrize("penalty", ["l1", "l2", "elasticnet"])
+def test_penalties_by_name_are_in_the_objective(penalty):
+    X, y = cancer()
+    more = {"l1_ratio": 0.3} if penalty == "elasticnet" else {}
+    model = LR(penalty=penalty, solver="saga", C=0.05, tol=1e-10, max_iter=20_000, **more)
+    found = objective(model.fit(X[:80, :5], y[:80]), X[:80, :5], y[:80], np.ones(80))
+    assert found.stationarity < 1e-8

@@ -264,6 +264,20 @@ def test_a_multiple_of_the_hessian_gives_that_multiple(c, rng):
     assert result.second_condition.max() < 1e-5
 
 
+def test_preserving_means_most_of_the_influence_not_half_of_the_rows(rng):
+    # Sixty small rows have the ratio 1; forty rows with most of the influence have others.
+    H, query = np.eye(2), np.array([[1.0, 1.0]])
+    small = np.column_stack([np.zeros(60), rng.uniform(0.01, 0.02, 60)])
+    large = np.column_stack([rng.uniform(1, 2, 40), np.zeros(40)])
+    rows = np.concatenate([small, large])
+    result = compare(H, np.diag([1.5, 1.0]), query, rows)
+    assert result.dispersion[0] == 0
+    lost = large.sum() / rows.sum()
+    assert result.preserved_share[0] == pytest.approx(1 - lost)
+    assert not result.is_preserving[0]
+    assert compare(H, 1.5 * H, query, rows).preserved_share[0] == 1
+
+
 def test_row_sum_is_the_ratio_where_the_conditions_hold():
     # A subset that changes the Hessian in all directions but that of the query's gradient, an
     # eigenvector: it is no multiple of the full Hessian, and yet preserves this estimate.

@@ -20,12 +20,13 @@ from sklearn.preprocessing import StandardScaler
 
 from skinfluence.metrics import retrain_on_subsets
 from skinfluence.models import FittedModel, objective
+from skinfluence.refitting import newton_cg
 from skinfluence.refitting.decorrelation import decorrelated
 from skinfluence.refitting.fingerprints import fingerprint
 from skinfluence.refitting.loss_cache import ProcessStore
 from skinfluence.refitting.random_subsets import draw_subsets
 from skinfluence.refitting.retraining import Retraining
-from tests.helpers import NEWTON, TIGHT, assert_close, cancer, diabetes, iris, refitted
+from tests.helpers import NEWTON, TIGHT, assert_close, cancer, diabetes, digits, iris, refitted
 
 
 def retraining_of(estimator, fitted, X, y, sample_weight, X_query, y_query):
@@ -142,6 +143,18 @@ def test_refits_do_not_depend_on_how_well_the_estimator_converged():
         for model in (loose, tight)
     ]
     assert_allclose(*losses, rtol=1e-6, atol=1e-9)
+
+
+def test_columns_that_are_always_0_cost_no_steps(monkeypatch, rng):
+    monkeypatch.setattr(newton_cg, "CG_STEPS", 10)
+    X, y = digits()
+    chosen = rng.permutation(len(X))[:300]
+    X, y = X[chosen], y[chosen]
+    assert not X.any(axis=0).all()
+    result = retrain_on_subsets(
+        linear_model.LogisticRegression(C=0.01), X, y, X[:5], y[:5], n_subsets=4
+    )
+    assert result.converged.all()
 
 
 def test_sparse_rows_are_refitted_as_dense_ones_are():

@@ -4,6 +4,7 @@ Some tests lower module constants (``MAX_SIZE``, ``MAX_EXACT``, ``MAX_DENSE``, `
 ``REFINING``) or raise ``N_PROBES``, to reach with small data what large data do.
 """
 
+import copy
 import functools
 import pickle
 
@@ -16,14 +17,20 @@ from scipy.stats import spearmanr
 from sklearn import linear_model as lm
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import ExactInfluence, SketchedInfluence
 from skinfluence.curvature import DenseCurvature, SpectralCurvature
-from skinfluence.curvature.sketched import debiased_ridge, exact_effective_dimension
+from skinfluence.curvature.sketched import (
+    SketchPlan,
+    choose_projection,
+    debiased_ridge,
+    exact_effective_dimension,
+)
 from skinfluence.exceptions import NumericalWarning
-from skinfluence.rows import DenseRows
-from skinfluence.sketching import IdentitySketch, SJLTSketch, effective_dimension
+from skinfluence.rows import CentredFeatures, DenseRows, KroneckerRows, Rows
+from skinfluence.sketching import SKETCHES, IdentitySketch, SJLTSketch, effective_dimension
 from tests import helpers
 from tests.helpers import NEWTON, assert_close, cancer
 
@@ -436,6 +443,37 @@ def test_automatic_size_keeps_the_uniform_error_below_eps(kind):
         assert operator_error(influence, X, y) <= eps
 
 
+def unlike_outputs(c=20, d=300):
+    """Factor rows that are no Kronecker product: the first output curves in 120 directions.
+
+    Each other output curves a little along one; the residuals of all have the same trace.
+    """
+    inputs = np.linalg.qr(np.random.default_rng(0).standard_normal((d, 120 + c - 1)))[0].T
+    inputs *= np.sqrt(np.append(np.full(120, 60), np.full(c - 1, 0.1)))[:, None]
+    residual = np.zeros((120 + c - 1, 1, c))
+    residual[:120, 0, 0] = np.sqrt(1 / 120)
+    residual[120:, 0, 1:] = np.eye(c - 1)
+    return KroneckerRows(residual, inputs)
+
+
+def test_automatic_size_holds_eps_where_the_curvature_is_no_kronecker_product():
+    rows = unlike_outputs()
+    gram = rows.inner(rows)
+    exact = np.linalg.solve(gram + np.eye(len(gram)), gram)
+    errors = []
+    for seed in range(20):
+        draw = SKETCHES["gaussian"].draw
+        plan = SketchPlan(rows, np.ones(rows.n_columns), 0.0, draw, seed, factorized=True)
+        projection = choose_projection(plan, "auto", eps=0.4, delta=0.05)
+        assert not projection.sketch.is_identity
+        sketched = projection.project(rows)
+        sketched = sketched.inner(sketched)
+        shrunk = np.linalg.solve(sketched + np.eye(len(gram)), sketched)
+        # || psi(CP'PC') - psi(CC') || is the error in whitened coordinates.
+        errors.append(np.linalg.norm(shrunk - exact, ord=2))
+    assert max(errors) <= 0.4
+
+
 def test_a_basis_alone_is_the_smallest_whose_error_is_below_eps():
     X, y, model = wide()
 
@@ -459,16 +497,29 @@ def test_a_smaller_eps_needs_a_larger_sketch():
     assert sizes[1] == pytest.approx(sizes[0] * (0.6 / 0.45) ** 2, rel=0.05)
 
 
-def test_certified_size_keeps_the_relative_error_below_eps():
+def test_certified_size_keeps_the_relative_error_of_most_unseen_rows_below_eps():
     X, y, model = wide()
-    for kind, eps in (("nystrom", 0.1), ("gaussian", 0.6)):
+    train, test = slice(0, 450), slice(450, 600)
+    for kind, eps in (("nystrom", 0.1), ("landmarks", 0.3)):
         influence = SketchedInfluence(
             model, sketch=kind, sketch_size="certified", eps=eps, random_state=0
-        ).fit(X, y)
-        exact = exact_influence(influence, X[:50], y[:50])
-        gap = np.linalg.norm(influence.influence(X[:50], y[:50]) - exact, axis=1)
+        ).fit(X[train], y[train])
         assert influence.sketch_size_ < 400
-        assert np.mean(gap / np.linalg.norm(exact, axis=1)) < 1.2 * eps
+        error = influence.sketch_error(X[test], y[test]).relative
+        assert np.mean(error["values"] <= eps) >= 0.9
+        assert error.percentile_95.value < 1.1 * eps
+
+
+def test_certified_basis_is_not_built_from_the_rows_that_judge_it():
+    seen = []
+
+    def draw(data, size, seed):
+        seen.append(np.count_nonzero(data.squared_norms()))
+        return SKETCHES["landmarks"].draw(data, size, seed)
+
+    X, y, model = wide()
+    SketchedInfluence(model, sketch=draw, sketch_size="certified", eps=0.3).fit(X, y)
+    assert set(seen) == {600 - 72}
 
 
 def test_certified_size_says_when_exact_is_cheaper():
@@ -480,12 +531,55 @@ def test_certified_size_says_when_exact_is_cheaper():
     assert influence.sketch_size_ == 400
 
 
+def test_a_sketch_of_more_rows_than_samples_is_not_cheaper(rng):
+    # From 64 rows on a sketch holds all that 40 samples span, and has no error at all.
+    X, y = rng.standard_normal((40, 200)), rng.standard_normal(40)
+    influence = SketchedInfluence(lm.Ridge(), sketch_size="certified", eps=1e-6, random_state=0)
+    with pytest.warns(UserWarning, match="no sketch that is cheaper"):
+        influence.fit(X, y)
+    assert isinstance(influence.sketch_, IdentitySketch)
+
+
 def test_a_size_that_is_out_of_reach_is_said(monkeypatch):
     X, y, model = wide()
     monkeypatch.setattr(f"{ROOM}._size.MAX_SIZE", 100)
     with pytest.warns(NumericalWarning, match="eps=0.2"):
         influence = SketchedInfluence(model, sketch="sjlt", eps=0.2).fit(X, y)
     assert influence.sketch_size_ <= 100
+
+
+def test_a_budget_of_numbers_is_kept_and_the_sizes_tried_are_told():
+    X, y, model = wide()
+    free = SketchedInfluence(model, random_state=0, eps=0.3).fit(X, y)
+    assert free.tried_sizes_[-1] == free.sketch_size_ > 16
+    # A basis of more than a third of the features costs more than the exact solution.
+    exact = SketchedInfluence(model, random_state=0, eps=0.01).fit(X, y)
+    assert exact.sketch_size_ == 400 and max(exact.tried_sizes_) <= 400 / 3
+    for size in ("auto", "certified"):
+        with pytest.warns(NumericalWarning, match="A sketch of 50 numbers .* does not reach"):
+            tight = SketchedInfluence(
+                model, sketch_size=size, max_sketch_size=50, random_state=0, eps=0.05
+            ).fit(X, y)
+        assert tight.sketch_size_ == 50 and tight.tried_sizes_ == (16, 32, 50)
+    assert SketchedInfluence(model, sketch_size=20).fit(X, y).tried_sizes_ == ()
+
+
+@pytest.mark.parametrize("name", ["binary", "multinomial", "two ridges"])
+def test_error_outside_of_a_basis_is_a_lower_bound_of_its_uniform_error(name):
+    influence, Xq, yq = fit(name, sketch_size=16)
+    _, _, F, ridge = written_out(influence, Xq, yq)
+    projection = influence.linearisation_.space
+    c, d = projection.plan.layer_shape
+    Q = influence.sketch_.toarray()[: c * (16 // c), : c * d].T
+    left_out = np.eye(c * d) - Q @ Q.T
+    level = np.repeat(projection.outside_curvature, d)
+    root = np.sqrt(ridge[: c * d] + level)
+    operator = left_out @ (F[: c * d, : c * d] - np.diag(level)) @ left_out
+    expected = np.linalg.norm(operator / np.outer(root, root), 2)
+    found = projection.error_outside(n_iterations=60)
+    assert 0.98 * expected < found <= expected * (1 + 1e-9)
+    largest = influence.linearisation_.curvature.uniform_error(influence.damping_, n_iterations=50)
+    assert found <= largest * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("name", ["binary", "multinomial"])
@@ -531,23 +625,36 @@ def test_effective_dimensions_of_the_factors():
     influence, Xq, yq = fit("multinomial", sketch_size=90)
     objective = influence.linearisation_.objective
     second = objective.output_curvature("hessian") / 150
-    weight = np.einsum("nkk->n", second)
-    E = second.sum(axis=0)
     X = np.asarray(influence.linearisation_.objective.features)
-    A = (X.T * weight) @ X / weight.sum()
-    ridge = objective.l2_penalty[0]
+    M = (X.T * np.linalg.norm(second, 2, axis=(1, 2))) @ X
+    E, ridge = second.sum(axis=0), objective.l2_penalty[0]
     expected = (
-        effective_dimension(eigh(A, eigvals_only=True), ridge / np.linalg.norm(E, 2)),
-        effective_dimension(eigh(E, eigvals_only=True), ridge / np.linalg.norm(A, 2)),
+        effective_dimension(np.linalg.eigvalsh(M), ridge),
+        effective_dimension(np.linalg.eigvalsh(E), ridge * np.linalg.norm(E, 2) / eigh(M)[0][-1]),
     )
     assert influence.factor_effective_dimensions_ == pytest.approx(expected)
-    product = np.kron(E, A)
-    # Below the factor the product of the dimensions may be less than that of the product.
-    price = 1 + ridge / (np.linalg.norm(A, 2) * np.linalg.norm(E, 2))
-    of_product = effective_dimension(eigh(product, eigvals_only=True), ridge)
-    assert price * np.prod(expected) >= of_product
+    # What bounds F has at least its effective dimension.
+    assert influence.effective_dimension_ <= 3 * expected[0] + 3
     whole, *_ = fit("multinomial", sketch_size=90, factorized=False)
     assert not hasattr(whole, "factor_effective_dimensions_")
+
+
+def test_effective_dimensions_of_the_factors_of_a_kronecker_product():
+    X, y = two_targets()
+    model = lm.Ridge(alpha=3.0, fit_intercept=False)
+    influence = SketchedInfluence(model, sketch_size=20, random_state=0).fit(X, y)
+    _, _, F, ridge = written_out(influence, X[:2], y[:2])
+    A, E = F[:30, :30], np.eye(2)
+    assert_allclose(F, np.kron(E, A), atol=1e-12)
+    found = influence.factor_effective_dimensions_
+    largest = np.linalg.norm(A, 2)
+    assert found[0] == pytest.approx(effective_dimension(np.linalg.eigvalsh(A), ridge[0]))
+    assert found[1] == pytest.approx(2 / (1 + ridge[0] / largest))
+    # Without the factor (1 + ridge / (||A|| ||E||)) the product may be less.
+    price = 1 + ridge[0] / largest
+    assert price * np.prod(found) >= influence.effective_dimension_
+    huge = clone(influence).set_params(damping=10 * largest).fit(X, y)
+    assert np.prod(huge.factor_effective_dimensions_) < huge.effective_dimension_
 
 
 @pytest.mark.parametrize("decay", [0.5, 1.0, 2.0])
@@ -591,6 +698,42 @@ def test_debiasing_serves_several_outputs_and_a_carried_intercept():
     assert ratio == pytest.approx(1, abs=0.05)
     biased = clone(influence).set_params(debias=False).fit(*digits())
     assert np.mean(biased.self_influence() / exact.self_influence()) < 0.9
+
+
+@pytest.mark.parametrize("name, factorized", [("binary", True), ("multinomial", False)])
+def test_debiasing_sketches_features_where_there_is_one_ridge(name, factorized):
+    settings = {"sketch": "gaussian", "sketch_size": 24, "debias": True}
+    found, Xq, yq = fit(name, **settings)
+    expected, *_ = fit(name, factorized=factorized, **settings)
+    assert_close(found.influence(Xq, yq), expected.influence(Xq, yq), 1e-12)
+    if not factorized:
+        with pytest.raises(ValueError, match="has its own where features are sketched"):
+            fit(name, factorized=True, **settings)
+
+
+# Half of the penalty is not what the frozen model was fitted with.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sketch": "gaussian", "debias": True},
+        {"sketch": "gaussian", "debias": True, "factorized": False},
+        {"sketch": "sjlt", "factorized": False},
+        {"sketch": "nystrom"},
+        {"sketch": "nystrom", "tail": False},
+    ],
+)
+def test_damping_and_penalty_are_one_ridge(settings, rng):
+    X = rng.standard_normal((80, 40)) * np.arange(1, 41) ** -0.5
+    y = rng.standard_normal(80)
+    model = lm.Ridge(4.0, fit_intercept=False).fit(X, y)
+    settings = {"sketch_size": 30, "random_state": 0, **settings}
+    full = SketchedInfluence(FrozenEstimator(model), **settings).fit(X, y)
+    damping = full.linearisation_.objective.l2_penalty[0] / 2
+    half = FrozenEstimator(copy.deepcopy(model).set_params(alpha=2.0))
+    found = SketchedInfluence(half, damping=damping, **settings).fit(X, y)
+    assert_close(found.influence(X, y), full.influence(X, y), 1e-10)
+    assert_close(found.self_influence(), full.self_influence(), 1e-10)
 
 
 def test_debiasing_warns_when_the_sketch_adds_more_than_the_ridge():
@@ -704,6 +847,24 @@ def test_leakage_error_falls_like_the_root_and_vanishes_with_projection():
     assert (np.array(errors[True]) < 0.1 * np.array(errors[False])).all()
 
 
+def test_leakage_in_the_unit_of_the_score_is_the_error_that_it_adds():
+    X, y, Xq = thin()
+    Xq = Xq * np.geomspace(0.1, 10, 15)[:, None]
+    yq = Xq[:, 0] + 1.0
+    settings = {"sketch": "gaussian", "sketch_size": 100, "random_state": 0}
+    model = lm.Ridge(1.0, fit_intercept=False)
+    leaking = SketchedInfluence(model, **settings).fit(X, y)
+    projected = clone(leaking).set_params(project_queries=True).fit(X, y)
+    added = leaking.influence(Xq, yq) - projected.influence(Xq, yq)
+    ratio = leaking.leakage(Xq, yq, unit="score") / np.sqrt(np.mean(added**2, axis=1))
+    assert 0.7 < np.median(ratio) < 1.5 and 0.3 < ratio.min() and ratio.max() < 3
+    assert not projected.leakage(Xq, yq, unit="score").any()
+    basis = clone(leaking).set_params(sketch="nystrom", sketch_size=20).fit(X, y)
+    assert not basis.leakage(Xq, yq, unit="score").any()
+    with pytest.raises(ValueError, match="unit must be"):
+        leaking.leakage(Xq, yq, unit="loss")
+
+
 def test_projected_queries_have_the_exact_influence_of_the_whole():
     X, y, Xq = thin()
     model = lm.Ridge(1.0)
@@ -725,46 +886,129 @@ def test_projected_queries_have_the_exact_influence_of_the_whole():
 # ---------------------------------------------------------------------------
 
 
-def test_sketch_error_is_measured_against_the_exact_scores(monkeypatch):
+def dense_sketched_form(influence, left, right):
+    """``B~`` of dense rows."""
+    fit = influence.linearisation_
+    solved = fit.solve(fit.space.project(DenseRows(left)))
+    return solved.inner(fit.space.project(DenseRows(right)))
+
+
+@pytest.mark.parametrize("sketch", ["gaussian", "nystrom"])
+def test_sketch_error_is_measured_against_the_exact_scores(sketch, monkeypatch):
     # All rows are probes, so that it does not matter which are drawn.
     monkeypatch.setattr("skinfluence.estimators._sketch_error.N_PROBES", 150)
-    influence, Xq, yq = fit("multinomial", sketch="gaussian", sketch_size=60)
-    rows, _, F, ridge = written_out(influence, Xq, yq)
-    exact = rows @ np.linalg.solve(F + np.diag(ridge), rows.T)
-    sketched = -influence.influence(*problem("multinomial")[:2])
-    error = influence.sketch_error_
-    gap = np.linalg.norm(sketched - exact, axis=1) / np.linalg.norm(exact, axis=1)
-    assert error.relative.value == pytest.approx(gap.mean(), rel=1e-5)
-    ranks = [spearmanr(*pair).statistic for pair in zip(sketched, exact, strict=True)]
-    assert error.spearman.value == pytest.approx(np.mean(ranks), rel=1e-5)
-    scale = np.einsum("qp,qp->q", rows @ np.linalg.pinv(F, hermitian=True), rows)
-    uniform = np.quantile(np.abs(sketched - exact) / np.sqrt(np.outer(scale, scale)), 0.95)
-    # Conjugate gradients approach the scale from below, so the error from above.
-    assert uniform <= error.uniform.value * (1 + 1e-4)
-    assert error.uniform.value < 1.5 * uniform
+    influence, Xq, yq = fit("multinomial", sketch=sketch, sketch_size=60)
+    rows, queries, F, ridge = written_out(influence, Xq, yq)
+    inverse, pseudo = np.linalg.inv(F + np.diag(ridge)), np.linalg.pinv(F, hermitian=True)
+    values, vectors = eigh(F)
+    root = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
+    operator = np.linalg.norm(
+        dense_sketched_form(influence, root, root) - root @ inverse @ root.T, 2
+    )
+    row_scale = np.einsum("qp,qp->q", rows @ pseudo, rows)
+    for of, arguments in ((rows, ()), (queries, (Xq, yq))):
+        error = influence.sketch_error(*arguments)
+        exact, sketched = of @ inverse @ rows.T, dense_sketched_form(influence, of, rows)
+        gap = np.linalg.norm(sketched - exact, axis=1) / np.linalg.norm(exact, axis=1)
+        assert_allclose(np.sort(error.relative["values"]), np.sort(gap), rtol=1e-5)
+        assert error.relative.percentile_95.value == pytest.approx(
+            np.quantile(gap, 0.95), rel=1e-5
+        )
+        assert error.relative.max == pytest.approx(gap.max(), rel=1e-5)
+        ranks = [spearmanr(*pair).statistic for pair in zip(sketched, exact, strict=True)]
+        assert error.spearman.median.value == pytest.approx(np.median(ranks), rel=1e-5)
+        assert error.spearman.min == pytest.approx(min(ranks), rel=1e-5)
+        scale = np.einsum("qp,qp->q", of @ pseudo, of)
+        pairs = np.abs(sketched - exact) / np.sqrt(np.outer(scale, row_scale))
+        pairwise = error.pairwise.percentile_95.value
+        # Conjugate gradients approach the scale from below, so the error from above.
+        assert np.quantile(pairs, 0.95) * (1 - 1e-4) <= pairwise < 1.5 * np.quantile(pairs, 0.95)
+        # Found from below.
+        assert 0.9 * operator < error.operator <= operator * (1 + 1e-4)
+        assert error.operator > error.pairwise.percentile_95.value
+        assert error.n_queries == len(of)
 
 
 def test_sketch_error_has_intervals():
     influence, *_ = fit("multinomial", sketch="gaussian", sketch_size=60)
-    error = influence.sketch_error_
-    for name in ("uniform", "relative", "spearman"):
-        assert error[name].low <= error[name].value <= error[name].high
-    assert error.n_probes == 16
+    error = influence.sketch_error()
+    assert error.n_queries == 72
+    for part in (error.relative, error.spearman, error.pairwise):
+        for entry in part.values():
+            if isinstance(entry, dict):
+                assert entry.low <= entry.value <= entry.high
+    assert error.relative.percentile_95.high == error.relative.max
+    # Twenty queries give no upper limit of the 95th percentile.
+    few = influence.sketch_error(*problem("multinomial")[2:4])
+    assert few.relative.percentile_95.high == np.inf and few.spearman.percentile_5.low == -1
+    assert few.relative.median.high < np.inf
+
+
+def test_sketch_error_sees_leakage_of_the_queries_at_hand():
+    X, y, Xq = thin()
+    model = lm.Ridge(1.0, fit_intercept=False)
+    settings = {"sketch": "gaussian", "sketch_size": 100, "random_state": 0}
+    influence = SketchedInfluence(model, **settings).fit(X, y)
+    assert influence.leakage(Xq).min() > 0.5
+    within, outside = influence.sketch_error(), influence.sketch_error(Xq)
+    assert outside.relative.median.value > 5 * within.relative.max
+    projected = clone(influence).set_params(project_queries=True).fit(X, y)
+    assert projected.sketch_error(Xq).relative.max < 2 * within.relative.max
+
+
+def test_sketch_error_of_targets_needs_their_queries():
+    influence, *_ = fit("binary", sketch="sjlt", sketch_size=10)
+    with pytest.raises(ValueError, match="targets y without queries X"):
+        influence.sketch_error(y=[0, 1])
 
 
 def test_sketch_error_of_an_exact_sketch_is_nothing():
     influence, *_ = fit("binary", sketch="identity")
-    assert influence.sketch_error_.relative.value < 1e-6
-    assert influence.sketch_error_.spearman.value > 1 - 1e-6
+    error = influence.sketch_error()
+    assert error.relative.max < 1e-6 and error.operator < 1e-6
+    assert error.spearman.min > 1 - 1e-6
+
+
+def arrays_of(rows, seen):
+    """Arrays and sparse matrices below an object, each buffer once."""
+    if id(rows) in seen:
+        return
+    seen.add(id(rows))
+    if isinstance(rows, np.ndarray) or sp.issparse(rows):
+        yield rows
+    for part in [*vars(rows).values()] if hasattr(rows, "__dict__") else []:
+        if isinstance(part, (Rows, CentredFeatures, np.ndarray)) or sp.issparse(part):
+            yield from arrays_of(part, seen)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("factorized", [True, False])
+@pytest.mark.parametrize("tail", [True, False])
+@pytest.mark.parametrize("kind", ["nystrom", "gaussian"])
+def test_stored_numbers_are_those_of_the_arrays(kind, tail, factorized, sparse):
+    X, y, *_, model = problem("multinomial")
+    X = sp.csr_matrix(X) if sparse else X
+    influence = SketchedInfluence(
+        model, sketch=kind, sketch_size=36, tail=tail, factorized=factorized, random_state=0
+    ).fit(X, y)
+    rows = influence.linearisation_.training_rows
+    # One number for each row at least: not what all rows share, the basis and the centre.
+    held = [a for a in arrays_of(rows, {id(influence.sketch_)}) if a.shape[0] == len(y)]
+    assert influence.n_stored_ == pytest.approx(sum(a.size for a in held) / len(y))
+    plain = 3 + 3 + 12 if factorized else 36 + 3
+    if kind == "gaussian" or not tail:
+        assert influence.n_stored_ == plain
+    else:
+        features = X.nnz / len(y) if sparse else X.shape[1]
+        assert influence.n_stored_ == pytest.approx(plain + 3 + features, abs=3)
 
 
 def test_a_second_fit_forgets_the_first():
     influence, *_ = fit("binary", sketch="sjlt", sketch_size=10)
-    first = influence.sketch_error_.relative.value, influence.effective_dimension_
+    first = influence.effective_dimension_
     X, y = digits()
     influence.fit(X[:100], y[:100])
-    second = influence.sketch_error_.relative.value, influence.effective_dimension_
-    assert first[0] != second[0] and first[1] != second[1]
+    assert first != influence.effective_dimension_
 
 
 # ---------------------------------------------------------------------------

@@ -79,3 +79,13 @@ def with_fixed_signs(vectors):
     largest = np.abs(vectors).argmax(axis=0)
     signs = np.sign(vectors[largest, np.arange(vectors.shape[1])])
     return vectors * np.where(signs == 0, 1.0, signs)
+
+
+def smallest(order, k):
+    """Positions of the k smallest of each row of an array, in ascending order."""
+    k = min(k, order.shape[1])
+    some = np.argpartition(order, k - 1, axis=1)[:, :k]
+    some.sort(axis=1)
+    # Ties keep the order of the training rows.
+    by_value = np.argsort(np.take_along_axis(order, some, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(some, by_value, axis=1)

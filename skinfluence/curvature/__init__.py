@@ -22,6 +22,7 @@ from skinfluence.curvature._matrix_free import MatrixFreeCurvature
 from skinfluence.curvature._nystrom import NystromCurvature
 from skinfluence.curvature._refined import RefinedCurvature
 from skinfluence.curvature._space import Space
+from skinfluence.curvature._spectral_measure import spectral_measure
 
 __all__ = [
     "SOLVERS",
@@ -40,4 +41,5 @@ __all__ = [
     "eigenspaces",
     "exact_curvature",
     "make_curvature",
+    "spectral_measure",
 ]

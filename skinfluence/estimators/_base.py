@@ -24,6 +24,7 @@ from skinfluence._utils.validation import (
     reads_raw_data,
 )
 from skinfluence._utils.warnings import warn_user
+from skinfluence.estimators._damping import network_damping
 from skinfluence.estimators._fitted import FittedInfluence
 from skinfluence.estimators._linearisation import Linearisation
 from skinfluence.models import FittedModel, fit_arguments
@@ -66,7 +67,8 @@ def fit_model(influence, X, y, sample_weight):
         check_classification_targets(y)
     given = None if sample_weight is None else weight
     fitted = clone(estimator).fit(X, y, **fit_arguments(estimator, given))
-    return FittedModel(estimator, fitted, X if reads_raw_data(influence) else checked, y, weight)
+    rows = X if reads_raw_data(influence) else checked
+    return FittedModel(estimator, fitted, rows, y, weight, table=X)
 
 
 # Parameters of the estimators whose curvature is an approximation.
@@ -80,7 +82,7 @@ class BaseInfluence(FittedInfluence, ABC):
     """An influence estimator that uses one curvature.
 
     Need to be defined: ``_make_curvature``. May be overridden: ``_make_objective``, by estimators
-    over some of the parameters.
+    over some of the parameters; ``_match_damping``, by those that need less damping than F itself.
     """
 
     # Steps of refinement, a parameter where the curvature is an approximation.
@@ -95,6 +97,10 @@ class BaseInfluence(FittedInfluence, ABC):
     def _make_objective(self, fitted_model):
         """Build the objective over the parameters under study."""
         return fitted_model.objective
+
+    def _match_damping(self, objective, curvature, space, damping):
+        """Damping of the curvature that was made, from the damping of F itself."""
+        return damping
 
     # Fitting.
 
@@ -144,6 +150,7 @@ class BaseInfluence(FittedInfluence, ABC):
         damping = self._choose_damping(objective)
         objective = objective.conditioned(damping)
         kind, curvature, space = self._make_curvature(objective, damping)
+        damping = self._match_damping(objective, curvature, space, damping)
         rows = space.project(objective.training_gradient_rows())
         schedule = Schedule(self.batch_size, self.n_jobs, self.verbose)
         found = Linearisation(
@@ -158,7 +165,7 @@ class BaseInfluence(FittedInfluence, ABC):
             return float(self.damping)
         if not objective.needs_damping:
             return 0.0
-        return 0.1 * objective.mean_eigenvalue(self.curvature)
+        return network_damping(objective, self.curvature)
 
 
 def _check_parameters(objective, model):

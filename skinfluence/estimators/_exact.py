@@ -19,7 +19,9 @@ class ExactInfluence(BaseInfluence):
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
         data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
-        the columns. For networks and their heads "auto" is 0.1 times the mean eigenvalue of the
+        the columns. For networks "auto" is found from the gradient that training has left, a short
+        training asking for much damping; Kronecker factors take the damping at which they agree
+        best with the full curvature at its own, and heads 0.1 times the mean eigenvalue of their
         curvature. ``damping_`` reports the damping that was used.
     solver : {"auto", "direct", "gram", "cg", "lissa"}, default="auto"
         "direct": Cholesky factors of the curvature. "gram": inner products of its factor rows,

@@ -19,18 +19,25 @@ from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence._utils.validation import (
     check_indices,
     check_queries,
-    check_refine,
+    check_reduce,
+    check_weights,
     reads_raw_data,
 )
+from skinfluence.estimators._effects import EffectsMixin
 from skinfluence.estimators._memorization import memorization
+from skinfluence.estimators._ranking import RankingMixin
 from skinfluence.metrics import InfluenceScorer
-from skinfluence.refitting.moved_losses import moved_losses
-from skinfluence.refitting.removal import removal_of_sets
+from skinfluence.metrics._model_functional import find_functional
 from skinfluence.rows import DenseRows
 
 
 class FittedInfluence(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, MetaEstimatorMixin, BaseEstimator
+    EffectsMixin,
+    RankingMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    MetaEstimatorMixin,
+    BaseEstimator,
 ):
     """Influence functions of a model whose linearisation is known."""
 
@@ -83,12 +90,14 @@ class FittedInfluence(
         self._check_fitted()
         return self.linearisation_.read(check_queries(self, X, numeric=not reads_raw_data(self)))
 
-    def _query_rows(self, X, y=None):
+    def _query_rows(self, X, y=None, of="auto"):
         """Gradients of queries in the coordinates of the curvature."""
         features = self._features(X)
-        return self.linearisation_.query_rows(features, y)
+        return self.linearisation_.query_rows(features, y, of)
 
-    def influence(self, X, y=None, *, reduce=None, return_error=False):
+    def influence(
+        self, X, y=None, *, of="auto", sample_weight=None, reduce=None, return_error=False
+    ):
         """Influence of every training row on the loss or the prediction of queries.
 
         ``I_loss(z_t, z_p) = -g_t' H^{-1} g_p``: the derivative of the loss at query t with
@@ -104,6 +113,15 @@ class FittedInfluence(
             Their targets. Without targets, influence on the prediction: the margin of the
             predicted class over the next, or the output of a regression; positive then
             means that more weight on the row raises the prediction.
+        of : {"auto", "loss", "margin", "probability", "output"}, default="auto"
+            What the influence is on: "auto" is the loss with y, the margin without. "margin":
+            the score of the class in y (without y of the predicted class) over the largest
+            other score, or the prediction of a regression. "probability": of that class, as
+            ``predict_proba`` gives it. "output": what ``decision_function`` or the linear
+            predictor gives, of that class where each class has an output, else the sum of the
+            outputs. Positive: more weight on the row raises that number.
+        sample_weight : array-like of shape (n_queries,), default=None
+            Weights of the queries in ``reduce``.
         reduce : {None, "mean", "sum"}, default=None
             Reduce over the queries, at the cost of one solve.
         return_error : bool, default=False
@@ -112,7 +130,7 @@ class FittedInfluence(
         Returns
         -------
         influence : ndarray of shape (n_queries, n_train) or (n_train,)
-            Scores in units of the loss per unit of relative weight.
+            Scores in units of the loss (or of what ``of`` names) per unit of relative weight.
         bounds : ndarray of shape (n_queries, n_train) or (n_train,)
             Only with ``return_error=True``: at least the distance of each score from the score
             by the full curvature of the same kind, up to rounding; 0 where that is solved
@@ -124,7 +142,8 @@ class FittedInfluence(
         Raises
         ------
         ValueError
-            If a label is unknown to the model, or the queries are unfit.
+            If a label is unknown to the model, the model has no probabilities, weights come
+            without ``reduce``, or the queries are unfit.
 
         Warns
         -----
@@ -145,69 +164,84 @@ class FittedInfluence(
         ----------
         Koh and Liang, *Understanding Black-box Predictions via Influence Functions*, 2017.
         """
-        _check_reduce(reduce)
-        fit, features = self.linearisation_, self._features(X)
-        gradients = fit.gradient_rows(features, y)
-        queries = _reduced(fit.space.project_queries(gradients), reduce)
+        features, fit = self._features(X), self.linearisation_
+        weight = _reduction(reduce, features.shape[0], sample_weight)
+        gradients = fit.gradient_rows(features, y, of)
+        queries = _reduced(fit.space.project_queries(gradients), weight)
         out = np.empty((len(queries), self.n_samples_))
         if not return_error:
             fit.fill_influence(queries, out)
             return out if reduce is None else out[0]
         bounds = np.empty_like(out)
-        fit.fill_influence_and_bounds(_reduced(gradients, reduce), queries, out, bounds)
+        fit.fill_influence_and_bounds(_reduced(gradients, weight), queries, out, bounds)
         return (out, bounds) if reduce is None else (out[0], bounds[0])
 
-    def most_influential(self, X, y=None, k=10, *, by="harmful"):
-        """The training rows with the most influence on each query.
+    def influence_on(self, functional, X, y=None, *, sample_weight=None):
+        """Influence of every training row on one number computed from all queries.
 
-        The full matrix of influences is never stored.
+        ``-(sum_t J_t' dM/dz_t)' H^{-1} g_p`` for a functional M of the raw outputs ``z_t``, with
+        Jacobians ``J_t``. **Positive: more weight on that training row raises the number**;
+        leaving the row out changes it by ``-weight / N`` times this, to first order. See
+        `skinfluence.diagnostics.functional_without_each` for the number at the moved outputs.
 
         Parameters
         ----------
+        functional : str or object
+            A name ("log_loss", "brier", "roc_auc", "expected_calibration_error"), a functional
+            of `skinfluence.metrics` such as ``GroupGap(groups)``, or an object of one's own
+            with the methods ``value(outputs, y)`` and ``gradient(outputs, y)``, which return a
+            float and an array of the shape of ``outputs``. ``outputs`` (n_queries, c) are what
+            ``decision_function`` or the linear predictor gives, unless an attribute ``response``
+            of the object names another response, see `skinfluence.metrics.Functional`.
+            ``y`` are targets, or the positions of labels in ``classes_``.
         X : {array-like, sparse matrix} of shape (n_queries, n_features)
             Queries.
         y : array-like of shape (n_queries,), default=None
-            Their targets; see `influence`.
-        k : int, default=10
-            How many rows, at most the number of training rows.
-        by : {"harmful", "helpful", "absolute"}, default="harmful"
-            Largest, smallest or largest absolute influence first.
+            Their targets, for functionals that need them.
+        sample_weight : array-like of shape (n_queries,), default=None
+            Weights of the queries, handed to the functional as ``sample_weight``.
 
         Returns
         -------
-        indices : ndarray of shape (n_queries, k)
-            Training rows, the most influential first.
-        values : ndarray of shape (n_queries, k)
-            Their influence, signed as in `influence`.
+        ndarray of shape (n_train,)
+            Scores in units of the number per unit of relative weight.
 
         Raises
         ------
+        TypeError
+            If the functional lacks a method, or takes no weights although there are some.
         ValueError
-            If ``k`` exceeds the number of training rows, or ``by`` is unknown.
+            If its gradient disagrees with its value, checked by differences on a few outputs;
+            if the model has no such response; or if the queries are unfit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_breast_cancer
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> from skinfluence import ExactInfluence
+        >>> X, y = load_breast_cancer(return_X_y=True)
+        >>> model = LogisticRegression(solver="newton-cholesky")
+        >>> influence = ExactInfluence(model).fit(X[::2], y[::2])
+        >>> influence.influence_on("roc_auc", X[1::2], y[1::2]).shape
+        (285,)
+
+        A functional of one's own in five lines:
+
+        >>> class MeanOutput:
+        ...     def value(self, outputs, y):
+        ...         return outputs.mean()
+        ...     def gradient(self, outputs, y):
+        ...         return np.full(outputs.shape, 1 / outputs.size)
+        >>> found = influence.influence_on(MeanOutput(), X[1::2])
+        >>> bool(np.allclose(found, influence.influence(X[1::2], of="output", reduce="mean")))
+        True
         """
-        self._check_fitted()
-        if by not in ("harmful", "helpful", "absolute"):
-            raise ValueError(f"by must be 'harmful', 'helpful' or 'absolute'. Got {by!r} instead.")
-        if not isinstance(k, Integral) or not 1 <= k <= self.n_samples_:
-            raise ValueError(
-                f"k must be an integer from 1 to the number of training rows, "
-                f"{self.n_samples_}. Got {k!r} instead."
-            )
-        queries = self._query_rows(X, y)
-        indices = np.empty((len(queries), k), dtype=np.intp)
-        values = np.empty((len(queries), k))
-
-        def fill(batch):
-            scores = np.empty((batch.stop - batch.start, self.n_samples_))
-            self.linearisation_.fill_influence(queries[batch], scores)
-            order = {"harmful": -scores, "helpful": scores, "absolute": -np.abs(scores)}[by]
-            indices[batch] = _smallest(order, k)
-            values[batch] = np.take_along_axis(scores, indices[batch], axis=1)
-
-        row_bytes = 8 * 4 * max(self.n_samples_, queries.n_columns)
-        for batch in self.linearisation_.schedule.batches(len(queries), row_bytes):
-            fill(batch)
-        return indices, values
+        features, fit, weight = self._features(X), self.linearisation_, sample_weight
+        if weight is not None:
+            weight = check_weights(sample_weight, np.empty((features.shape[0], 1)))
+        row = fit.functional_row(features, find_functional(functional), y, weight)
+        return fit.fill_influence(row, np.empty((1, self.n_samples_)))[0]
 
     def self_influence(self):
         """Influence of every training row on its own loss, without the sign.
@@ -260,90 +294,6 @@ class FittedInfluence(
         self._check_fitted()
         indices = check_indices(indices, self.n_samples_)
         return self.linearisation_.parameter_influence(indices)
-
-    # Effects of leaving rows out.
-
-    def leave_one_out_effect(self, X, y, *, reduce=None, refine="auto"):
-        """Predicted change of the losses when a training row is left out and the model refitted.
-
-        A Newton step without the row, then the loss at the moved outputs. The step removes the
-        row's curvature from the Hessian by Woodbury (its own share, from an approximate
-        curvature), and changes class weights and the weight of the penalty as the estimator
-        would. **Positive: leaving the row out raises the loss (the row helps)**; to first order
-        the effect is ``-(weight / N)`` times `influence`.
-
-        What does not depend on the queries is computed on the first call and kept, so that a
-        later call costs about as much as `influence`.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_queries, n_features)
-            Queries.
-        y : array-like of shape (n_queries,)
-            Their targets.
-        reduce : {None, "mean", "sum"}, default=None
-            Reduce over the queries.
-        refine : {"auto", bool, int}, default="auto"
-            How many rows go on from the Newton step to the minimum of the other rows, those with
-            the longest steps first: as many as about a second of one core allows, all of them or
-            none, or a number of rows.
-
-        Returns
-        -------
-        ndarray of shape (n_queries, n_train) or (n_train,)
-            Change of the loss, in units of the loss. Where a row is the last of its class, a
-            linear model is refitted on the other classes, and queries of the lost class have
-            an infinite loss; NaN if there is no such model. A network keeps its outputs.
-
-        Raises
-        ------
-        ValueError
-            If no row can be left out: nothing, or one class alone, would be left.
-
-        Warns
-        -----
-        NumericalWarning
-            Names the rows without which there is no refit, some queries have no finite loss, or
-            the iteration did not converge, and rows with a leverage near 1, for which no single
-            step can foresee the refit.
-        """
-        self._check_fitted()
-        _check_reduce(reduce)
-        features = self._features(X)
-        targets = self.linearisation_.targets(features, y)
-        removed = self.linearisation_.without_each(check_refine(refine))
-        return moved_losses(self.linearisation_, removed, features, targets, reduce)
-
-    def removal_effect(self, indices, X, y):
-        """Predicted change of the losses when a set of training rows is dropped at once.
-
-        Parameters
-        ----------
-        indices : array-like of int of shape (n_rows,)
-            Training rows that are dropped together.
-        X : {array-like, sparse matrix} of shape (n_queries, n_features)
-            Queries.
-        y : array-like of shape (n_queries,)
-            Their targets.
-
-        Returns
-        -------
-        ndarray of shape (n_queries,)
-            Change of the loss; positive: dropping the rows raises the loss. Infinite for queries
-            of a class that is left without rows, see `leave_one_out_effect`.
-
-        Raises
-        ------
-        ValueError
-            If the removal leaves nothing to fit, or empties a class where no model of the other
-            classes is known.
-        """
-        self._check_fitted()
-        features = self._features(X)
-        targets = self.linearisation_.targets(features, y)
-        rows = check_indices(indices, self.n_samples_)
-        removed = removal_of_sets(self.linearisation_, [rows])
-        return moved_losses(self.linearisation_, removed, features, targets, None)[:, 0]
 
     # Agreement with refits.
 
@@ -409,6 +359,12 @@ class FittedInfluence(
         return self.linearisation_.effective_dimension()
 
     @property
+    def n_stored_(self):
+        """Numbers that stand for each training row when scores are computed."""
+        self._check_fitted()
+        return self.linearisation_.training_rows.n_stored
+
+    @property
     def _n_features_out(self):
         return self.n_components_
 
@@ -422,24 +378,18 @@ class FittedInfluence(
         return tags
 
 
-def _check_reduce(reduce):
-    if reduce not in (None, "mean", "sum"):
-        raise ValueError(f"reduce must be None, 'mean' or 'sum'. Got {reduce!r} instead.")
-    return reduce
+def _reduction(reduce, n_queries, sample_weight):
+    """Weights of queries in a reduction over them, None without one."""
+    if check_reduce(reduce) is None:
+        if sample_weight is None:
+            return None
+        raise ValueError(
+            "sample_weight weighs the queries in a reduction over them. Give reduce='mean' or "
+            "'sum', or leave sample_weight out."
+        )
+    weight = check_weights(sample_weight, np.empty((n_queries, 1)))
+    return weight if reduce == "sum" else weight / weight.sum()
 
 
-def _reduced(rows, reduce):
-    if reduce is None:
-        return rows
-    weight = np.full((1, len(rows)), 1.0 if reduce == "sum" else 1.0 / len(rows))
-    return DenseRows(weight @ rows)
-
-
-def _smallest(order, k):
-    """Positions of the k smallest of each row, in ascending order."""
-    k = min(k, order.shape[1])
-    some = np.argpartition(order, k - 1, axis=1)[:, :k]
-    some.sort(axis=1)
-    # Ties keep the order of the training rows.
-    by_value = np.argsort(np.take_along_axis(order, some, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(some, by_value, axis=1)
+def _reduced(rows, weight):
+    return rows if weight is None else DenseRows(weight[None] @ rows)

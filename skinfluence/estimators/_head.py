@@ -45,7 +45,9 @@ class ClassifierHeadInfluence(BaseInfluence):
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
         data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
-        the columns. For networks and their heads "auto" is 0.1 times the mean eigenvalue of the
+        the columns. For networks "auto" is found from the gradient that training has left, a short
+        training asking for much damping; Kronecker factors take the damping at which they agree
+        best with the full curvature at its own, and heads 0.1 times the mean eigenvalue of their
         curvature. ``damping_`` reports the damping that was used.
     solver : {"auto", "direct", "gram", "cg", "lissa"}, default="auto"
         "direct": Cholesky factors of the curvature. "gram": inner products of its factor rows,
@@ -84,6 +86,9 @@ class ClassifierHeadInfluence(BaseInfluence):
         norms of its terms.
     effective_dimension_ : float
         ``tr(F H^{-1})`` of the head.
+    n_stored_ : float
+        Numbers that stand for each training row when scores are computed, a mean over the rows
+        (of sparse features, stored entries). Factored rows keep their two factors.
     n_samples_, n_params_, n_components_ : int
         Training rows, parameters of the head, columns of the embedding.
     classes_ : ndarray of shape (n_classes,)
@@ -177,6 +182,13 @@ class ClassifierHeadInfluence(BaseInfluence):
         self.head_ = self._found_head.layer
         return self._found_head.objective
 
+    def _choose_damping(self, objective):
+        if self.damping == "auto" and objective.needs_damping:
+            # The rule of networks finds more, and agrees less with refits: the head alone has
+            # fewer flat directions.
+            return 0.1 * objective.mean_eigenvalue(self.curvature)
+        return super()._choose_damping(objective)
+
     def _make_curvature(self, objective, damping):
         kind = choose_curvature(objective, self.curvature, damping)
         if self.sketch_size is not None:
@@ -234,7 +246,10 @@ class ClassifierHeadInfluence(BaseInfluence):
             t2 : ndarray of shape (n_compared, n_train) or None
                 Term (43).
             t1_share : float or None
-                Norm of t1 over the norm of the Hessian of the head.
+                Norm of t1 over the norm of the Hessian of the head. Dominant inverse eigenvalues
+                do not make it small, as the theorem is read: they make ``Q_C' Lambda_C Q_C``
+                small, so t1 is negligible only if ``||beta||^2`` is far below the ratio of the
+                eigenvalues of the head to the others. On networks it is near 1.
             t2_share : ndarray of shape (n_compared,) or None
                 Median over the training rows of t2 relative to the full influence.
             partition : ndarray of bool of shape (n_params_of_model,) or None

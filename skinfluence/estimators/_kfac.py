@@ -1,6 +1,6 @@
 """Influence by Kronecker-factored curvature."""
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -16,6 +16,7 @@ from skinfluence.curvature.kronecker import (
     sketch_sizes,
 )
 from skinfluence.estimators._base import REFINEMENT, BaseInfluence
+from skinfluence.estimators._damping import matched_damping
 
 # Numbers of the largest parameter that has a dense block: a matrix of 128 MiB.
 MAX_DENSE_BLOCK = 4096
@@ -59,10 +60,14 @@ class KFACInfluence(BaseInfluence):
         is the share of all directions of the factors, :math:`m_A + m_E` added over the layers,
         that is kept: those with most of the effective dimension. An int is the number of rows
         :math:`m_A m_E` for each layer, split like the effective dimensions of its factors; a
-        pair is ``(m_A, m_E)``; "auto" takes twice these effective dimensions. By default
-        nothing is sketched.
+        pair is ``(m_A, m_E)``; "auto" takes the sizes from which the uniform error of the
+        sketch, on the Kronecker product of a layer, is at most ``eps``. By default nothing is
+        sketched.
     sketch : {"nystrom", "gaussian"}, default="nystrom"
-        "nystrom": the leading eigenvectors of A and of E. "gaussian": random.
+        "nystrom": the leading eigenvectors of A and of E, for "auto" all those with an
+        eigenvalue x in :math:`A \otimes E` of which :math:`x / (x + \lambda)`, their error if
+        left out, exceeds ``eps``. "gaussian": random, for "auto" as large as
+        :func:`~skinfluence.sketching.influence_min_dim` says of each factor.
     refine : {"auto"} or int, default=0
         Steps of conjugate gradients with the full curvature, preconditioned by the approximate
         one, after the approximate solution; each is one product of the full curvature with
@@ -71,11 +76,16 @@ class KFACInfluence(BaseInfluence):
         `parameter_influence`, `score` and the effects of leaving rows out; `self_influence`,
         `transform`, `memorization` and the leverages keep the approximation.
     eps : float, default=0.1
-        Largest error bound, relative to the score, at which ``refine="auto"`` stops.
+        Largest error, in (0, 1): of sizes that are found from the data, and of the error bound,
+        relative to the score, at which ``refine="auto"`` stops.
+    delta : float, default=0.05
+        Share of the seeds of a random sketch that may exceed ``eps``, in (0, 1).
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
         data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
-        the columns. For networks and their heads "auto" is 0.1 times the mean eigenvalue of the
+        the columns. For networks "auto" is found from the gradient that training has left, a short
+        training asking for much damping; Kronecker factors take the damping at which they agree
+        best with the full curvature at its own, and heads 0.1 times the mean eigenvalue of their
         curvature. ``damping_`` reports the damping that was used.
     batch_size : int, default=None
         Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
@@ -109,6 +119,9 @@ class KFACInfluence(BaseInfluence):
     stationarity_ : float
         Norm of the gradient of the objective at the fitted parameters, over the sum of the
         norms of its terms.
+    n_stored_ : float
+        Numbers that stand for each training row when scores are computed, a mean over the rows
+        (of sparse features, stored entries). Factored rows keep their two factors.
     n_samples_, n_params_, n_components_ : int
         Training rows, parameters of the model, columns of the embedding.
     classes_ : ndarray of shape (n_classes,)
@@ -168,6 +181,7 @@ class KFACInfluence(BaseInfluence):
         ],
         "sketch": [StrOptions({"nystrom", "gaussian"})],
         **REFINEMENT,
+        "delta": [Interval(Real, 0, 1, closed="neither")],
     }
     _parameter_constraints.pop("curvature")
 
@@ -183,6 +197,7 @@ class KFACInfluence(BaseInfluence):
         sketch="nystrom",
         refine=0,
         eps=0.1,
+        delta=0.05,
         damping="auto",
         batch_size=None,
         n_jobs=None,
@@ -199,6 +214,7 @@ class KFACInfluence(BaseInfluence):
         self.sketch = sketch
         self.refine = refine
         self.eps = eps
+        self.delta = delta
         self.damping = damping
         self.batch_size = batch_size
         self.n_jobs = n_jobs
@@ -217,13 +233,13 @@ class KFACInfluence(BaseInfluence):
         rows = self._factor_rows(objective, random_state)
         self._check_dense_blocks(objective, rows)
         layers = moments(rows, weight, self.shared, self.unfactored)
-        # One number for the damping and the model's own penalty.
-        ridge = damping + float(np.mean(objective.l2_penalty))
-        names = getattr(objective, "layers", ["coef"])
-        self.layers_ = [describe(*pair, ridge) for pair in zip(names, layers, strict=True)]
+        self._layers = layers
+        self.layers_ = self._describe(objective, damping)
         space = Space(objective.l2_penalty)
         if self.sketch_size is not None:
-            sizes = sketch_sizes(self.sketch_size, layers, self.layers_, ridge)
+            rule = {"kind": self.sketch, "eps": self.eps, "delta": self.delta}
+            ridge = _ridge(objective, damping)
+            sizes = sketch_sizes(self.sketch_size, layers, self.layers_, ridge, **rule)
             sketches = [
                 draw_layer_sketch(layer, pair, self.sketch, random_state)
                 for layer, pair in zip(layers, sizes, strict=True)
@@ -235,6 +251,23 @@ class KFACInfluence(BaseInfluence):
             layers = moments(rows, weight, self.shared, self.unfactored)
         curvature = KroneckerCurvature(rows, layers, space.penalty, self.eigenvalue_correction)
         return self.curvature, curvature, space
+
+    def _match_damping(self, objective, curvature, space, damping):
+        # Refined scores are those of the full curvature, and need its damping.
+        if self.damping == "auto" and objective.needs_damping and self.refine == 0:
+            damping = matched_damping(objective, self.curvature, curvature, space, damping)
+            shapes = [report.sketch_shape for report in self.layers_]
+            self.layers_ = self._describe(objective, damping)
+            for report, shape in zip(self.layers_, shapes, strict=True):
+                report.sketch_shape = shape
+        # The factors of unsketched layers are not needed any more.
+        del self._layers
+        return damping
+
+    def _describe(self, objective, damping):
+        names = getattr(objective, "layers", ["coef"])
+        ridge = _ridge(objective, damping)
+        return [describe(*pair, ridge) for pair in zip(names, self._layers, strict=True)]
 
     def _factor_rows(self, objective, random_state):
         if self.fisher == "sampled":
@@ -253,3 +286,8 @@ class KFACInfluence(BaseInfluence):
                     f"block (at most {MAX_DENSE_BLOCK}). Use unfactored='diagonal', or leave the "
                     "parameter out of those that the model studies."
                 )
+
+
+def _ridge(objective, damping):
+    """One number for the damping and the model's own penalty."""
+    return damping + float(np.mean(objective.l2_penalty))

@@ -16,7 +16,9 @@ from skinfluence.curvature import (
     Space,
     make_curvature,
 )
+from skinfluence.metrics._model_functional import ModelFunctional
 from skinfluence.models import FittedModel, Objective
+from skinfluence.models.responses import OF
 from skinfluence.refitting.removal import removal_of_each
 from skinfluence.rows import DenseRows, Rows
 
@@ -120,15 +122,36 @@ class Linearisation:
         y = self.fitted_model.read_targets(y)
         return self.objective.encode_queries(y, features.shape[0])
 
-    def gradient_rows(self, features, y=None):
-        """Gradients of the queries' losses, or of their predictions without y."""
-        if y is None:
-            return self.objective.prediction_rows(features)
-        return self.objective.gradient_rows(features, self.targets(features, y))
+    @property
+    def own_targets(self):
+        """Targets of the training rows as the loss reads those of queries, (n_samples, t)."""
+        return self.objective.encode(self.fitted_model.y)
 
-    def query_rows(self, features, y=None):
+    def gradient_rows(self, features, y=None, of="auto"):
+        """Gradients of what is asked of the queries: their losses, or predictions without y."""
+        of = _asked(of, y)
+        targets = None if y is None else self.targets(features, y)
+        return self.objective.rows_of(features, of, targets)
+
+    def query_rows(self, features, y=None, of="auto"):
         """`gradient_rows` in the coordinates of the curvature."""
-        return self.space.project_queries(self.gradient_rows(features, y))
+        return self.space.project_queries(self.gradient_rows(features, y, of))
+
+    def functional_row(self, features, functional, y=None, sample_weight=None):
+        """Gradient of a functional of all queries, one row in the coordinates of the curvature.
+
+        Raises
+        ------
+        ValueError
+            If the functional's gradient disagrees with its value.
+        """
+        targets = None if y is None else self.targets(features, y)
+        ours = ModelFunctional(functional, self.objective.loss, targets, sample_weight)
+        outputs = self.objective.outputs(features)
+        gradient = ours.gradient(outputs)
+        ours.check(outputs, gradient)
+        rows = self.space.project_queries(self.objective.pullback(features, gradient[:, None, :]))
+        return DenseRows(np.ones((1, len(rows))) @ rows)
 
     def jacobian_rows(self, features):
         """Gradients of the raw outputs of training rows, in the coordinates of the curvature."""
@@ -310,3 +333,13 @@ class Linearisation:
         """``-H^{-1} g_p`` in the model's own layout, (n_rows, n_params)."""
         solved = self.solve(self.training_rows[indices]).toarray()
         return -self.objective.to_parameters(self.space.lift(solved))
+
+
+def _asked(of, y):
+    if of not in OF:
+        raise ValueError(f"of must be one of {', '.join(map(repr, OF))}. Got {of!r} instead.")
+    if of == "loss" and y is None:
+        raise ValueError("of='loss' needs y, the targets of the queries. Got y=None instead.")
+    if of == "auto":
+        return "margin" if y is None else "loss"
+    return of

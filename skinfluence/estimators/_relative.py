@@ -52,7 +52,9 @@ class RelativeHessianInfluence(BaseInfluence):
     damping : {"auto"} or float, default="auto"
         Added to the eigenvalues of the curvature. "auto" is 0 for linear models: where the
         data cannot tell some columns apart, a pseudo-inverse is taken, with a warning that names
-        the columns. For networks and their heads "auto" is 0.1 times the mean eigenvalue of the
+        the columns. For networks "auto" is found from the gradient that training has left, a short
+        training asking for much damping; Kronecker factors take the damping at which they agree
+        best with the full curvature at its own, and heads 0.1 times the mean eigenvalue of their
         curvature. ``damping_`` reports the damping that was used.
     solver : {"auto", "direct", "gram", "cg", "lissa"}, default="auto"
         "direct": Cholesky factors of the curvature. "gram": inner products of its factor rows,
@@ -138,7 +140,7 @@ class RelativeHessianInfluence(BaseInfluence):
     Are the influences on these queries what the full Hessian says, up to a factor?
 
     >>> check = influence.lep_check(X[:20], y[:20])
-    >>> bool(check.is_preserving.all()), bool(check.spearman.mean() > 0.98)
+    >>> bool(check.preserved_share.mean() > 0.85), bool(check.spearman.mean() > 0.98)
     (True, True)
     """
 
@@ -256,8 +258,12 @@ class RelativeHessianInfluence(BaseInfluence):
                 See :func:`skinfluence.metrics.influence_ratio`: the median ratio of the
                 reference's influences to the subset's, how far the ratio is from uniform, and
                 the agreement of ranks and signs.
+            preserved_share
+                Share of the training rows, weighted by their absolute influence by the
+                reference, whose ratio is within ``tol`` of rho, as ``|r_p / rho - 1|``.
             is_preserving : ndarray of bool
-                Whether the dispersion is at most ``tol``.
+                Whether that share is at least 0.9. (Theorem 2 says all rows; a median, like the
+                dispersion, is silent about half of them.)
             delta
                 The numbers that were used.
             first_condition, second_condition

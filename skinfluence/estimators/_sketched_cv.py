@@ -4,7 +4,6 @@ from functools import partial
 from numbers import Integral
 
 import numpy as np
-from scipy.stats import rankdata
 from sklearn.base import clone, is_classifier
 from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils import _safe_indexing
@@ -13,6 +12,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_context, check_parameters
 from skinfluence._utils.validation import check_training_data
 from skinfluence.estimators._base import fit_model
+from skinfluence.estimators._search_results import best, results
 from skinfluence.estimators._sketched import SketchedInfluence
 from skinfluence.estimators._sketched_scores import SketchedScores
 from skinfluence.metrics import InfluenceScorer
@@ -108,6 +108,11 @@ class SketchedInfluenceCV(SketchedScores):
         Rows of the sketch of all rows.
     damping_ : float
         The damping that was used.
+    n_stored_ : float
+        Numbers that stand for each training row when scores are computed, a mean over the rows
+        (of sparse features, stored entries): with a complement (``tail=True``) those of the
+        unsketched factors too, residuals and features, without it the sketch alone, of which
+        factored rows keep their two factors.
     n_samples_, n_params_, n_components_ : int
         Training rows, parameters of the model, columns of the embedding.
     classes_ : ndarray of shape (n_classes,)
@@ -218,8 +223,8 @@ class SketchedInfluenceCV(SketchedScores):
         run = Parallel(n_jobs=self.n_jobs)
         found = run(delayed(self._search)(X, y, given, *split, grid) for split in splits)
         self.n_splits_ = len(splits)
-        self.cv_results_ = _results(grid, found)
-        self.best_index_ = _best(self.cv_results_["mean_test_score"])
+        self.cv_results_ = results(grid, found)
+        self.best_index_ = best(self.cv_results_["mean_test_score"])
         self.best_score_ = float(self.cv_results_["mean_test_score"][self.best_index_])
         self.best_params_ = self.cv_results_["params"][self.best_index_]
         self.best_estimator_ = self._candidate(fitted_model, **self.best_params_)
@@ -372,40 +377,3 @@ class _Score:
         # There are fewer subsets than queries, and H is symmetric.
         solved = linearisation.solve(self.totals).toarray()
         return -(self.queries @ np.ascontiguousarray(solved.T))
-
-
-def _ranks(scores):
-    """Ranks from 1, the highest score first and NaN last."""
-    worst = np.where(np.isnan(scores), -np.inf, scores)
-    return rankdata(-worst, method="min").astype(np.int32)
-
-
-def _best(scores):
-    """Position of the highest score, which NaN never is."""
-    if np.isnan(scores).all():
-        raise ValueError(
-            "All candidates have the score NaN. Expected a number from scoring for at least one."
-        )
-    return int(np.nanargmax(scores))
-
-
-def _results(grid, found):
-    """Results of all candidates, from the scores and dimensions of each split."""
-    scores, dimensions = zip(*found, strict=True)
-    of_splits = np.array([[values.mean() for values in split] for split in scores])
-    mean, dimension = of_splits.mean(axis=0), np.mean(dimensions, axis=0)
-    pooled = [np.concatenate(values) for values in zip(*scores, strict=True)]
-    # 1.96 standard errors of a mean over queries.
-    margin = np.array([1.96 * values.std(ddof=1) / np.sqrt(len(values)) for values in pooled])
-    results = {"params": grid}
-    for name in grid[0]:
-        results[f"param_{name}"] = np.array([point[name] for point in grid])
-    for k, values in enumerate(of_splits):
-        results[f"split{k}_test_score"] = values
-    results["mean_test_score"] = mean
-    results["std_test_score"] = of_splits.std(axis=0)
-    results["rank_test_score"] = _ranks(mean)
-    results["low_test_score"], results["high_test_score"] = mean - margin, mean + margin
-    results["effective_dimension"] = dimension
-    results["relative_size"] = results["param_sketch_size"] / dimension
-    return results

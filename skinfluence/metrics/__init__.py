@@ -15,6 +15,14 @@ Conventions
 from skinfluence.metrics._agreement import leave_one_out_correlation, linear_datamodeling_score
 from skinfluence.metrics._bootstrap import bootstrap_interval
 from skinfluence.metrics._faithfulness import faithfulness
+from skinfluence.metrics._functionals import (
+    Brier,
+    ExpectedCalibrationError,
+    Functional,
+    LogLoss,
+    RocAuc,
+)
+from skinfluence.metrics._group_functionals import GroupGap, WorstGroup
 from skinfluence.metrics._labels import (
     almost_positive,
     label_sign_agreement,
@@ -25,7 +33,14 @@ from skinfluence.metrics._scorer import InfluenceScorer
 from skinfluence.refitting.retraining import retrain_on_subsets
 
 __all__ = [
+    "Brier",
+    "ExpectedCalibrationError",
+    "Functional",
+    "GroupGap",
     "InfluenceScorer",
+    "LogLoss",
+    "RocAuc",
+    "WorstGroup",
     "almost_positive",
     "bootstrap_interval",
     "faithfulness",

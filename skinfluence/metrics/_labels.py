@@ -97,6 +97,11 @@ def label_sign_agreement(influence, y_query, y_train):
 
     Notes
     -----
+    The hypothesis of the theorem is never met exactly: with non-negative features and a bias the
+    Hessian is non-negative and has no zero in the row of the bias, and only a matrix with one
+    entry in each row and column has a non-negative inverse. So `almost_positive` always finds
+    negative elements, and this share is what can be measured.
+
     An influence of exactly 0 has neither sign and counts as not obeying the rule. (The
     source writes sign(0) = 1, but its relations (92) to (95) assign a change of 0 to
     equal labels.)
@@ -186,6 +191,11 @@ def almost_positive(inverse_hessian, gradients, *, query_gradients=None):
     See Also
     --------
     label_sign_agreement : The conclusion of Theorem 4 from the assumption.
+
+    Notes
+    -----
+    Without :math:`\delta` the assumption is empty: a Hessian of non-negative features with a bias
+    always has negative elements in its inverse, see `label_sign_agreement`.
 
     References
     ----------

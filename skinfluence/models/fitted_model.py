@@ -27,6 +27,9 @@ class FittedModel:
         Their targets.
     sample_weight : ndarray of shape (n_samples,)
         Their weights.
+    table : array-like of shape (n_samples, n_features), default=None
+        Training rows as the user gave them, with their names and their index if they have any;
+        ``X`` by default. For tables alone: neither copied nor computed with.
 
     Attributes
     ----------
@@ -40,12 +43,16 @@ class FittedModel:
         Their targets as the model sees them.
     """
 
-    def __init__(self, given, fitted, X, y, sample_weight):
+    def __init__(self, given, fitted, X, y, sample_weight, table=None):
         self.given, self.fitted = given, fitted
         unwrapped = unwrap(fitted)
         self.model, self.featurizers = unwrapped.model, unwrapped.featurizers
         self.target_steps = unwrapped.target_steps
         self.features, self._fingerprint = kept_rows(self.featurize(X), X)
+        # What is neither named nor transformed is held, and stored, once.
+        table = X if table is None else table
+        is_own = self.featurizers or hasattr(table, "columns")
+        self.table = table if is_own else self.features
         self.given_y = np.array(y)
         self.y = self.read_targets(self.given_y)
         self.sample_weight = np.array(sample_weight)

@@ -130,7 +130,7 @@ class LinearObjective(Objective):
         shift = np.zeros((*weights.shape[:-2], len(self.intercept_outputs)))
         for row, output in enumerate(self.feature_outputs):
             place = np.flatnonzero(self.intercept_outputs == output)
-            shift[..., place] += (weights[..., row, :] @ centre)[..., None]
+            shift[..., place] = (weights[..., row, :] @ centre)[..., None]
         return shift
 
     def read(self, features):

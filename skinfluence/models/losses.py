@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import helmert
-from scipy.special import expit, logsumexp, softmax, xlogy
+from scipy.special import expit, log_expit, logsumexp, xlogy
 
 from skinfluence._utils.validation import column_or_2d, encode_labels
+from skinfluence.models.families import Family
 
 # Share of the way to the edge of a domain that a step may go, since the loss ends at the edge.
 SHARE_OF_WAY = 0.9
@@ -34,6 +35,9 @@ class Loss(ABC):
 
     # Whether adding a constant to all outputs changes nothing.
     ignores_shifts = False
+
+    # Whether outputs are scores of classes.
+    classifies = False
 
     @abstractmethod
     def encode(self, y, classes):
@@ -130,23 +134,51 @@ class Loss(ABC):
         """
         return np.ones(moves.shape[:-1])
 
+    # Positions of the classes that are left, None for all of them.
+    kept = None
+
     def scores(self, z):
         """What the model's own methods make their predictions of, (..., n, n_scores).
 
         The outputs themselves, or the scores of the classes of which they are contrasts.
         """
-        return z
+        return z @ self.visible(z.shape[-1]).T
 
-    # Positions of the classes that are left, None for all of them.
-    kept = None
+    # Distribution of the targets whose likelihood the loss is, None where there is none.
+    family = None
 
-    def margin(self, z):
-        """Derivative of the prediction under study, (n, k).
+    # What a user sees of the outputs, see `skinfluence.models.responses`.
 
-        The prediction is the output of a regression (the sum of several outputs), or the margin
-        of a classifier, the score of the predicted class minus the next score.
+    def visible(self, k):
+        """Matrix (c, k) from raw outputs to those that a user sees."""
+        return np.eye(k)
+
+    def log_weights(self, outputs):
+        """Logarithms of which probabilities are a softmax, and their derivatives, (n, c) each.
+
+        None where the model has no probabilities with a derivative.
         """
-        return np.ones_like(z)
+        return None
+
+    def own(self, values):
+        """Class of each sample, from visible outputs or from targets; None in a regression."""
+        return None
+
+    def mean(self, outputs):
+        """Predictions of a regression from its visible outputs."""
+        return outputs
+
+    def margin(self, outputs, own=None):
+        """Derivative of the prediction under study by the visible outputs, (n, c).
+
+        The prediction is that of a regression (the sum of several), or the margin of a
+        classifier, the score of the class ``own`` minus the largest other score.
+        """
+        return np.ones_like(outputs)
+
+    def choice(self, outputs, own=None):
+        """Derivative of the output of the class ``own``, or of the sum of outputs, (n, c)."""
+        return np.ones_like(outputs)
 
 
 def _share_that_stays_positive(z, moves):
@@ -168,6 +200,8 @@ def _check_convex(values):
 class ClassificationLoss(Loss):
     """A loss of the scores of the classes."""
 
+    classifies = True
+
     def encode(self, y, classes):
         return encode_labels(y, classes).astype(np.float64)[:, None]
 
@@ -187,15 +221,26 @@ class ClassificationLoss(Loss):
         """
         return None
 
-    def margin(self, z):
-        if z.shape[1] == 1:
-            return np.where(z > 0, 1.0, -1.0)
-        order = np.argsort(z, axis=1, kind="stable")
-        rows = np.arange(len(z))
-        margin = np.zeros_like(z)
-        margin[rows, order[:, -1]] = 1.0
-        margin[rows, order[:, -2]] = -1.0
+    def own(self, values):
+        return (values[:, 0] > 0).astype(int) if values.shape[1] == 1 else values.argmax(axis=1)
+
+    def mean(self, outputs):
+        raise ValueError(
+            "A classifier predicts labels, which have no derivative. Use 'probability', 'output' "
+            "or 'loss'."
+        )
+
+    def margin(self, outputs, own=None):
+        if outputs.shape[1] == 1:
+            return np.where(own == 1, 1.0, -1.0)[:, None]
+        margin = self.choice(outputs, own)
+        next_best = np.where(margin > 0, -np.inf, outputs).argmax(axis=1)
+        margin[np.arange(len(outputs)), next_best] = -1.0
         return margin
+
+    def choice(self, outputs, own=None):
+        c = outputs.shape[1]
+        return np.ones_like(outputs) if c == 1 else np.eye(c)[own]
 
 
 class OneVsRest(ClassificationLoss):
@@ -270,16 +315,30 @@ class _RemainingOneVsRest(Loss):
 
 
 class LogisticLoss(OneVsRest):
-    """``log(1 + exp(-m))``: one logit for two classes, else one for each class."""
+    """``log(1 + exp(-m))``: one logit for two classes, else one for each class.
+
+    The derivative by a weight has the sign that the label gives it only where the feature is not
+    0: there it is 0, and Lemma 2 of Kounavis, Dia and Ramazanli, with sign(0) = 1, does not hold.
+    """
+
+    family = Family(scale_is_known=True)
 
     def of_margin(self, m):
         return np.logaddexp(0, -m)
 
     def loss_derivative(self, m):
-        return -expit(-m)
+        # Several times as fast as expit, and as exact at every size of m.
+        with np.errstate(over="ignore"):
+            share = np.exp(m)
+        share += 1
+        return np.divide(-1, share, out=share)
 
     def second_derivative(self, m):
-        return expit(m) * expit(-m)
+        share = np.exp(-np.abs(m))
+        return share / (1 + share) ** 2
+
+    def log_weights(self, outputs):
+        return log_expit(outputs), expit(-outputs)
 
     def third_derivative(self, z, y):
         if z.shape[-1] > 1:
@@ -382,9 +441,15 @@ class MultilabelLoss(DelegatedLoss):
         codes = [encode_labels(*pair) for pair in zip(y.T, labels, strict=True)]
         return 2.0 * np.column_stack(codes) - 1.0
 
-    def margin(self, z):
+    def own(self, values):
+        return np.where(values > 0, 1.0, -1.0)
+
+    def margin(self, outputs, own=None):
         # Every label is predicted by the sign of its output.
-        return np.where(z > 0, 1.0, -1.0)
+        return own
+
+    def choice(self, outputs, own=None):
+        return np.ones_like(outputs)
 
 
 class PairwiseLoss(DelegatedLoss):
@@ -403,11 +468,17 @@ class PairwiseLoss(DelegatedLoss):
         first, second = np.triu_indices(len(self.labels), 1)
         return 1.0 * (codes == second) - (codes == first)
 
-    def margin(self, z):
+    def own(self, values):
         raise ValueError(
             "OneVsOneClassifier predicts by the votes of its pairs, which have no derivative. "
             "Give y, for influence on the loss."
         )
+
+
+def _times(stack, matrix):
+    """``stack @ matrix`` as one product of matrices, faster than one for each model."""
+    product = stack.reshape(-1, len(matrix)) @ matrix
+    return product.reshape(*stack.shape[:-1], matrix.shape[1])
 
 
 class SoftmaxLoss(ClassificationLoss):
@@ -435,24 +506,28 @@ class SoftmaxLoss(ClassificationLoss):
     def encode(self, y, classes):
         return 1.0 * (encode_labels(y, classes)[:, None] == np.arange(len(classes)))
 
-    def scores(self, z):
-        return z @ self.contrasts.T
-
     def value(self, z, y):
-        scores = self.scores(z)
+        scores = z @ self.contrasts.T
         return logsumexp(scores, axis=-1) - (scores * y).sum(axis=-1)
 
     def residual(self, z, y):
-        return (softmax(z @ self.contrasts.T, axis=-1) - y) @ self.contrasts
+        return _times(self._probabilities(z) - y, self.contrasts)
+
+    def _probabilities(self, z):
+        scores = _times(z, self.contrasts.T)
+        scores -= scores.max(axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= _times(scores, np.ones((scores.shape[-1], 1)))
+        return scores
 
     def hessian(self, z, y):
-        p = softmax(z @ self.contrasts.T, axis=-1)
+        p = self._probabilities(z)
         mean = p @ self.contrasts
         spread = np.einsum("...k,ka,kb->...ab", p, self.contrasts, self.contrasts, optimize=True)
         return spread - mean[..., :, None] * mean[..., None, :]
 
     def hessian_product(self, z, y):
-        p = softmax(z @ self.contrasts.T, axis=-1)
+        p = self._probabilities(z)
 
         def product(vectors):
             # (diag(p) - p p') s without a matrix for every sample.
@@ -468,11 +543,14 @@ class SoftmaxLoss(ClassificationLoss):
         return np.expm1(self.value(z, y))
 
     def hessian_diagonal(self, z, y):
-        p = softmax(z @ self.contrasts.T, axis=-1)
+        p = self._probabilities(z)
         return p @ self.contrasts**2 - (p @ self.contrasts) ** 2
 
-    def margin(self, z):
-        return super().margin(z @ self.contrasts.T) @ self.contrasts
+    def visible(self, k):
+        return self.contrasts
+
+    def log_weights(self, outputs):
+        return outputs, np.ones_like(outputs)
 
     def of_remaining(self, kept):
         n_classes, k = self.contrasts.shape
@@ -556,6 +634,10 @@ class SquaredLoss(RegressionLoss):
     factor: float = 1.0
     quadratic = True
 
+    @property
+    def family(self):
+        return Family(factor=2 * self.factor)
+
     def value(self, z, y):
         return self._total(self.factor * (y - z) ** 2)
 
@@ -635,11 +717,9 @@ class ConcomitantHuber(RegressionLoss):
     def largest_step(self, z, moves):
         return _share_that_stays_positive(z[..., 1], moves[..., 1])
 
-    def scores(self, z):
-        return z[..., :1]
-
-    def margin(self, z):
-        return np.stack([np.ones(len(z)), np.zeros(len(z))], axis=1)
+    def visible(self, k):
+        # The scale is no output.
+        return np.array([[1.0, 0.0]])
 
 
 @dataclass
@@ -651,6 +731,13 @@ class HalfTweedieLoss(RegressionLoss):
 
     power: float
     log_link: bool = True
+
+    @property
+    def family(self):
+        # The canonical link has the derivative mean^power.
+        canonical = self.power == (1 if self.log_link else 0)
+        variance = None if canonical else lambda mean: mean**self.power
+        return Family(variance, scale_is_known=self.power == 1)
 
     def check_domain(self, y):
         if self.power < 1:
@@ -718,9 +805,12 @@ class HalfTweedieLoss(RegressionLoss):
             return _share_that_stays_positive(z, moves).min(axis=-1)
         return super().largest_step(z, moves)
 
-    def margin(self, z):
+    def mean(self, outputs):
+        return self._mean(outputs)
+
+    def margin(self, outputs, own=None):
         # A user sees the mean, not the raw output.
-        return self._mean(z) if self.log_link else np.ones_like(z)
+        return self._mean(outputs) if self.log_link else np.ones_like(outputs)
 
 
 def _family(power):

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from sklearn.utils import check_array
 
+from skinfluence.models.responses import derivative_of
 from skinfluence.models.weighting import Weighting
 from skinfluence.rows import SelectedRows
 
@@ -190,10 +191,24 @@ class Objective(ABC):
         residual = self.loss.residual(self.training_outputs, self.targets)
         return self.pullback(self.features, residual[:, None, :])
 
-    def prediction_rows(self, features):
-        """Gradients of the predictions: the output, or the margin of the predicted class."""
-        margin = self.loss.margin(self.outputs(features))
-        return self.pullback(features, margin[:, None, :])
+    def rows_of(self, features, of, targets=None):
+        """Gradients of what is asked of each query, one row for each.
+
+        Parameters
+        ----------
+        features : array of shape (n_queries, d)
+            Queries as this objective reads them.
+        of : {"loss", "margin", "probability", "output"}
+            What is asked.
+        targets : ndarray of shape (n_queries, t), default=None
+            Their targets as the loss reads them.
+
+        Returns
+        -------
+        Rows
+        """
+        vectors = derivative_of(self.loss, self.outputs(features), of, targets)
+        return self.pullback(features, vectors[:, None, :])
 
     def jacobian_rows(self, features):
         """Gradients of the raw outputs, k rows for each sample."""
@@ -301,12 +316,14 @@ class Objective(ABC):
         part.weighting = Weighting(weight[index])
         return part
 
-    def output_curvature(self, curvature):
-        """Curvature of each training row with respect to its outputs, (n, k, k)."""
+    def output_curvature(self, curvature, outputs=None, targets=None):
+        """Curvature of rows, by default the training rows, by their outputs, (n, k, k)."""
+        outputs = self.training_outputs if outputs is None else outputs
+        targets = self.targets if targets is None else targets
         if curvature == "empirical_fisher":
-            residual = self.loss.residual(self.training_outputs, self.targets)
+            residual = self.loss.residual(outputs, targets)
             return residual[:, :, None] * residual[:, None, :]
-        second = self.loss.hessian(self.training_outputs, self.targets)
+        second = self.loss.hessian(outputs, targets)
         return second[:, :, None] * np.eye(second.shape[1]) if self.loss.separable else second
 
     def mean_eigenvalue(self, curvature):

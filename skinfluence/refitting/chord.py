@@ -35,6 +35,9 @@ ROUNDING = 1e-12
 MAX_CHORDS = 6
 TOO_SLOW = 0.1
 
+# Mean size of third derivatives, relative to second ones, below which they say little.
+TELLING_SHARE = 0.1
+
 # Numbers that stay in the cache from one function of the loss to the next.
 CACHED = 2**18
 
@@ -82,6 +85,11 @@ class Chords:
             return None
         self.third = third[:, 0]
         second = objective.loss.hessian(objective.training_outputs, objective.targets)[:, 0]
+        weight = objective.weight
+        little = weight @ np.abs(self.third) < TELLING_SHARE * (weight @ np.abs(second))
+        if little and not objective.loss.quadratic:
+            # Where all probabilities are near a half, say, the error is of a higher order.
+            return None
         self.second = objective.weighting.sample_weight * second
         self.group_hessians = self._group_hessians()
         tensor = np.zeros((p, p, p))

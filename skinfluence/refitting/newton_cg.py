@@ -11,8 +11,8 @@ For m fits with weights ``w`` (m, n) and penalty factors ``f`` (m,), ``delta`` (
 and ``b`` minus the gradient of the penalty at the fitted parameters. For linear models the
 minimiser is the refitted model itself; for others the outputs are linearised.
 
-Inside, every coordinate is in the ``unit`` in which its column of J has length 1, or norms would
-be those of the columns with the largest numbers alone.
+Inside, every coordinate is in the ``unit`` in which its column of J and the root of its penalty
+have length 1 together, or norms would be those of the columns with the largest numbers alone.
 """
 
 from copy import copy
@@ -106,12 +106,24 @@ class Refit:
         ``b``. By default ``sum_i w_i g_i``, which equals b at the minimum. A model that has not
         quite converged then counts as converged, and its fits move only by the change of their
         weights.
+    targets : ndarray of shape (n_samples, t), default=None
+        Targets of the training rows in the fits; by default those of the fitted model.
     """
 
-    def __init__(self, objective, jacobian, preconditioner, penalty, damping=0.0, balance=None):
+    def __init__(
+        self,
+        objective,
+        jacobian,
+        preconditioner,
+        penalty,
+        damping=0.0,
+        balance=None,
+        targets=None,
+    ):
         self.objective = objective
+        self.targets = objective.targets if targets is None else targets
         self.jacobian = jacobian
-        self.unit = _unit_of_columns(jacobian)
+        self.unit = _unit_of_columns(jacobian, penalty)
         self.preconditioner = preconditioner
         self.penalty = penalty * self.unit**2
         self.damping = damping * self.unit**2
@@ -165,6 +177,8 @@ class Refit:
         delta = np.zeros_like(start)
         running = np.arange(len(start))
         fits = _ReweightedFits(self, weight, factor)
+        # Where outputs shall be steady, what a system leaves below tol may move them.
+        solved = tol if np.isinf(steady) else 0.0
         points, _ = fits.search(fits.fitted_points(), start / self.unit)
         caution, moved = np.zeros(len(start)), np.full(len(start), np.inf)
         for step in range(max_iter + 1):
@@ -180,7 +194,7 @@ class Refit:
                 fits, points, moved = fits[left], points[left], moved[left]
             # Without curvature a step may overflow: `search` then takes no step.
             with np.errstate(over="ignore", invalid="ignore"):
-                move = fits.newton_step(points.outputs, gradient, norms[running], tol, caution)
+                move = fits.newton_step(points.outputs, gradient, norms[running], solved, caution)
             before = points.outputs
             points, length = fits.search(points, move)
             caution = _next_caution(caution, length)
@@ -188,9 +202,10 @@ class Refit:
         return delta * self.unit, norms
 
 
-def _unit_of_columns(rows):
-    """Powers of 2, which round nothing, next to one over the norms of columns."""
-    norms = np.sqrt(rows.column_squares())
+def _unit_of_columns(rows, penalty):
+    """Powers of 2, which round nothing, next to one over the norms of columns and penalties."""
+    # A direction that no row has would be magnified by its rounding alone, but for its penalty.
+    norms = np.sqrt(rows.column_squares() + penalty)
     return np.exp2(-np.round(np.log2(np.where(norms > 0, norms, 1.0))))
 
 
@@ -224,7 +239,7 @@ class _ReweightedFits:
     def __init__(self, refit, weight, factor):
         self.refit = refit
         self.loss = refit.loss
-        self.targets = refit.objective.targets
+        self.targets = refit.targets
         self.weight = weight
         self.absent = ~weight.any(axis=2)
         self.factor = factor

@@ -60,6 +60,11 @@ class Rows(ABC):
         return self.n_samples
 
     @property
+    def n_stored(self):
+        """Numbers that stand for each sample, a mean over the samples."""
+        return float(self.rows_per_sample * self.n_columns)
+
+    @property
     def blocks(self):
         """Blocks of columns side by side, as far as rows are divided."""
         return [self]
@@ -303,6 +308,10 @@ class WrappedRows(Rows):
     @property
     def rows_per_sample(self):
         return self.rows.rows_per_sample
+
+    @property
+    def n_stored(self):
+        return self.rows.n_stored
 
     def toarray(self):
         return self.rows.toarray()

@@ -34,6 +34,10 @@ class BlockRows(Rows):
     def blocks(self):
         return self._blocks
 
+    @property
+    def n_stored(self):
+        return sum(block.n_stored for block in self.blocks)
+
     @cached_property
     def _edges(self):
         return np.cumsum([0, *(block.n_columns for block in self.blocks)])
@@ -190,6 +194,10 @@ class CombinedRows(WrappedRows):
         super().__init__(rows)
         self.coefficients = coefficients
         self.others = others
+
+    @property
+    def n_stored(self):
+        return self.rows.n_stored + self.coefficients.size / self.n_samples
 
     def __getitem__(self, samples):
         coefficients = self.coefficients[self.row_index(samples)]

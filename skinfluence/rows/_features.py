@@ -46,6 +46,11 @@ class CentredFeatures:
         """Whether products keep the zeros of the features."""
         return sp.issparse(self.features)
 
+    @property
+    def size(self):
+        """Numbers that are stored: those of dense features, the entries of sparse ones."""
+        return self.features.size
+
     def __len__(self):
         return self.shape[0]
 
@@ -127,9 +132,7 @@ class Centring:
         self.is_flat = spread <= noise
         self._full = np.zeros(len(self.centre), dtype=bool)
         if sp.issparse(features):
-            self._full = (
-                np.bincount(features.indices, minlength=features.shape[1]) == features.shape[0]
-            )
+            self._full = _without_zeros(features)
             self.constant &= self._full
 
     def __call__(self, features):
@@ -187,9 +190,12 @@ def far_from_0(features, weight):
 def _mean_and_spread(features, share):
     """Weighted mean and standard deviation of every column, in two passes."""
     if sp.issparse(features):
-        mean = features.T @ share
-        square = features.multiply(features).T @ share
-        return mean, np.sqrt(np.maximum(square - mean**2, 0.0))
+        mean, square = features.T @ share, features.multiply(features).T @ share
+        spread = np.sqrt(np.maximum(square - mean**2, 0.0))
+        # Columns with zeros spread about as far as their mean, others perhaps not at all.
+        full = np.flatnonzero(_without_zeros(features))
+        mean[full], spread[full] = _mean_and_spread(features[:, full].toarray(), share)
+        return mean, spread
     mean = np.zeros(features.shape[1])
     parts = batches(len(features), 8 * features.shape[1])
     for batch in parts:
@@ -201,3 +207,8 @@ def _mean_and_spread(features, share):
         offset += share[batch] @ centred
         spread += share[batch] @ centred**2
     return mean + offset, np.sqrt(np.maximum(spread - offset**2, 0.0))
+
+
+def _without_zeros(features):
+    """Which columns of sparse features hold a number in every row."""
+    return np.bincount(features.indices, minlength=features.shape[1]) == features.shape[0]

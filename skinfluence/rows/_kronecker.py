@@ -42,6 +42,13 @@ class KroneckerRows(Rows):
         return self.residual.shape[1]
 
     @property
+    def n_stored(self):
+        parts = [self.residual, self.activation]
+        if not np.may_share_memory(self.residual, self.intercept_columns):
+            parts.append(self.intercept_columns)
+        return sum(part.size for part in parts) / self.n_samples
+
+    @property
     def layer_shape(self):
         """Outputs and inputs, (c, d)."""
         return self.residual.shape[2], self.activation.shape[1]

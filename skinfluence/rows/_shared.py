@@ -45,6 +45,10 @@ class SharedRows(Rows):
         return self.residual.shape[1]
 
     @property
+    def n_stored(self):
+        return (self.residual.size + self.activation.size) / self.n_samples
+
+    @property
     def n_positions(self):
         """Number of positions of a sample."""
         return self.residual.shape[2]

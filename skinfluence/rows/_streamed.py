@@ -33,6 +33,11 @@ class StreamedRows(Rows):
     def __getitem__(self, samples):
         return self.make(np.arange(self.n_samples)[samples])
 
+    @property
+    def n_stored(self):
+        # Made again for every product: what one sample takes once it is made.
+        return self[:1].n_stored
+
     def batches(self, batch_size=None):
         return batches(self.n_samples, self.sample_bytes, batch_size)
 

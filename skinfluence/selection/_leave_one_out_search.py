@@ -11,6 +11,7 @@ from sklearn.utils import get_tags, indexable
 
 from skinfluence._utils.sklearn_private import (
     HasMethods,
+    Interval,
     StrOptions,
     _fit_context,
     _num_samples,
@@ -43,6 +44,10 @@ class LeaveOneOutSearch(GridSearchCV):
     scoring : str or callable, default=None
         A scorer of scikit-learn, by name or called as ``scorer(estimator, X, y)``, applied to
         all leave-one-out predictions at once. None is the ``score`` of the estimator.
+    refine : {"auto", bool, int}, default="auto"
+        For how many rows of each candidate the Newton step without the row goes on to the
+        minimum, those with the longest steps first: as many as about a second of one core allows,
+        all or none, or a number. See :func:`~skinfluence.diagnostics.leave_one_out_predict`.
     n_jobs : int, default=None
         Candidates that run at the same time, by joblib.
     refit : bool or callable, default=True
@@ -106,6 +111,7 @@ class LeaveOneOutSearch(GridSearchCV):
         "estimator": [HasMethods("fit")],
         "param_grid": [dict, list],
         "scoring": [StrOptions(set(get_scorer_names())), callable, None],
+        "refine": [StrOptions({"auto"}), "boolean", Interval(Integral, 0, None, closed="left")],
         "n_jobs": [None, Integral],
         "refit": ["boolean", callable],
         "verbose": ["verbose"],
@@ -123,6 +129,7 @@ class LeaveOneOutSearch(GridSearchCV):
         param_grid,
         *,
         scoring=None,
+        refine="auto",
         n_jobs=None,
         refit=True,
         verbose=0,
@@ -131,6 +138,7 @@ class LeaveOneOutSearch(GridSearchCV):
         self.estimator = estimator
         self.param_grid = param_grid
         self.scoring = scoring
+        self.refine = refine
         self.n_jobs = n_jobs
         self.refit = refit
         self.verbose = verbose
@@ -162,10 +170,15 @@ class LeaveOneOutSearch(GridSearchCV):
             If the objective of the model is not known, or not smooth.
         ValueError
             If the data are unfit, or no candidate has a score.
+
+        Warns
+        -----
+        NumericalWarning
+            Counts the rows that are not known to have reached the minimum without them.
         """
         X, y, groups = indexable(X, y, groups)
         weight = None if sample_weight is None else check_weights(sample_weight, X)
-        score = _LeaveOneOutScore(self.scoring, weight, groups)
+        score = _LeaveOneOutScore(self.scoring, weight, groups, self.refine)
         arguments = fit_arguments(self.estimator, weight)
         rows = np.arange(_num_samples(X))
         # A single "fold" that holds every row twice: fitted on all of them, scored on all of them.
@@ -223,16 +236,19 @@ class _LeaveOneOutScore:
         Weights in the fit.
     groups : array-like of shape (n_samples,) or None
         Rows that are left out together.
+    refine : {"auto", bool, int}
+        For how many rows the step goes on to the minimum.
     """
 
-    def __init__(self, scoring, sample_weight, groups):
+    def __init__(self, scoring, sample_weight, groups, refine):
         self.scoring = scoring
         self.sample_weight = sample_weight
         self.groups = groups
+        self.refine = refine
 
     def __call__(self, estimator, X, y, sample_weight=None):
         # Newer releases of scikit-learn warn of scorers that take no weights, and hand them over.
         del sample_weight
         influence = ExactInfluence(FrozenEstimator(estimator))
         influence.fit(X, y, sample_weight=self.sample_weight)
-        return leave_one_out_score(influence, self.scoring, groups=self.groups)
+        return leave_one_out_score(influence, self.scoring, groups=self.groups, refine=self.refine)

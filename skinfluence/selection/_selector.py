@@ -97,7 +97,8 @@ class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
     counts with its Euclidean norm, the smallest L1 norm in any basis: a row above D is above D
     in every eigenbasis. Theorem 3 is unchanged, eigenspace by eigenspace.
 
-    D+ and D- are minima over all training rows, and on real data orders of magnitude below the
+    Any row whose influence is not 0 is D-memorizable by the theorem, whatever the sign. D+ and D-
+    are minima over all training rows, and on real data orders of magnitude below the
     median memorization: the theorem is true, but says little. The bounds of single rows in
     ``guaranteed_`` are between a twentieth and a tenth of the memorization at the median.
 

@@ -16,10 +16,7 @@ from skinfluence.curvature.kronecker._factors import (
     rows_of,
 )
 from skinfluence.rows import BlockRows, DenseRows
-from skinfluence.sketching import effective_dimension
-
-# Multiple of the effective dimension of a factor that sketch_size="auto" takes.
-AUTO_FACTOR = 2.0
+from skinfluence.sketching import effective_dimension, influence_min_dim
 
 
 def describe(name, layer, ridge):
@@ -67,7 +64,7 @@ def describe(name, layer, ridge):
     )
 
 
-def sketch_sizes(sketch_size, layers, reports, ridge):
+def sketch_sizes(sketch_size, layers, reports, ridge, *, kind="nystrom", eps=0.25, delta=0.05):
     """Sizes ``(m_A, m_E)`` of the sketches of all layers, None for other blocks.
 
     Parameters
@@ -80,6 +77,10 @@ def sketch_sizes(sketch_size, layers, reports, ridge):
         Reports of `describe` on the blocks.
     ridge : float
         Added to the eigenvalues of the curvature.
+    kind : {"nystrom", "gaussian"}, default="nystrom"
+        Kind of sketch, for "auto".
+    eps, delta : float
+        Largest error for "auto", and the share of seeds that may exceed it.
 
     Returns
     -------
@@ -87,6 +88,11 @@ def sketch_sizes(sketch_size, layers, reports, ridge):
     """
     if isinstance(sketch_size, float):
         wanted = _by_share(sketch_size, layers, ridge)
+    elif sketch_size == "auto":
+        wanted = [
+            _by_error(layer, report, ridge, kind, eps, delta) if layer.is_layer else None
+            for layer, report in zip(layers, reports, strict=True)
+        ]
     else:
         wanted = [
             _of_layer(sketch_size, layer, report) if layer.is_layer else None
@@ -119,12 +125,24 @@ def _sums(layer, ridge):
     return dimension.sum(axis=1), dimension.sum(axis=0)
 
 
+def _by_error(layer, report, ridge, kind, eps, delta):
+    """Sizes whose uniform error, relative to the self-influences without a ridge, is below eps.
+
+    Random sketches follow the rule of `influence_min_dim` for each factor. Eigenvectors that are
+    left out have the error ``x / (x + ridge)``, with x their largest eigenvalue in ``A (x) E``.
+    """
+    if kind == "gaussian":
+        dimensions = report.inputs_dimension, report.outputs_dimension
+        return [influence_min_dim(d, eps=eps, delta=delta) for d in dimensions]
+    alpha, gamma = np.linalg.eigvalsh(layer.inputs), np.linalg.eigvalsh(layer.outputs)
+    smallest = ridge * eps / (1 - eps)
+    return [np.count_nonzero(x > smallest) for x in (alpha * gamma[-1], gamma * alpha[-1])]
+
+
 def _of_layer(sketch_size, layer, report):
     dimensions = np.array([report.inputs_dimension, report.outputs_dimension])
     if isinstance(sketch_size, tuple):
         return _checked_pair(sketch_size)
-    if sketch_size == "auto":
-        return np.ceil(AUTO_FACTOR * dimensions).astype(int).tolist()
     of_inputs, of_outputs = np.maximum(dimensions, 1)
     m_outputs = round(np.sqrt(sketch_size * of_outputs / of_inputs))
     m_outputs = int(np.clip(m_outputs, 1, layer.shape[0]))

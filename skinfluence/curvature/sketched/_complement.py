@@ -61,6 +61,58 @@ def curvature_outside(factor_rows, sketch, layer_shape, seed, *, n_signs=8):
     return np.divide(*moments, out=np.zeros(c), where=positive)
 
 
+def error_outside(factor_rows, sketch, ridge, outside_curvature, seed, *, enough, n_iterations):
+    """Largest error of influences outside the basis alone, a lower bound of the uniform error.
+
+    There the curvature that stands for F is one number for each output, so that products with F
+    are enough: the moment on the basis and its eigenvectors need not be known.
+
+    Parameters
+    ----------
+    factor_rows : Rows
+        Rows ``C`` with ``C'C = F``.
+    sketch : Sketch
+        Sketch with orthonormal rows.
+    ridge : ndarray of shape (c, d)
+        Ridge on every sketched column, constant over the features.
+    outside_curvature : ndarray of shape (c,)
+        What stands for F outside the basis.
+    seed : int
+        Draws the first vectors.
+    enough : float
+        Value above which the search ends.
+    n_iterations : int
+        Most iterations.
+
+    Returns
+    -------
+    float
+    """
+    n_sketched = ridge.size
+    level = np.repeat(outside_curvature, ridge.shape[1])
+    root = np.sqrt(ridge.ravel() + level)
+
+    def outside(vectors):
+        return vectors - sketch.lift(vectors @ sketch)
+
+    rng = np.random.default_rng([seed, 4])
+    vectors = rng.standard_normal((4, factor_rows.n_columns))
+    found = 0.0
+    for _ in range(n_iterations):
+        # The unsketched columns belong to the basis, so that this leaves 0 there.
+        vectors = np.linalg.qr(outside(vectors).T)[0].T
+        scaled = vectors.copy()
+        scaled[:, :n_sketched] /= root
+        image = outside(factor_rows.gram_product(scaled))
+        image[:, :n_sketched] = (image[:, :n_sketched] - level * scaled[:, :n_sketched]) / root
+        ritz = vectors @ image.T
+        found = max(found, float(np.abs(np.linalg.eigvalsh((ritz + ritz.T) / 2)).max()))
+        if found > enough:
+            break
+        vectors = image
+    return found
+
+
 class ComplementCurvature(Curvature):
     """The curvature on a basis, and one number on its complement.
 

@@ -21,6 +21,10 @@ class ComplementRows(WrappedRows):
         self.sketch = sketch
         self.reduced = rows @ sketch if reduced is None else reduced
 
+    @property
+    def n_stored(self):
+        return self.rows.n_stored + self.reduced.n_stored
+
     def __getitem__(self, samples):
         return ComplementRows(self.rows[samples], self.sketch, self.reduced[samples])
 

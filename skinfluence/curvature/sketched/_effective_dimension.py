@@ -4,7 +4,7 @@ import numpy as np
 
 from skinfluence.curvature import MatrixFreeCurvature
 from skinfluence.curvature.sketched._added_ridge import exact_effective_dimension
-from skinfluence.curvature.sketched._size import feature_eigenvalues, feature_ridge
+from skinfluence.curvature.sketched._size import feature_eigenvalues
 from skinfluence.sketching import effective_dimension
 
 # If either side of the rows is at most this long, their spectrum is computed exactly.
@@ -46,30 +46,28 @@ def of_curvature(projection, exact_curvature):
 def of_factors(projection):
     """Effective dimensions of the features and of the outputs of a layer.
 
-    With ``F`` close to ``E (x) A``, the effective dimension of A at ``ridge / ||E||`` and of E
-    at ``ridge / ||A||``.
+    Of M, the moment that bounds the features of F, at the ridge, and of E, the sum over the
+    samples of the curvature of the outputs, at ``ridge ||E|| / ||M||``. For ``F = E (x) A`` these
+    are A at ``ridge / ||E||`` and E at ``ridge / ||A||``.
 
     Returns
     -------
     tuple of float
     """
     plan = projection.plan
-    values = _feature_spectrum(projection)
-    ridge = feature_ridge(plan)
+    values, ridge = _feature_spectrum(projection), plan.feature_ridge
     sketch = projection.feature_sketch
     if not sketch.is_basis and len(values) == sketch.size and ridge > 0:
         of_features = exact_effective_dimension(values, ridge, sketch.orthogonal_share)
     else:
         of_features = effective_dimension(values, ridge)
-    outputs = np.linalg.eigvalsh(plan.outputs_moment)
-    # The moment of the features is A times tr(E).
-    largest = values.max(initial=0) / max(outputs.sum(), np.finfo(float).tiny)
-    ridge = plan.ridge.min() / largest if largest > 0 else 0.0
-    return of_features, effective_dimension(outputs, ridge)
+    outputs, largest = np.linalg.eigvalsh(plan.outputs_moment), values.max(initial=0)
+    ridge_of_outputs = ridge * outputs[-1] / largest if largest > 0 else 0.0
+    return of_features, effective_dimension(outputs, ridge_of_outputs)
 
 
 def _feature_spectrum(projection):
-    features = projection.plan.features
+    features = projection.plan.bounding_features
     n_samples, d = features.shape
     if d <= MAX_EXACT:
         return np.linalg.eigvalsh(features.moment())

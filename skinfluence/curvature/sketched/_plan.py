@@ -42,6 +42,10 @@ class SketchPlan:
         Whether gradients of queries are projected on the range of F first.
     n_params : int
         Parameters of the model.
+    held_out : ndarray of int, default=None
+        Samples that a basis is not built from, so that they can judge it.
+    max_size : int, default=None
+        Most numbers for each row of a size that is found.
     """
 
     factor_rows: Rows
@@ -54,6 +58,8 @@ class SketchPlan:
     debias: bool = False
     project_queries: bool = False
     n_params: int | None = None
+    held_out: np.ndarray | None = None
+    max_size: int | None = None
 
     @classmethod
     def of(cls, objective, kind, damping, *, sketch, factorized="auto", debias=False, **settings):
@@ -148,10 +154,37 @@ class SketchPlan:
         """
         if not self.factorized:
             return self._sketched_factor_rows
-        weight = np.sqrt(
-            np.einsum("nsc,nsc->n", self.factor_rows.residual, self.factor_rows.residual)
-        )
+        residual = self.factor_rows.residual
+        return self._weighted_features(np.sqrt(np.einsum("nsc,nsc->n", residual, residual)))
+
+    @property
+    def _seen_features(self):
+        if self.held_out is None:
+            return self.features
+        seen = np.ones(self.features.n_samples)
+        seen[self.held_out] = 0.0
+        return self.features.weighted(seen)
+
+    @cached_property
+    def bounding_features(self):
+        """Rows of width d whose Gram matrix M bounds F: ``F <= I (x) M``.
+
+        ``M = sum_i ||R_i||^2 x_i x_i'``, with the spectral norm of the residuals ``R_i`` of every
+        sample. Then ``F^1/2 = K (I (x) M^1/2)`` with ``||K|| <= 1``, and what a sketch of the
+        features promises of M at a ridge holds of F at the same ridge. For ``F = E (x) A`` with
+        the same residuals everywhere, ``M = ||E|| A``.
+        """
+        if not self.factorized:
+            return self._sketched_factor_rows
+        return self._weighted_features(_spectral_norms(self.factor_rows.residual))
+
+    def _weighted_features(self, weight):
         return KroneckerRows(weight[:, None, None], self.factor_rows.activation)
+
+    @property
+    def feature_ridge(self):
+        """Ridge on the features: the smallest of the outputs, or the one of full gradients."""
+        return self.ridge.min() if self.factorized else self.ridge.mean()
 
     @cached_property
     def outputs_moment(self):
@@ -212,7 +245,7 @@ class SketchPlan:
         d = self.layer_shape[1]
         if m_A >= d:
             return IdentitySketch(d)
-        return self.draw(self.features, m_A, self.seed)
+        return self.draw(self._seen_features, m_A, self.seed)
 
     def _output_sketch(self, m_E):
         c = self.layer_shape[0]
@@ -222,3 +255,11 @@ class SketchPlan:
         root = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
         # With the same seed, the sketches of features and outputs would not be independent.
         return self.draw(root, m_E, self.seed + 1)
+
+
+def _spectral_norms(residual):
+    """Spectral norms of matrices (n, s, c), shape (n,)."""
+    _, s, c = residual.shape
+    transposed = residual.transpose(0, 2, 1)
+    gram = residual @ transposed if s < c else transposed @ residual
+    return np.sqrt(np.clip(np.linalg.eigvalsh(gram)[:, -1], 0, None))

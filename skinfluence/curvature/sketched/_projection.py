@@ -8,7 +8,11 @@ from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature._dense import SpectralCurvature
 from skinfluence.curvature._space import Space
 from skinfluence.curvature.sketched._added_ridge import debiased_ridge
-from skinfluence.curvature.sketched._complement import ComplementCurvature, curvature_outside
+from skinfluence.curvature.sketched._complement import (
+    ComplementCurvature,
+    curvature_outside,
+    error_outside,
+)
 from skinfluence.curvature.sketched._complement_rows import ComplementRows
 from skinfluence.curvature.sketched._range import RangeProjector
 from skinfluence.exceptions import NumericalWarning
@@ -24,6 +28,9 @@ class Projection(Space):
     sketch : Sketch
         Sketch of all columns.
     """
+
+    # Sizes that were tried before this one was taken.
+    tried_sizes = ()
 
     def __init__(self, plan, sketch):
         self.plan = plan
@@ -123,16 +130,35 @@ class Projection(Space):
             penalty[: self.sketched_size] = self._debiased_ridge() - self.plan.damping
         return SpectralCurvature(self.moment, penalty)
 
+    @cached_property
+    def outside_curvature(self):
+        """One number for F outside the basis, for every output, (c,)."""
+        factor_rows = self._scaled(self.plan.factor_rows)
+        return curvature_outside(factor_rows, self.sketch, self.plan.layer_shape, self.plan.seed)
+
+    def _level(self, with_curvature):
+        return self.outside_curvature if with_curvature else np.zeros(self.plan.layer_shape[0])
+
+    def error_outside(self, *, with_curvature=True, enough=np.inf, n_iterations=4):
+        """Lower bound of the uniform error of `complement_curvature`, by products alone."""
+        plan = self.plan
+        (c, d), ridge = plan.layer_shape, self._full_penalty + plan.damping
+        return error_outside(
+            self._scaled(plan.factor_rows),
+            self.sketch,
+            ridge[: c * d].reshape(c, d),
+            self._level(with_curvature),
+            plan.seed,
+            enough=enough,
+            n_iterations=n_iterations,
+        )
+
     def complement_curvature(self, *, with_curvature=True):
         """Curvature with the ridge, and maybe one number for F, outside the basis."""
         plan, reduced = self.plan, self.reduced_penalty
         factor_rows = self._scaled(plan.factor_rows)
         inside = SpectralCurvature(self.moment, reduced)
-        outside_curvature = np.zeros(plan.layer_shape[0])
-        if with_curvature:
-            outside_curvature = curvature_outside(
-                factor_rows, self.sketch, plan.layer_shape, plan.seed
-            )
+        outside_curvature = self._level(with_curvature)
         return ComplementCurvature(
             factor_rows,
             self.sketch,

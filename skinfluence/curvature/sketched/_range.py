@@ -61,18 +61,15 @@ class RangeProjector:
             return cube.reshape(len(array), -1)
         return np.concatenate([cube[:, :, :-1].reshape(len(array), -1), cube[:, :, -1]], axis=1)
 
-    def leakage(self, rows):
-        """Share of the norm of every row that lies outside the range, (n_rows,)."""
-        outside = np.empty(rows.shape[0])
+    def outside(self, rows):
+        """Norm of the part of every row outside the range, and of the row, two (n_rows,)."""
+        outside, size = np.empty((2, rows.shape[0]))
         for batch in rows.batches():
-            part = rows[batch]
+            part, place = rows[batch], rows.row_slice(batch)
             array = part.toarray()
-            missed = np.linalg.norm(array - self.project(part).toarray(), axis=1)
-            size = np.linalg.norm(array, axis=1)
-            start = batch.start * rows.rows_per_sample
-            share = np.divide(missed, size, out=np.zeros_like(size), where=size > 0)
-            outside[start : start + len(share)] = share
-        return outside
+            outside[place] = np.linalg.norm(array - self.project(part).toarray(), axis=1)
+            size[place] = np.linalg.norm(array, axis=1)
+        return outside, size
 
 
 def _inputs(factor_rows):

@@ -18,6 +18,10 @@ MAX_BASIS = 2**30
 
 START = 16
 
+# Share of the features up to which a basis is cheaper than the exact solution: eigenvectors of m
+# columns take about 9 m^3 operations, a Cholesky factor of p columns p^3 / 3.
+WORTHWHILE = 1 / 3
+
 # Multiple of the rounding of the largest column that all other columns have to exceed.
 LOST = 1e4
 
@@ -34,7 +38,8 @@ def choose_projection(plan, sketch_size, *, eps, delta, relative_error=None):
     eps, delta : float
         Largest error, and the share of seeds that may exceed it.
     relative_error : callable, default=None
-        Measured relative error of a projection, for "certified".
+        Measured relative error of a projection, for "certified": a high quantile over held-out
+        rows.
 
     Returns
     -------
@@ -98,25 +103,34 @@ def by_theorem(plan, eps, delta):
     dimension that its own spectrum shows; a basis grows until its error, which can be measured,
     is small enough.
     """
-    sizes = _sizes(plan)
+    sizes, (c, d) = _sizes(plan), plan.layer_shape
+    has_choice = plan.ridge.min() > 0 and plan.max_size is None
+    if plan.draws_basis and has_choice and c * d <= MAX_SIZE:
+        # Eigenvectors of a larger basis cost more than the exact solution.
+        sizes = [m for m in sizes if m <= d * WORTHWHILE]
+    tried = []
     for m_A in sizes:
-        projection = Projection(plan, plan.sketch(m_A, plan.layer_shape[0]))
+        tried.append(c * m_A)
+        projection = Projection(plan, plan.sketch(m_A, c))
         sketch = projection.feature_sketch
         if sketch.is_basis:
-            if _basis_error(projection, eps) <= eps:
-                return projection
+            if _is_accurate(projection, eps):
+                break
         else:
             needed = _needed(plan, sketch, eps, delta)
             if needed <= m_A:
-                m_A = needed
+                projection = Projection(plan, plan.sketch(needed, c))
                 break
     else:
         m_A = _last_resort(plan, sizes, f"the uniform error eps={eps:g}")
-    return Projection(plan, plan.sketch(m_A, plan.layer_shape[0]))
+        if m_A not in sizes:
+            projection = Projection(plan, plan.sketch(m_A, c))
+    projection.tried_sizes = tuple(tried)
+    return projection
 
 
 def by_certificate(plan, eps, relative_error):
-    """Projection whose scores are within eps of the exact scores on probe queries.
+    """Projection whose scores are within eps of the exact scores on most held-out rows.
 
     Parameters
     ----------
@@ -134,10 +148,14 @@ def by_certificate(plan, eps, relative_error):
     c, d = plan.layer_shape
     cheapest = min(plan.factor_rows.shape)
     sizes = [m for m in _sizes(plan) if c * m + plan.n_unsketched < cheapest]
-    for m_A in sizes:
+    for k, m_A in enumerate(sizes):
         projection = Projection(plan, plan.sketch(m_A, c))
+        projection.tried_sizes = tuple(c * m for m in sizes[: k + 1])
         if relative_error(projection) <= eps:
             return projection
+    if plan.max_size is not None and sizes:
+        _warn_out_of_reach(c * sizes[-1], f"the relative error eps={eps:g}")
+        return projection
     warn_user(
         f"sketch_size='certified': no sketch that is cheaper than the exact solution has a "
         f"relative error of at most eps={eps:g}. The exact solution is used.",
@@ -147,26 +165,46 @@ def by_certificate(plan, eps, relative_error):
 
 
 def _sizes(plan):
-    """Sizes to try for the features, each twice the one before."""
+    """Sizes to try for the features, each twice the one before, and the largest."""
     c, d = plan.layer_shape
     largest = min(d - 1, MAX_SIZE // c)
     if plan.draws_basis:
         largest = min(largest, MAX_BASIS // (8 * d))
+    if plan.max_size is not None:
+        largest = max(1, min(largest, plan.max_size // c))
     sizes = START * 2 ** np.arange(32)
-    return sizes[sizes <= largest].tolist()
+    return [*sizes[sizes < largest].tolist(), largest] if largest >= 1 else []
 
 
 def _last_resort(plan, sizes, goal):
     """All features if they are few enough, else the largest size with a warning."""
     c, d = plan.layer_shape
-    if c * d <= MAX_SIZE or not sizes or min(plan.factor_rows.shape) <= MAX_SIZE:
+    affordable = c * d <= MAX_SIZE or min(plan.factor_rows.shape) <= MAX_SIZE
+    if not sizes or (affordable and plan.max_size is None):
         return d
+    _warn_out_of_reach(c * sizes[-1], goal)
+    return sizes[-1]
+
+
+def _warn_out_of_reach(size, goal):
     warn_user(
-        f"A sketch of {c * sizes[-1]} numbers for each row, the largest that is tried, does "
-        f"not reach {goal}. See sketch_error_ for its error; set sketch_size to grow it.",
+        f"A sketch of {size} numbers for each row, the largest that is tried, does not reach "
+        f"{goal}. See sketch_error(X, y) for its error; set sketch_size or max_sketch_size to "
+        "grow it.",
         NumericalWarning,
     )
-    return sizes[-1]
+
+
+def _is_accurate(projection, eps):
+    """Whether the uniform error of a basis is at most eps."""
+    plan = projection.plan
+    if plan.ridge.min() > 0:
+        tail = projection.has_complement
+        outside = projection.error_outside(with_curvature=tail, enough=eps if tail else eps / 2)
+        # A basis that is too small is told by products alone.
+        if outside > (eps if tail else eps / 2):
+            return False
+    return _basis_error(projection, eps) <= eps
 
 
 def _basis_error(projection, enough):
@@ -184,28 +222,17 @@ def _basis_error(projection, enough):
 def _needed(plan, sketch, eps, delta):
     """Size that the theorem requires, by the spectrum of a sketch of the features."""
     values = feature_eigenvalues(plan, sketch)
-    ridge = feature_ridge(plan)
-    if ridge > 0:
-        dimension = exact_effective_dimension(values, ridge, sketch.orthogonal_share)
+    if plan.feature_ridge > 0:
+        dimension = exact_effective_dimension(values, plan.feature_ridge, sketch.orthogonal_share)
         return influence_min_dim(dimension, eps=eps, delta=delta) if dimension < np.inf else np.inf
     rank = numerical_rank(values)
     return rank + 1 if rank < sketch.size else np.inf
 
 
 def feature_eigenvalues(plan, sketch):
-    """Eigenvalues of the sketched second moment of the features."""
-    projected = plan.features @ sketch
+    """Eigenvalues of the sketched moment of the features, which bounds F."""
+    projected = plan.bounding_features @ sketch
     return np.linalg.eigvalsh(projected.moment())
-
-
-def feature_ridge(plan):
-    """``ridge / ||E||`` for the features, in the units of their moment."""
-    if not plan.factorized:
-        # Full gradients are scaled to this ridge.
-        return plan.ridge.mean()
-    values = np.linalg.eigvalsh(plan.outputs_moment)
-    largest = values[-1] if values[-1] > 0 else 1.0
-    return plan.ridge.min() * values.sum() / largest
 
 
 def numerical_rank(values):

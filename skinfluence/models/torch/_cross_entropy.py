@@ -133,7 +133,24 @@ class CrossEntropy(ClassificationLoss):
         )
         return self._flat(np.sqrt(total)[..., None] * rows)[:, None]
 
-    def margin(self, z):
-        scores = self._scores(z)
-        margins = super().margin(scores.reshape(-1, self.n_classes))
-        return self._flat(margins.reshape(scores.shape))
+    def own(self, values):
+        # Scores of all classes, or labels: `margin` and `choice` see which by the width.
+        return values
+
+    def margin(self, outputs, own=None):
+        chosen, counts = self._classes(outputs, own)
+        others = np.where(chosen > 0, -np.inf, self._scores(outputs))
+        next_best = np.eye(self.n_classes)[others.argmax(axis=-1)]
+        return self._flat((chosen - next_best) * counts)
+
+    def choice(self, outputs, own=None):
+        chosen, counts = self._classes(outputs, own)
+        return self._flat(chosen * counts)
+
+    def _classes(self, outputs, own):
+        """The class in question at every position, (n, t, n_classes), and whether it counts."""
+        is_label = own.shape[1] < outputs.shape[1]
+        labels = own if is_label else self._scores(own).argmax(axis=-1)
+        counts = labels != self.ignored if is_label else np.ones(labels.shape, dtype=bool)
+        codes = np.where(counts, labels, 0).astype(int)
+        return np.eye(self.n_classes)[codes], counts[..., None]

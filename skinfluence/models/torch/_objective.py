@@ -49,9 +49,9 @@ class TorchObjective(NetworkObjective):
     def outputs(self, features):
         return self.network.outputs(features)
 
-    def prediction_rows(self, features):
-        if self.measurement is None:
-            return super().prediction_rows(features)
+    def rows_of(self, features, of, targets=None):
+        if of != "margin" or targets is not None or self.measurement is None:
+            return super().rows_of(features, of, targets)
         gradient = measurement_gradient(self.measurement, self.outputs(features))
         return self.pullback(features, gradient[:, None, :])
 
