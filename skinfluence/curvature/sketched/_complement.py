@@ -183,9 +183,11 @@ class ComplementCurvature(Curvature):
         return inverses
 
     def system(self, product, damping):
-        # The product is that of the factor rows, which also have it by halves.
-        if not fits_in_memory(8 * self.factor_rows.shape[0] * self.sketch.size):
+        n_rows, n_columns = self.factor_rows.shape
+        # With few columns, products with the basis cost less than with the sketched factor rows.
+        if n_columns < n_rows or not fits_in_memory(8 * n_rows * self.sketch.size):
             return super().system(product, damping)
+        # The product is that of the factor rows, which also have it by halves.
         return ComplementSystem(
             self.factor_rows,
             self._reduced_rows,
