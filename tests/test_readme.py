@@ -144,9 +144,7 @@ def subsets_for_the_hessian():
         features, classes, noise = numbers(shown["features, classes, labels at random"])
         end = f"of {features} features, {classes} classes, {noise}% of the labels at random"
         (part,) = [part for part in parts if part.splitlines()[0].endswith(end)]
-        rows = [
-            cells for cells in table(part, "rows of the Hessian") if cells["sampling"] == "uniform"
-        ]
+        rows = table(part, "rows of the Hessian")
         auto = row(rows, **{"rows of the Hessian": f"**{shown['rows (auto)']} (auto)**"})
         fixed = row(rows, **{"rows of the Hessian": "16384"})
         yield [shown["Spearman with all rows"]], [auto["Spearman"]]
@@ -303,6 +301,13 @@ def largest_sketch_of_digits():
     return max(tried, key=int), rows[0]["parameters"]
 
 
+def times_faster():
+    rows = table(results("leave_one_out.md"), "model", "data", "n x columns")
+    chosen = [("LogisticRegression", "fair"), ("LogisticRegression", "optdigits")]
+    chosen.append(("HuberRegressor", "randhie"))
+    return [row(rows, model=model, data=data)["times faster"] for model, data in chosen]
+
+
 MNIST = "MNIST, 4500 x 784, 10 classes, "
 DIGITS = "digits, 1597 x 64, 10 classes, "
 NYSTROM = "SketchedInfluence, nystrom"
@@ -313,6 +318,15 @@ SENTENCES = [
         r"cost ([\d.]+) times the bare matrix products \(median of\nnine; "
         r"quartiles ([\d.]+) to ([\d.]+)\)",
         partial(found, "exact.md", r"ratio: ([\d.]+)\*\* \(quartiles ([\d.]+) to ([\d.]+)"),
+    ),
+    (
+        r"come (\d+) times faster than from refitting for a binary\nlogistic regression, (\d+) "
+        r"times for ten classes, and (\d+) times for",
+        times_faster,
+    ),
+    (
+        r"at n = 50,000 takes ([\d.]+) ms where\n`influence` takes ([\d.]+) ms",
+        partial(found, "leave_one_out.md", r"and ([\d.]+) ms later, `influence` ([\d.]+) ms"),
     ),
     (r"hold (\d+) MiB beside the result, which takes (\d+) MiB", memory_beside),
     (r"with a slope of (-[\d.]+) to (-[\d.]+),", range_of_slopes),
