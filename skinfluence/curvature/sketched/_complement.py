@@ -146,7 +146,7 @@ def error_outside(factor_rows, sketch, ridge, outside_curvature, seed, *, enough
         image[:, :n_sketched] = (image[:, :n_sketched] - level * scaled[:, :n_sketched]) / root
         return image, vectors, image
 
-    vectors = outside(np.random.default_rng([seed, 4]).standard_normal((4, factor_rows.n_columns)))
+    vectors = outside(np.random.default_rng([seed, 4]).standard_normal((2, factor_rows.n_columns)))
     return largest_ritz_value(images, vectors, enough=enough, n_iterations=n_iterations)
 
 
@@ -279,7 +279,7 @@ class ComplementCurvature(Curvature):
         outside = scaled.squared_norms().sum() - (scaled @ self.sketch).squared_norms().sum()
         return self.inside.effective_dimension(damping), max(0.0, float(outside))
 
-    def uniform_error(self, damping, *, enough=np.inf, n_vectors=4, n_iterations=6, seed=0):
+    def uniform_error(self, damping, *, enough=np.inf, n_vectors=2, n_iterations=8, seed=0):
         """Largest error of any influence, relative to the self-influences.
 
         ``sup |B~ - B| / sqrt(phi phi')`` over all gradients is the spectral radius of
