@@ -564,6 +564,35 @@ def test_a_budget_of_numbers_is_kept_and_the_sizes_tried_are_told():
     assert SketchedInfluence(model, sketch_size=20).fit(X, y).tried_sizes_ == ()
 
 
+@pytest.mark.parametrize("eps", [0.08, 0.2, 0.34])
+def test_the_size_of_a_basis_holds_eps_and_two_thirds_of_it_do_not(eps):
+    X, y, model = wide()
+    auto = SketchedInfluence(model, random_state=0, eps=eps).fit(X, y)
+
+    def error(size):
+        influence = SketchedInfluence(model, random_state=0, sketch_size=size).fit(X, y)
+        curvature = influence.linearisation_.curvature
+        return curvature.uniform_error(influence.damping_, n_iterations=50)
+
+    # The measured error is one from below.
+    assert error(auto.sketch_size_) <= 1.05 * eps < error(auto.sketch_size_ * 2 // 3) * 1.05
+    assert auto.sketch_size_ == auto.tried_sizes_[-1] < 134
+
+
+def test_a_basis_of_many_outputs_has_a_default_budget(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((300, 120)), rng.integers(0, 3, 300)
+    model = lm.LogisticRegression(C=10, max_iter=1000)
+    for name, most in (("MAX_SIZE", 200), ("MAX_BASIS_SIZE", 90)):
+        monkeypatch.setattr(f"{ROOM}._size.{name}", most)
+    with pytest.warns(NumericalWarning, match="does not reach the uniform error eps=0.05"):
+        influence = SketchedInfluence(model, random_state=0, eps=0.05).fit(X, y)
+    assert influence.tried_sizes_[-1] == influence.sketch_size_ <= 90
+    with pytest.warns(NumericalWarning, match="max_sketch_size"):
+        larger = SketchedInfluence(model, random_state=0, eps=0.05, max_sketch_size=150).fit(X, y)
+    assert 90 < larger.sketch_size_ <= 150
+
+
 @pytest.mark.parametrize("name", ["binary", "multinomial", "two ridges"])
 def test_error_outside_of_a_basis_is_a_lower_bound_of_its_uniform_error(name):
     influence, Xq, yq = fit(name, sketch_size=16)

@@ -93,16 +93,17 @@ def _first_candidate(projections, eps):
     """First size to measure in full, and the logarithm that the error falls by a number."""
     goal, below, error_below = SHARE_OUTSIDE * eps, 0, None
     if projections.plan.ridge.min() <= 0:
-        return projections.sizes[0], 0.0
+        return projections.sizes[0], 1.0
     for size in projections.sizes:
         error = _error_outside(projections[size], eps)
         if error <= eps:
             break
         below, error_below = size, error
     else:
-        return None, 0.0
+        return None, 1.0
     if error_below is None:
-        return size, 0.0
+        # No decay is known yet: that of an error that falls like 1 / size.
+        return size, 1 / size
     rate = np.log(error_below / max(error, np.finfo(np.float64).tiny)) / (size - below)
     return min(size, below + int(np.ceil(np.log(error_below / goal) / rate))), rate
 
@@ -111,8 +112,7 @@ def _next_size(size, excess, rate, largest):
     """A size at which the error is smaller by ``excess``, a logarithm; None after the largest."""
     if size >= largest:
         return None
-    step = excess / rate if rate > 0 else np.inf
-    return min(largest, size + int(np.ceil(np.clip(step, size / 8, size))))
+    return min(largest, size + int(np.ceil(np.clip(excess / rate, size / 8, size))))
 
 
 def _error_outside(projection, eps):

@@ -15,8 +15,8 @@ from skinfluence.sketching import influence_min_dim
 # A dense eigendecomposition of more columns takes minutes.
 MAX_SIZE = 8192
 
-# Numbers of a basis up to which its eigendecomposition, a sum over all pairs of outputs before it,
-# takes seconds. A larger basis is taken where `max_sketch_size` allows it.
+# Numbers of a basis up to which its moment and eigendecomposition take seconds, not minutes.
+# A larger basis is taken where `max_sketch_size` allows it.
 MAX_BASIS_SIZE = 2048
 
 # Bytes of memory that a basis may take, whose vectors are as long as the features.
