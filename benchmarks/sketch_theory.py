@@ -350,9 +350,10 @@ srdct.
 A basis with its tail (`tail=True`, the default) holds the rows themselves, p numbers, beside its
 own m: it saves time and the curvature, not the memory of the rows. A basis without it holds m.
 The tail alone, a ridge and one mean curvature with zero numbers of its own, has a relative error
-of {", ".join(alone)}: on flat spectra most of what looks like the merit of the basis is that of
-the tail. The largest error over all gradients, which the theory bounds, is another and larger
-number: `sketch_error(X, y).operator`.
+of {", ".join(alone)}.
+Where that is small, what looks like the merit of the basis is mostly that of the tail. The
+largest error over all gradients, which the theory bounds, is another and larger number:
+`sketch_error(X, y).operator`.
 """
 
 
