@@ -500,7 +500,7 @@ def test_use_before_fit(iris):
         (lambda e, X, y: e.removal_effect([100], X, y), "indices must lie between 0 and 99"),
         (lambda e, X, y: e.removal_effect([1, 1], X, y), "names a training row twice"),
         (lambda e, X, y: e.removal_effect([0.5], X, y), "1-d array of positions"),
-        (lambda e, X, y: e.removal_effect([[0], [1, 2]], X, y), "one set of rows at a time"),
+        (lambda e, X, y: e.parameter_influence([[0], [1, 2]]), "one set of rows at a time"),
         (lambda e, X, y: e.removal_effect(np.arange(100), X, y), "nothing is left to fit"),
     ],
 )

@@ -246,8 +246,8 @@ SHARED = {
     "estimator_": {"FilteredEstimator"},
     # A head may be sketched instead of solved.
     "solver_": {"ClassifierHeadInfluence"},
-    # Its candidates have the parameter.
-    "refine": {"SketchedInfluenceCV"},
+    # Its candidates have the parameter; steps of removals, not of solutions.
+    "refine": {"SketchedInfluenceCV", "LeaveOneOutSearch"},
 } | {
     name: set()
     for name in (

@@ -303,6 +303,13 @@ def largest_sketch_of_digits():
     return max(tried, key=int), rows[0]["parameters"]
 
 
+def times_faster():
+    rows = table(results("leave_one_out.md"), "model", "data", "n x columns")
+    chosen = [("LogisticRegression", "fair"), ("LogisticRegression", "optdigits")]
+    chosen.append(("HuberRegressor", "randhie"))
+    return [row(rows, model=model, data=data)["times faster"] for model, data in chosen]
+
+
 MNIST = "MNIST, 4500 x 784, 10 classes, "
 DIGITS = "digits, 1597 x 64, 10 classes, "
 NYSTROM = "SketchedInfluence, nystrom"
@@ -313,6 +320,15 @@ SENTENCES = [
         r"cost ([\d.]+) times the bare matrix products \(median of\nnine; "
         r"quartiles ([\d.]+) to ([\d.]+)\)",
         partial(found, "exact.md", r"ratio: ([\d.]+)\*\* \(quartiles ([\d.]+) to ([\d.]+)"),
+    ),
+    (
+        r"come (\d+) times faster than from refitting for a binary\nlogistic regression, (\d+) "
+        r"times for ten classes, and (\d+) times for",
+        times_faster,
+    ),
+    (
+        r"at n = 50,000 takes ([\d.]+) ms where\n`influence` takes ([\d.]+) ms",
+        partial(found, "leave_one_out.md", r"and ([\d.]+) ms later, `influence` ([\d.]+) ms"),
     ),
     (r"hold (\d+) MiB beside the result, which takes (\d+) MiB", memory_beside),
     (r"with a slope of (-[\d.]+) to (-[\d.]+),", range_of_slopes),

@@ -195,6 +195,52 @@ def check_indices(indices, n_samples):
     return indices
 
 
+def check_sets(indices, n_samples):
+    """Sets of training rows, and whether there are several.
+
+    Parameters
+    ----------
+    indices : array-like of int of shape (n_rows,), or list of such arrays
+        Positions of training rows.
+    n_samples : int
+        Number of training rows.
+
+    Returns
+    -------
+    sets : list of ndarray
+        Positions of each set.
+    are_several : bool
+        Whether ``indices`` is a list of sets, if only of one.
+    """
+    inner = indices if isinstance(indices, list | tuple) else np.asarray(indices)
+    if np.ndim(inner[0] if len(inner) else 0) == 0:
+        return [check_indices(inner, n_samples)], False
+    return [check_indices(rows, n_samples) for rows in inner], True
+
+
+def check_new_weights(weights, n_samples):
+    """Sample weights (n_sets, n_samples) in float64, and whether there are several sets."""
+    given = check_array(weights, ensure_2d=False, dtype=np.float64, input_name="weights")
+    if given.ndim not in (1, 2) or given.shape[-1] != n_samples:
+        raise ValueError(
+            f"weights must hold a weight for each of the {n_samples} training rows, of shape "
+            f"({n_samples},) or (n_sets, {n_samples}). Got an array of shape {given.shape} "
+            "instead."
+        )
+    if given.min() < 0:
+        raise ValueError(
+            f"weights must not be negative. Got {given.min():g}; a weight of 0 takes a row out."
+        )
+    return np.atleast_2d(given), given.ndim == 2
+
+
+def check_reduce(reduce):
+    """How to reduce over queries, or a ValueError."""
+    if reduce not in (None, "mean", "sum"):
+        raise ValueError(f"reduce must be None, 'mean' or 'sum'. Got {reduce!r} instead.")
+    return reduce
+
+
 def column_or_2d(y):
     """Targets as columns, (n, t) in float64."""
     y = np.asarray(y, dtype=np.float64)

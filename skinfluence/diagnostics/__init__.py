@@ -5,6 +5,8 @@ from skinfluence.diagnostics._frame import diagnostics_frame
 from skinfluence.diagnostics._functional import functional_without_each
 from skinfluence.diagnostics._influence_frame import influence_frame
 from skinfluence.diagnostics._leave_one_out import leave_one_out_predict, leave_one_out_score
+from skinfluence.diagnostics._most_influential_set import most_influential_set
+from skinfluence.diagnostics._removal_curve import removal_curve
 from skinfluence.diagnostics._without import estimator_without
 
 __all__ = [
@@ -15,5 +17,7 @@ __all__ = [
     "influence_frame",
     "leave_one_out_predict",
     "leave_one_out_score",
+    "most_influential_set",
     "parameter_covariance",
+    "removal_curve",
 ]

@@ -129,7 +129,7 @@ def _of_losses(fit, removed, outputs):
     loss, targets = fit.objective.loss, fit.own_targets
     without = loss.value(outputs, targets)
     # A row that takes its class with it is of a class that the refit does not know.
-    without[~removed.removals.has_newton_step & ~removed.refused] = np.inf
+    without[~removed.removals.keeps_loss & ~removed.refused] = np.inf
     return {
         "loss": loss.value(fit.objective.training_outputs, targets),
         "leave_one_out_loss": without,

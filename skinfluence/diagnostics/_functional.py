@@ -71,7 +71,7 @@ def _changes(fit, removed, features, functional):
     outputs = fit.objective.outputs(features)
     before = functional.value(outputs)
     jacobian = fit.space.project_queries(fit.objective.jacobian_rows(features))
-    lost = removed.refused | ~removed.removals.has_newton_step
+    lost = removed.refused | ~removed.removals.keeps_loss
     change = np.full(len(lost), np.nan)
     for part in removed.parts():
         delta = removed.parameter_changes(part)

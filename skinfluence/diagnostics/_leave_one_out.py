@@ -1,13 +1,13 @@
 """Each training row predicted by the model without it."""
 
 import numpy as np
-from sklearn.metrics import check_scoring
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from skinfluence._utils.validation import check_refine
 from skinfluence._utils.warnings import warn_user
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.models import predictor_of_scores
+from skinfluence.refitting.moved_scores import OutputScorer
 from skinfluence.refitting.removal import removal_of_sets
 
 # Error of outputs as a share of their spread, far below what predictions show.
@@ -21,8 +21,9 @@ def leave_one_out_predict(influence, *, method="predict", groups=None, refine=Tr
 
     Gives what ``cross_val_predict(model, X, y, cv=LeaveOneOut(), method=method)`` gives for the
     final model, whose parameters move to the minimum without the row: no model is fitted again.
-    Steps in front of the model stay as they are. The outputs of a network are taken as linear in
-    its parameters.
+    Steps in front of the model stay as they are. A solver that stops elsewhere, as that of
+    SGDClassifier does by its nature, is not followed there. The outputs of a network are taken as
+    linear in its parameters: a warning then says that no row is known to have reached a minimum.
 
     Parameters
     ----------
@@ -150,18 +151,9 @@ def leave_one_out_score(influence, scoring=None, *, groups=None, refine=True):
             f"Without {missing} there is no model of all classes, so no score of all rows. "
             "Expected at least two rows (or groups) of every class; leave such rows out."
         )
-    scores = linearisation.objective.loss.scores(outputs)
     fitted_model = linearisation.fitted_model
-    predictor = predictor_of_scores(fitted_model.fitted, scores.shape[-1])
-    scorer = check_scoring(predictor, scoring)
-    try:
-        return float(scorer(predictor, scores, fitted_model.given_y))
-    except AttributeError as error:
-        raise ValueError(
-            f"The scorer {scoring!r} needs predictions that {type(predictor).__name__} does not "
-            f"make: {error}. Expected a scorer of what the model predicts, or a model with "
-            "predict_proba."
-        ) from error
+    scorer = OutputScorer(fitted_model, linearisation.objective.loss, scoring)
+    return scorer(outputs, fitted_model.given_y)
 
 
 def _without_rows(influence, groups, refine):
@@ -176,10 +168,13 @@ def _without_rows(influence, groups, refine):
         removed = removal_of_sets(linearisation, _sets(groups, linearisation.n_samples), refine)
     short = ~removed.reached & ~removed.refused
     if short.any():
+        advice = "Use refine=True, more damping, or a stronger penalty."
+        if not linearisation.objective.is_linear:
+            advice = "Its outputs were taken as linear in its parameters; refit to know."
         warn_user(
             f"{short.sum()} of {len(short)} removals are not known to have reached the minimum "
-            f"without their rows, among them {removed.removals.named(np.flatnonzero(short))}. Use "
-            "refine=True, more damping, or a stronger penalty.",
+            f"without their rows, among them {removed.removals.named(np.flatnonzero(short))}. "
+            f"{advice}",
             NumericalWarning,
         )
     return removed

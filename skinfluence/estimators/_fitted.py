@@ -15,25 +15,29 @@ from sklearn.base import (
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from skinfluence._utils.arrays import smallest
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence._utils.validation import (
     check_indices,
     check_queries,
-    check_refine,
+    check_reduce,
     check_weights,
     reads_raw_data,
 )
+from skinfluence.estimators._effects import EffectsMixin
 from skinfluence.estimators._memorization import memorization
+from skinfluence.estimators._ranking import RankingMixin
 from skinfluence.metrics import InfluenceScorer
 from skinfluence.metrics._model_functional import find_functional
-from skinfluence.refitting.moved_losses import moved_losses
-from skinfluence.refitting.removal import removal_of_sets
 from skinfluence.rows import DenseRows
 
 
 class FittedInfluence(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, MetaEstimatorMixin, BaseEstimator
+    EffectsMixin,
+    RankingMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    MetaEstimatorMixin,
+    BaseEstimator,
 ):
     """Influence functions of a model whose linearisation is known."""
 
@@ -239,60 +243,6 @@ class FittedInfluence(
         row = fit.functional_row(features, find_functional(functional), y, weight)
         return fit.fill_influence(row, np.empty((1, self.n_samples_)))[0]
 
-    def most_influential(self, X, y=None, k=10, *, of="auto", by="harmful"):
-        """The training rows with the most influence on each query.
-
-        The full matrix of influences is never stored.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_queries, n_features)
-            Queries.
-        y : array-like of shape (n_queries,), default=None
-            Their targets; see `influence`.
-        k : int, default=10
-            How many rows, at most the number of training rows.
-        of : {"auto", "loss", "margin", "probability", "output"}, default="auto"
-            What the influence is on; see `influence`.
-        by : {"harmful", "helpful", "absolute"}, default="harmful"
-            Largest, smallest or largest absolute influence first.
-
-        Returns
-        -------
-        indices : ndarray of shape (n_queries, k)
-            Training rows, the most influential first.
-        values : ndarray of shape (n_queries, k)
-            Their influence, signed as in `influence`.
-
-        Raises
-        ------
-        ValueError
-            If ``k`` exceeds the number of training rows, or ``by`` is unknown.
-        """
-        self._check_fitted()
-        if by not in ("harmful", "helpful", "absolute"):
-            raise ValueError(f"by must be 'harmful', 'helpful' or 'absolute'. Got {by!r} instead.")
-        if not isinstance(k, Integral) or not 1 <= k <= self.n_samples_:
-            raise ValueError(
-                f"k must be an integer from 1 to the number of training rows, "
-                f"{self.n_samples_}. Got {k!r} instead."
-            )
-        queries = self._query_rows(X, y, of)
-        indices = np.empty((len(queries), k), dtype=np.intp)
-        values = np.empty((len(queries), k))
-
-        def fill(batch):
-            scores = np.empty((batch.stop - batch.start, self.n_samples_))
-            self.linearisation_.fill_influence(queries[batch], scores)
-            order = {"harmful": -scores, "helpful": scores, "absolute": -np.abs(scores)}[by]
-            indices[batch] = smallest(order, k)
-            values[batch] = np.take_along_axis(scores, indices[batch], axis=1)
-
-        row_bytes = 8 * 4 * max(self.n_samples_, queries.n_columns)
-        for batch in self.linearisation_.schedule.batches(len(queries), row_bytes):
-            fill(batch)
-        return indices, values
-
     def self_influence(self):
         """Influence of every training row on its own loss, without the sign.
 
@@ -344,90 +294,6 @@ class FittedInfluence(
         self._check_fitted()
         indices = check_indices(indices, self.n_samples_)
         return self.linearisation_.parameter_influence(indices)
-
-    # Effects of leaving rows out.
-
-    def leave_one_out_effect(self, X, y, *, reduce=None, refine="auto"):
-        """Predicted change of the losses when a training row is left out and the model refitted.
-
-        A Newton step without the row, then the loss at the moved outputs. The step removes the
-        row's curvature from the Hessian by Woodbury (its own share, from an approximate
-        curvature), and changes class weights and the weight of the penalty as the estimator
-        would. **Positive: leaving the row out raises the loss (the row helps)**; to first order
-        the effect is ``-(weight / N)`` times `influence`.
-
-        What does not depend on the queries is computed on the first call and kept, so that a
-        later call costs about as much as `influence`.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_queries, n_features)
-            Queries.
-        y : array-like of shape (n_queries,)
-            Their targets.
-        reduce : {None, "mean", "sum"}, default=None
-            Reduce over the queries.
-        refine : {"auto", bool, int}, default="auto"
-            How many rows go on from the Newton step to the minimum of the other rows, those with
-            the longest steps first: as many as about a second of one core allows, all of them or
-            none, or a number of rows.
-
-        Returns
-        -------
-        ndarray of shape (n_queries, n_train) or (n_train,)
-            Change of the loss, in units of the loss. Where a row is the last of its class, a
-            linear model is refitted on the other classes, and queries of the lost class have
-            an infinite loss; NaN if there is no such model. A network keeps its outputs.
-
-        Raises
-        ------
-        ValueError
-            If no row can be left out: nothing, or one class alone, would be left.
-
-        Warns
-        -----
-        NumericalWarning
-            Names the rows without which there is no refit, some queries have no finite loss, or
-            the iteration did not converge, and rows with a leverage near 1, for which no single
-            step can foresee the refit.
-        """
-        self._check_fitted()
-        _check_reduce(reduce)
-        features = self._features(X)
-        targets = self.linearisation_.targets(features, y)
-        removed = self.linearisation_.without_each(check_refine(refine))
-        return moved_losses(self.linearisation_, removed, features, targets, reduce)
-
-    def removal_effect(self, indices, X, y):
-        """Predicted change of the losses when a set of training rows is dropped at once.
-
-        Parameters
-        ----------
-        indices : array-like of int of shape (n_rows,)
-            Training rows that are dropped together.
-        X : {array-like, sparse matrix} of shape (n_queries, n_features)
-            Queries.
-        y : array-like of shape (n_queries,)
-            Their targets.
-
-        Returns
-        -------
-        ndarray of shape (n_queries,)
-            Change of the loss; positive: dropping the rows raises the loss. Infinite for queries
-            of a class that is left without rows, see `leave_one_out_effect`.
-
-        Raises
-        ------
-        ValueError
-            If the removal leaves nothing to fit, or empties a class where no model of the other
-            classes is known.
-        """
-        self._check_fitted()
-        features = self._features(X)
-        targets = self.linearisation_.targets(features, y)
-        rows = check_indices(indices, self.n_samples_)
-        removed = removal_of_sets(self.linearisation_, [rows])
-        return moved_losses(self.linearisation_, removed, features, targets, None)[:, 0]
 
     # Agreement with refits.
 
@@ -512,15 +378,9 @@ class FittedInfluence(
         return tags
 
 
-def _check_reduce(reduce):
-    if reduce not in (None, "mean", "sum"):
-        raise ValueError(f"reduce must be None, 'mean' or 'sum'. Got {reduce!r} instead.")
-    return reduce
-
-
 def _reduction(reduce, n_queries, sample_weight):
     """Weights of queries in a reduction over them, None without one."""
-    if _check_reduce(reduce) is None:
+    if check_reduce(reduce) is None:
         if sample_weight is None:
             return None
         raise ValueError(

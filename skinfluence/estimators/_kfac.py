@@ -253,7 +253,8 @@ class KFACInfluence(BaseInfluence):
         return self.curvature, curvature, space
 
     def _match_damping(self, objective, curvature, space, damping):
-        if self.damping == "auto" and objective.needs_damping:
+        # Refined scores are those of the full curvature, and need its damping.
+        if self.damping == "auto" and objective.needs_damping and self.refine == 0:
             damping = matched_damping(objective, self.curvature, curvature, space, damping)
             shapes = [report.sketch_shape for report in self.layers_]
             self.layers_ = self._describe(objective, damping)

@@ -316,12 +316,14 @@ class Objective(ABC):
         part.weighting = Weighting(weight[index])
         return part
 
-    def output_curvature(self, curvature):
-        """Curvature of each training row with respect to its outputs, (n, k, k)."""
+    def output_curvature(self, curvature, outputs=None, targets=None):
+        """Curvature of rows, by default the training rows, by their outputs, (n, k, k)."""
+        outputs = self.training_outputs if outputs is None else outputs
+        targets = self.targets if targets is None else targets
         if curvature == "empirical_fisher":
-            residual = self.loss.residual(self.training_outputs, self.targets)
+            residual = self.loss.residual(outputs, targets)
             return residual[:, :, None] * residual[:, None, :]
-        second = self.loss.hessian(self.training_outputs, self.targets)
+        second = self.loss.hessian(outputs, targets)
         return second[:, :, None] * np.eye(second.shape[1]) if self.loss.separable else second
 
     def mean_eigenvalue(self, curvature):

@@ -7,6 +7,7 @@ row has one weight for all outputs. Where each output is its own problem, a grou
 one problem, and a row has a weight for each output.
 """
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,15 +78,37 @@ class Weighting:
         """Targets of the training rows, times the weights that differ between outputs."""
         return targets
 
-    # Weights without some rows.
+    def relabelled(self, rows, codes):
+        """The same rules for the same rows, some of them in other classes.
 
-    def of_subsets(self, kept):
+        Parameters
+        ----------
+        rows : ndarray of int of shape (n_rows,)
+            Rows with other labels.
+        codes : ndarray of shape (n_rows,) or (n_rows, n_outputs)
+            Their new classes.
+
+        Returns
+        -------
+        Weighting
+        """
+        other = copy(self)
+        other.codes = self.codes.copy()
+        other.codes[rows] = codes
+        other._set_groups(other.codes.reshape(len(other.codes), -1), self._problems[-1])
+        return other
+
+    # Weights without some rows, or with others.
+
+    def of_subsets(self, kept, sample_weight=None):
         """Weights and penalty factors when only some rows are kept.
 
         Parameters
         ----------
         kept : ndarray of bool of shape (n_subsets, n_samples)
             Rows that each subset keeps.
+        sample_weight : ndarray of shape (n_subsets, n_samples), default=None
+            Weights of the rows in each subset; by default those of the fit, 0 for dropped rows.
 
         Returns
         -------
@@ -94,14 +117,16 @@ class Weighting:
         factor : ndarray of shape (n_subsets,)
             Factors of the penalty.
         """
-        class_weight, factor = self.class_weight_of(kept)
-        return (kept * self.sample_weight)[:, :, None] * class_weight[:, self.groups], factor
+        weight = kept * self.sample_weight if sample_weight is None else sample_weight
+        class_weight, factor = self.class_weight_of(kept, weight)
+        return weight[:, :, None] * class_weight[:, self.groups], factor
 
-    def class_weight_of(self, kept):
-        """Class weights (n_subsets, n_groups) and penalty factors of subsets."""
-        weight = kept * self.sample_weight
+    def class_weight_of(self, kept, sample_weight=None):
+        """Class weights (n_subsets, n_groups) and penalty factors; see `of_subsets`."""
+        weight = kept * self.sample_weight if sample_weight is None else sample_weight
         factor = self._penalty_factor(weight.sum(axis=1), kept.sum(axis=1))
-        return self._class_weights(kept @ self._totals, kept @ self._member), factor
+        size = 1.0 * kept if self._balances_counts else weight
+        return self._class_weights(size @ self._member, kept @ self._member), factor
 
     def without_each(self):
         """Class weights and penalty factors when one row is dropped, for every row.
@@ -140,9 +165,13 @@ class Weighting:
     @property
     def _totals(self):
         """Contribution of each row to the size of each group, (n_samples, n_groups)."""
-        counted = self._balanced and self.class_weight == "balanced_counts"
+        counted = self._balances_counts
         size = np.ones_like(self.sample_weight) if counted else self.sample_weight
         return self._member * size[:, None]
+
+    @property
+    def _balances_counts(self):
+        return self._balanced and self.class_weight == "balanced_counts"
 
     @property
     def _balanced(self):

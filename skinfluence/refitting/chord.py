@@ -86,7 +86,8 @@ class Chords:
         self.third = third[:, 0]
         second = objective.loss.hessian(objective.training_outputs, objective.targets)[:, 0]
         weight = objective.weight
-        if weight @ np.abs(self.third) < TELLING_SHARE * (weight @ np.abs(second)):
+        little = weight @ np.abs(self.third) < TELLING_SHARE * (weight @ np.abs(second))
+        if little and not objective.loss.quadratic:
             # Where all probabilities are near a half, say, the error is of a higher order.
             return None
         self.second = objective.weighting.sample_weight * second

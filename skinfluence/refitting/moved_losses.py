@@ -108,8 +108,9 @@ def _warn_of_infinite(removed, change):
     infinite = ~np.isfinite(change).all(axis=0) & ~removed.refused
     if infinite.any():
         warn_user(
-            f"Without {removed.removals.named(np.flatnonzero(infinite))} some queries have no "
-            "finite loss: no row of their class is left, or their outputs leave the domain of "
-            "the loss. Leave such queries out to get the changes of the others.",
+            f"{removed.removals.without.capitalize()} "
+            f"{removed.removals.named(np.flatnonzero(infinite))} some queries have no finite "
+            "loss: no row of their class is left, or their outputs leave the domain of the loss. "
+            "Leave such queries out to get the changes of the others.",
             NumericalWarning,
         )

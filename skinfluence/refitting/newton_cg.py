@@ -106,10 +106,22 @@ class Refit:
         ``b``. By default ``sum_i w_i g_i``, which equals b at the minimum. A model that has not
         quite converged then counts as converged, and its fits move only by the change of their
         weights.
+    targets : ndarray of shape (n_samples, t), default=None
+        Targets of the training rows in the fits; by default those of the fitted model.
     """
 
-    def __init__(self, objective, jacobian, preconditioner, penalty, damping=0.0, balance=None):
+    def __init__(
+        self,
+        objective,
+        jacobian,
+        preconditioner,
+        penalty,
+        damping=0.0,
+        balance=None,
+        targets=None,
+    ):
         self.objective = objective
+        self.targets = objective.targets if targets is None else targets
         self.jacobian = jacobian
         self.unit = _unit_of_columns(jacobian, penalty)
         self.preconditioner = preconditioner
@@ -227,7 +239,7 @@ class _ReweightedFits:
     def __init__(self, refit, weight, factor):
         self.refit = refit
         self.loss = refit.loss
-        self.targets = refit.objective.targets
+        self.targets = refit.targets
         self.weight = weight
         self.absent = ~weight.any(axis=2)
         self.factor = factor

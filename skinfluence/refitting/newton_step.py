@@ -14,7 +14,11 @@ the Newton step is
     N dtheta = H^{-1} (J_S' q - d),    q = (I - w h M)^{-1} w (r - h J_S H^{-1} d / N)
 
 by Woodbury: ``q`` replaces the residual ``r`` of a dropped row. For least squares
-``q = r / (1 - leverage)`` and the step is exact.
+``q = r / (1 - leverage)`` and the step is exact. Where rows come back with a new weight and a new
+target, ``w r`` and ``w h`` are what they lose: the old products minus the new ones.
+
+A set of so many rows that ``M`` would be larger than H has no first step: Newton's method by
+conjugate gradients starts at the fitted parameters.
 
 From an approximate curvature only the row's own share is removed; removing more could push
 leverages above 1 and reverse the step. So ``M`` comes from the part of the curvature that is a
@@ -26,7 +30,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skinfluence._utils.batching import fits_in_memory
 from skinfluence.rows import DenseRows, Rows
+
+# Square matrices of the size of all outputs of a set that its first step takes.
+MATRICES = 8
 
 
 @dataclass
@@ -43,6 +51,10 @@ class NewtonSteps:
         Gradients of the groups, one row for each.
     squared_length : ndarray of shape (n_removals,)
         ``N dtheta' H dtheta``, with the exact part of the curvature for H.
+    known : ndarray of bool of shape (n_removals,)
+        Whether a removal has such a step.
+    moves : ndarray of bool of shape (n_removals,)
+        Whether the step is not 0, if only because its terms do not cancel to the last digit.
     distance : ndarray of shape (n_removals,)
         Smallest absolute eigenvalue of ``I - w h M``: for one output, 1 minus the leverage.
     downdate : ndarray of shape (n_removals, k, k) or None
@@ -53,6 +65,8 @@ class NewtonSteps:
     reweighting: np.ndarray
     reweighting_gradient: Rows
     squared_length: np.ndarray
+    known: np.ndarray
+    moves: np.ndarray
     distance: np.ndarray
     downdate: np.ndarray | None
 
@@ -77,23 +91,46 @@ def newton_steps(linearisation, removals):
     Returns
     -------
     NewtonSteps
-        Steps of 0 where a removal empties a class, so that another loss applies.
+        Steps of 0 where a removal empties a class, so that another loss applies, and of large
+        sets.
     """
-    woodbury = _Woodbury(linearisation, removals)
-    parts = [(members, woodbury.block(members, dropped)) for members, dropped in removals.blocks()]
+    known = removals.keeps_loss & ~_are_large(linearisation, removals)
+    woodbury = _Woodbury(linearisation, removals, known)
+    blocks = removals.blocks(known)
+    parts = [(members, woodbury.block(members, dropped)) for members, dropped in blocks]
     squared_length = woodbury.reweighting_length()
     distance = np.ones(len(removals))
     for members, block in parts:
         squared_length[members] += block.squared_length
         distance[members] = block.distance
+    rows = _rows_of_blocks(parts, len(removals), linearisation.training_rows.n_columns)
     return NewtonSteps(
-        _rows_of_blocks(parts, len(removals), linearisation.training_rows.n_columns),
+        rows,
         woodbury.reweighting,
         woodbury.reweighting_gradient,
         squared_length,
+        known,
+        (rows.squared_norms() > 0) | woodbury.reweighting.any(axis=1),
         distance,
         parts[0][1].downdate if removals.are_single_rows else None,
     )
+
+
+def is_sum_of_rows(linearisation):
+    """Whether the curvature, unlike Kronecker factors, can precondition conjugate gradients."""
+    return linearisation.curvature.exact_part(linearisation.training_rows[:0]) is not None
+
+
+def _are_large(linearisation, removals):
+    """Which removals need a larger matrix than the curvature, or than memory allows."""
+    objective = linearisation.objective
+    size = removals.sizes * objective.training_outputs.shape[1]
+    # M, the matrix I - w h M, and what their solution and eigenvalues take.
+    too_large = ~fits_in_memory(8 * MATRICES * size**2)
+    if objective.has_factor_rows(linearisation.curvature_kind):
+        # Of a network's Hessian, the step with all of it is better than linearised outputs.
+        too_large |= size > linearisation.training_rows.n_columns
+    return too_large & (not removals.are_single_rows) & is_sum_of_rows(linearisation)
 
 
 @dataclass
@@ -118,18 +155,16 @@ def _rows_of_blocks(parts, n_removals, n_columns):
 class _Woodbury:
     """Removes the share of dropped rows from the inverse of H."""
 
-    def __init__(self, linearisation, removals):
+    def __init__(self, linearisation, removals, known):
         self.linearisation = linearisation
+        self.known = known
         self.removals = removals
         self.objective = objective = linearisation.objective
-        self.reweighting = removals.reweighting
+        self.reweighting = np.where(known[:, None], removals.reweighting, 0.0)
         self.residual = objective.loss.residual(objective.training_outputs, objective.targets)
         self.reweighting_gradient = self._reweighting_gradient()
         self.solved_reweighting = linearisation.solve(self.reweighting_gradient)
         self.second_derivative = objective.output_curvature(linearisation.curvature_kind)
-        self.weight = removals.row_weight
-        given = linearisation.curvature.row_weight
-        self.curvature_weight = self.weight if given is None else given[removals.rows, None]
 
     def _reweighting_gradient(self):
         n_groups, n_columns = self.reweighting.shape[1], self.linearisation.training_rows.n_columns
@@ -158,7 +193,15 @@ class _Woodbury:
         jacobian = self.linearisation.jacobian_rows(features)
         leverage = self._leverage(jacobian, m)
         pull = self._pull_of_reweighting(jacobian, members)
-        shrink, scaled, right = self._system(members, dropped, index, leverage, pull)
+        residual, curvature = self._lost(dropped, index)
+        right = residual - np.einsum("nab,nb->na", curvature, pull)
+        known = np.repeat(self.known[members], len(right) // m)
+        right = np.where(known[:, None], right, 0.0).reshape(m, -1)
+        if leverage is None:
+            length = -2 * (right * pull.reshape(right.shape)).sum(axis=1)
+            return _Block(self._sums(features, right, m), length, np.ones(m), None)
+        scaled = self._in_curvature(curvature, dropped, index)
+        shrink = self._shrink(scaled, members, leverage)
         q = _solve(shrink, right)
         # (J'q - d)' H^{-1} (J'q - d) / N = q'Mq - 2 q'(J H^{-1} d / N) + d'H^{-1}d / N; the last
         # term is added for all blocks at once.
@@ -168,19 +211,48 @@ class _Woodbury:
         downdate = _downdate(shrink, scaled) if self.removals.are_single_rows else None
         return _Block(self._sums(features, q, m), length, distance, downdate)
 
-    def _system(self, members, dropped, index, leverage, pull):
-        """``I - w h M`` (m, s * k, s * k), ``w h`` (m * s, k, k), ``w (r - h J H^{-1} d / N)``."""
-        second_derivative, (n_rows, k) = self.second_derivative[index], pull.shape
+    def _lost(self, dropped, index):
+        """``w r`` (n_dropped, k) and ``w h`` (n_dropped, k, k) that the rows lose."""
+        weight = self.removals.row_weight[dropped]
+        residual = weight * self.residual[index]
+        curvature = weight[:, :, None] * self.second_derivative[index]
+        if self.removals.leave:
+            return residual, curvature
+        weight = self.removals.new_row_weight[dropped]
+        new_residual, new_curvature = self._after(index)
+        return residual - weight * new_residual, curvature - weight[:, :, None] * new_curvature
+
+    def _after(self, index):
+        """``r`` and ``h`` of the rows at their targets after the removal."""
+        removals, objective = self.removals, self.objective
+        if removals.targets is None:
+            return self.residual[index], self.second_derivative[index]
+        outputs, targets = objective.training_outputs[index], removals.targets[index]
+        kind = self.linearisation.curvature_kind
+        residual = objective.loss.residual(outputs, targets)
+        return residual, objective.output_curvature(kind, outputs, targets)
+
+    def _in_curvature(self, curvature, dropped, index):
+        """``w h`` that the rows lose in a curvature where they may have other weights."""
+        given, removals = self.linearisation.curvature.row_weight, self.removals
+        if given is None:
+            return curvature
+        weight = given[index, None, None]
+        lost = weight * self.second_derivative[index]
+        if removals.leave:
+            return lost
+        before, after = self.objective.weighting.sample_weight[index], removals.new_weight[dropped]
+        share = np.divide(after, before, out=np.zeros_like(after), where=before > 0)
+        return lost - share[:, None, None] * weight * self._after(index)[1]
+
+    def _shrink(self, scaled, members, leverage):
+        """``I - w h M`` of every removal, (m, s * k, s * k)."""
         m, size = leverage.shape[:2]
-        right = self.residual[index] - np.einsum("nab,nb->na", second_derivative, pull)
-        right = (self.weight[dropped] * right).reshape(m, size)
-        scaled = self.curvature_weight[dropped, :, None] * second_derivative
-        share = np.matmul(
-            scaled.reshape(m, n_rows // m, k, k), leverage.reshape(m, n_rows // m, k, size)
-        ).reshape(leverage.shape)
-        known = self.removals.has_newton_step[members, None]
-        shrink = np.eye(size) - np.where(known[:, :, None], share, 0.0)
-        return shrink, scaled, np.where(known, right, 0.0)
+        k = scaled.shape[-1]
+        shape = m, len(scaled) // m, k
+        share = np.matmul(scaled.reshape(*shape, k), leverage.reshape(*shape, size))
+        share = np.where(self.known[members, None, None], share.reshape(leverage.shape), 0.0)
+        return np.eye(size) - share
 
     def _sums(self, features, q, m):
         """``J_S' q`` of every removal, factored where a removal is a single row."""
@@ -190,11 +262,11 @@ class _Woodbury:
         return rows if s == 1 else DenseRows(np.ones((m, s)) @ rows)
 
     def _leverage(self, jacobian, m):
-        """``M`` of the rows of each removal in the exact part, (m, s * k, s * k)."""
+        """``M`` of the rows of each removal in the exact part, (m, s * k, s * k), if any."""
         size = jacobian.shape[0] // m
         exact = self.linearisation.curvature.exact_part(jacobian)
         if exact is None:
-            return np.zeros((m, size, size))
+            return None
         curvature, rows = exact
         together = rows if size == rows.rows_per_sample else DenseRows(rows.toarray(), size)
         leverage = curvature.leverages(together, self.linearisation.damping)

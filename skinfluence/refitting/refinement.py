@@ -9,7 +9,7 @@ import numpy as np
 from skinfluence._utils.batching import batches, fits_in_memory
 from skinfluence.refitting.chord import Chords
 from skinfluence.refitting.newton_cg import CurvaturePreconditioner, Refit
-from skinfluence.refitting.newton_step import first_steps
+from skinfluence.refitting.newton_step import first_steps, is_sum_of_rows
 
 # Relative gradient to which Newton's method goes on.
 TOLERANCE = 1e-10
@@ -56,8 +56,8 @@ class Refinement:
             and not steps.reweighting.any()
         )
         # Chords need the curvature itself, its part of one row, and one factorisation for all.
-        self.has_chords = curvature.is_own and removals.are_single_rows
-        self.required = ~removals.has_newton_step & ~refused
+        self.has_chords = curvature.is_own and removals.are_single_rows and removals.leave
+        self.required = ~steps.known & ~refused
         self.refine = refine
         self.output_tolerance = output_tolerance
         self.chosen = self._choose(refused)
@@ -85,10 +85,9 @@ class Refinement:
         """Mask of the removals with the longest steps that may take some passes, (n_removals,)."""
         longest = self.required.copy()
         # The exact part of an approximate curvature is not all of it: a length may be negative.
-        known = self.removals.has_newton_step
-        length = np.where(known, np.abs(self.steps.squared_length), 0.0)
+        length = np.where(self.steps.known, np.abs(self.steps.squared_length), 0.0)
         order = np.argsort(-length, kind="stable")[: self._allowed(passes)]
-        longest[order[length[order] > 0]] = True
+        longest[order[self.steps.moves[order]]] = True
         return longest
 
     def _allowed(self, passes):
@@ -148,7 +147,7 @@ class Refinement:
         delta = first_steps(self.linearisation, self.steps, chosen)
         error = np.full(len(chosen), np.inf)
         if self.has_chords:
-            at = np.flatnonzero(self.removals.has_newton_step[chosen])
+            at = np.flatnonzero(self.steps.known[chosen])
             if len(at):
                 delta[at], error[at] = self._by_chords(chosen[at])
         rest = np.flatnonzero(~np.isfinite(error))
@@ -175,7 +174,7 @@ class Refinement:
         delta, norms = np.empty_like(start), np.empty(len(start))
         n_samples, k = objective.training_outputs.shape
         for batch in batches(len(chosen), 8 * n_samples * (2 * k * k + 10 * k)):
-            weight, factor = objective.weighting.of_subsets(self.removals.kept(chosen[batch]))
+            weight, factor = self.removals.weights(chosen[batch])
             for loss, part in self._by_loss(chosen[batch]):
                 delta[batch][part], norms[batch][part] = refit.with_loss(loss).minimise(
                     weight[part],
@@ -197,21 +196,17 @@ class Refinement:
             CurvaturePreconditioner(linearisation.curvature, damping, total),
             linearisation.space.penalty * total,
             damping,
+            targets=self.removals.targets,
         )
 
     def _by_loss(self, chosen):
         """Losses, and the removals (positions) after which the model has that loss."""
         removals = self.removals
-        same = removals.has_newton_step[chosen]
+        same = removals.keeps_loss[chosen]
         parts = [(removals.objective.loss, np.flatnonzero(same))] if same.any() else []
         return parts + [
             (removals.other_losses[chosen[i]], np.array([i])) for i in np.flatnonzero(~same)
         ]
-
-
-def is_sum_of_rows(linearisation):
-    """Whether the curvature, unlike Kronecker factors, can precondition conjugate gradients."""
-    return linearisation.curvature.exact_part(linearisation.training_rows[:0]) is not None
 
 
 def own_moves(linearisation, removals, chosen, delta):

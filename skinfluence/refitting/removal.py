@@ -15,9 +15,20 @@ import numpy as np
 from skinfluence._utils.batching import batches
 from skinfluence._utils.warnings import warn_user
 from skinfluence.exceptions import NumericalWarning
-from skinfluence.refitting.newton_step import NewtonSteps, first_steps, newton_steps
-from skinfluence.refitting.refinement import Refinement, is_sum_of_rows, own_moves
-from skinfluence.refitting.removed_rows import Removals, each_row, sets_of_rows
+from skinfluence.refitting.newton_step import (
+    NewtonSteps,
+    first_steps,
+    is_sum_of_rows,
+    newton_steps,
+)
+from skinfluence.refitting.refinement import Refinement, own_moves
+from skinfluence.refitting.removed_rows import (
+    Removals,
+    each_row,
+    new_labels,
+    new_weights,
+    sets_of_rows,
+)
 
 # Above this leverage, ``q = r / (1 - leverage)`` is more than a hundred times the residual.
 NEAR_ONE = 0.99
@@ -48,7 +59,7 @@ class Removed:
     error : ndarray of shape (n_removals,)
         Relative error of each change as far as it is known: an estimate from the last step, or
         the relative gradient that is left. NaN for a single Newton step of a loss that is not
-        quadratic, and for removals that leave no model.
+        quadratic, for networks, and for removals that leave no model.
     refused : ndarray of bool of shape (n_removals,)
         Removals that leave no model.
     moves : ndarray of shape (n_refined, k)
@@ -171,6 +182,17 @@ def removal_of_sets(linearisation, sets, refine="auto"):
     return _removed(linearisation, sets_of_rows(linearisation.objective, sets), refine, 0.0)
 
 
+def change_of_weights(linearisation, weights):
+    """The models with other sample weights, ndarray of shape (n_changes, n_samples)."""
+    return _removed(linearisation, new_weights(linearisation.objective, weights), True, 0.0)
+
+
+def change_of_labels(linearisation, rows, targets, codes):
+    """The model with other labels of some rows; see `new_labels`."""
+    removals = new_labels(linearisation.objective, rows, targets, codes)
+    return _removed(linearisation, removals, True, 0.0)
+
+
 def _removed(linearisation, removals, refine, output_tolerance):
     refused = _without_model(linearisation, removals)
     _refuse(
@@ -210,7 +232,10 @@ def _removed(linearisation, removals, refine, output_tolerance):
     # Without the work that Newton's method takes, the first step is all there is.
     every[chosen] = np.where(np.isfinite(error), error, np.nan)
     # A row whose removal changes nothing is where it should be.
-    every[removals.has_newton_step & (steps.squared_length == 0)] = 0.0
+    every[steps.known & ~steps.moves] = 0.0
+    if not linearisation.objective.is_linear:
+        # The minimum for linearised outputs is not known to be the refit.
+        every[steps.moves | ~steps.known] = np.nan
     every[refused] = np.nan
     return Removed(linearisation, removals, steps, refinement, every, refused, moves)
 
@@ -220,7 +245,7 @@ def _undetermined(linearisation, removals, steps):
     if not linearisation.objective.strictly_convex:
         # Without a penalty, the pseudo-inverse gives the shortest step, which is well defined.
         return np.zeros(len(removals), dtype=bool)
-    return (steps.distance < UNDETERMINED) & removals.has_newton_step
+    return (steps.distance < UNDETERMINED) & steps.known
 
 
 def _without_model(linearisation, removals):
@@ -236,7 +261,8 @@ def _refuse(removals, which, so_far, reason, advice):
     """Warn that removals ``which`` have no refit; raise if all removals so far have none."""
     if not which.any():
         return
-    message = f"There is no refit without {removals.named(np.flatnonzero(which))}: {reason}."
+    names = f"{removals.without} {removals.named(np.flatnonzero(which))}"
+    message = f"There is no refit {names}: {reason}."
     if so_far.all():
         raise ValueError(f"{message} {advice}")
     warn_user(f"{message} Their effects are NaN. {advice}", NumericalWarning)
@@ -248,7 +274,7 @@ def _warn_of_unsure(removals, steps, refinement, error):
     failed = refinement.by_newton & (error > UNSURE) & (error < 1)
     if failed.any():
         warn_user(
-            f"{failed.sum()} refit(s) did not converge, without "
+            f"{failed.sum()} refit(s) did not converge, {removals.without} "
             f"{removals.named(chosen[failed])}: the largest relative gradient is "
             f"{error[failed].max():.1e}. Their predicted changes are unsure. Use more damping or "
             "a stronger penalty, or refit to know.",

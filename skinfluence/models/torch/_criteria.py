@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from skinfluence.models import losses
+from skinfluence.models.losses import LogisticLoss, Loss, SoftmaxScores, SquaredLoss
 from skinfluence.models.torch._cross_entropy import CrossEntropy
 from skinfluence.models.torch._losses import CallableLoss, ReturnedLoss
 
@@ -28,7 +28,7 @@ class Criterion:
         Weights that the loss itself gives the samples: class weights, numbers of positions.
     """
 
-    loss: losses.Loss
+    loss: Loss
     classes: np.ndarray | None = None
     row_weight: np.ndarray | None = None
 
@@ -76,13 +76,13 @@ def read_criterion(loss, y, n_outputs):
             raise ValueError(
                 f"loss={loss!r} needs a module with 1 output. Got {n_outputs} instead."
             )
-        return Criterion(losses.LogisticLoss(), _checked_labels(y, loss, 2))
+        return Criterion(LogisticLoss(), _checked_labels(y, loss, 2))
     if loss == "mse" or type(loss) is nn.MSELoss and _check_mean(loss):
-        return Criterion(losses.SquaredLoss(factor=1.0 / n_outputs))
+        return Criterion(SquaredLoss(factor=1.0 / n_outputs))
     if loss == "returned":
         return _returned(n_outputs)
     if type(loss) is nn.BCEWithLogitsLoss and n_outputs == 1 and _is_plain_binary(loss, y):
-        return Criterion(losses.LogisticLoss(), np.arange(2))
+        return Criterion(LogisticLoss(), np.arange(2))
     if isinstance(loss, nn.modules.loss._Loss) and loss.reduction != "none":
         _check_mean(loss)
         return Criterion(CallableLoss(_per_sample(loss), y.dtype, y.ndim))
@@ -123,7 +123,7 @@ def _cross_entropy(criterion, y, n_outputs):
     own = CrossEntropy(n_classes, weight, smoothing, ignored)
     codes = y.reshape(len(y), -1)
     is_plain = n_positions == 1 and not smoothing and not (codes == ignored).any()
-    loss = losses.SoftmaxScores(n_classes) if is_plain else own
+    loss = SoftmaxScores(n_classes) if is_plain else own
     row_weight = None if is_plain and weight is None else own.row_weight(codes)
     return Criterion(loss, np.arange(n_classes), row_weight)
 

@@ -1,0 +1,65 @@
+"""The training rows with the most influence."""
+
+from numbers import Integral
+
+import numpy as np
+
+from skinfluence._utils.arrays import smallest
+
+
+class RankingMixin:
+    """Ranks training rows by their influence, of estimators with ``linearisation_``."""
+
+    def most_influential(self, X, y=None, k=10, *, of="auto", by="harmful"):
+        """The training rows with the most influence on each query.
+
+        The full matrix of influences is never stored.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_queries, n_features)
+            Queries.
+        y : array-like of shape (n_queries,), default=None
+            Their targets; see `influence`.
+        k : int, default=10
+            How many rows, at most the number of training rows.
+        of : {"auto", "loss", "margin", "probability", "output"}, default="auto"
+            What the influence is on; see `influence`.
+        by : {"harmful", "helpful", "absolute"}, default="harmful"
+            Largest, smallest or largest absolute influence first.
+
+        Returns
+        -------
+        indices : ndarray of shape (n_queries, k)
+            Training rows, the most influential first.
+        values : ndarray of shape (n_queries, k)
+            Their influence, signed as in `influence`.
+
+        Raises
+        ------
+        ValueError
+            If ``k`` exceeds the number of training rows, or ``by`` is unknown.
+        """
+        self._check_fitted()
+        if by not in ("harmful", "helpful", "absolute"):
+            raise ValueError(f"by must be 'harmful', 'helpful' or 'absolute'. Got {by!r} instead.")
+        if not isinstance(k, Integral) or not 1 <= k <= self.n_samples_:
+            raise ValueError(
+                f"k must be an integer from 1 to the number of training rows, "
+                f"{self.n_samples_}. Got {k!r} instead."
+            )
+        queries = self._query_rows(X, y, of)
+        indices = np.empty((len(queries), k), dtype=np.intp)
+        values = np.empty((len(queries), k))
+
+        def fill(batch):
+            scores = np.empty((batch.stop - batch.start, self.n_samples_))
+            self.linearisation_.fill_influence(queries[batch], scores)
+            order = {"harmful": -scores, "helpful": scores, "absolute": -np.abs(scores)}[by]
+            indices[batch] = smallest(order, k)
+            values[batch] = np.take_along_axis(scores, indices[batch], axis=1)
+
+        row_bytes = 8 * 4 * max(self.n_samples_, queries.n_columns)
+        for batch in self.linearisation_.schedule.batches(len(queries), row_bytes):
+            fill(batch)
+        return indices, values
