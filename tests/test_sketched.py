@@ -584,8 +584,8 @@ def test_a_basis_of_many_outputs_has_a_default_budget(monkeypatch):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((300, 120)), rng.integers(0, 3, 300)
     model = lm.LogisticRegression(C=10, max_iter=1000)
-    for name, most in (("MAX_SIZE", 200), ("MAX_BASIS_SIZE", 90)):
-        monkeypatch.setattr(f"{ROOM}._size.{name}", most)
+    monkeypatch.setattr(f"{ROOM}._size.MAX_SIZE", 200)
+    monkeypatch.setattr(f"{ROOM}._size.MAX_BASIS_SIZE", 90)
     with pytest.warns(NumericalWarning, match="does not reach the uniform error eps=0.05"):
         influence = SketchedInfluence(model, random_state=0, eps=0.05).fit(X, y)
     assert influence.tried_sizes_[-1] == influence.sketch_size_ <= 90
