@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression
@@ -239,6 +240,22 @@ def test_refinement_converges_to_the_exact_scores(request, name):
     # Far below the curvature in some directions, K-FAC takes long.
     _, influence = fitted(request, name, refine=120 if "FAC" in name else 30)
     assert_close(influence.influence(*case.queries), case.scores, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["softmax, nystrom", "softmax, unfactored", "network, landmarks"])
+def test_refined_scores_do_not_depend_on_the_memory(request, name):
+    """Without the memory for sketched factor rows, each step projects and lifts vectors."""
+    case, cls, settings = APPROXIMATIONS[name]
+    case = request.getfixturevalue(case)
+    # Few rows: with more factor rows than columns they would not be sketched either.
+    few = case.X[:60], case.y[:60]
+    model = frozen(clone(case.model.estimator), *few)
+    influence = cls(model, refine=4, random_state=0, **settings).fit(*few)
+    expected = influence.influence(*case.queries)
+    with config_context(working_memory=0.05):
+        found = influence.influence(*case.queries)
+    assert (found != expected).any()
+    assert_close(found, expected, 1e-9)
 
 
 def test_a_fifth_of_the_numbers_and_three_steps(softmax):

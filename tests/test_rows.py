@@ -95,7 +95,8 @@ def test_products_are_those_of_the_matrix(kind, global_random_seed):
     right, left = rng.standard_normal((P, 2)), rng.standard_normal((2, N * S))
     assert_allclose(rows @ right, matrix @ right, atol=1e-12)
     assert_allclose(left @ rows, left @ matrix, atol=1e-12)
-    assert_allclose(rows.dotted_by(right.T), right.T @ matrix.T, atol=1e-12)
+    for vectors in (right.T, rng.standard_normal((S * P + 1, P))):
+        assert_allclose(rows.dotted_by(vectors), vectors @ matrix.T, atol=1e-12)
     assert_allclose(rows.gram_product(right.T), right.T @ matrix.T @ matrix, atol=1e-11)
     assert_allclose(rows.squared_norms(), (matrix**2).sum(axis=1), rtol=1e-12)
     assert_allclose(rows.columns([1, 3]), matrix[:, [1, 3]], atol=1e-12)

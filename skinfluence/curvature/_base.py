@@ -1,10 +1,12 @@
 """The base class of all curvatures."""
 
 from abc import ABC, abstractmethod
+from functools import partial
 
 import numpy as np
 
 from skinfluence._utils.batching import batches
+from skinfluence.curvature._system import System
 from skinfluence.rows import DenseRows
 
 
@@ -57,6 +59,18 @@ class Curvature(ABC):
     def precondition(self, vectors, damping):
         """Approximate ``H^{-1} v`` for vectors (m, n_coordinates), cheaply and symmetrically."""
         return self.solve(DenseRows(vectors), damping).toarray()
+
+    def system(self, product, damping):
+        """`System` of another curvature, of which this one is the approximation.
+
+        Parameters
+        ----------
+        product : callable
+            ``product(vectors) -> H vectors`` with the other curvature, the ridge included.
+        damping : float
+            Added to the eigenvalues of both.
+        """
+        return System(product, partial(self.precondition, damping=damping))
 
     def exact_part(self, rows):
         """The part of this curvature that is an exact sum over training rows.

@@ -71,13 +71,9 @@ class Certificate:
         """``M v`` for vectors (m, n_coordinates)."""
         return self.approximation.solve(DenseRows(vectors), damping).toarray()
 
-    def iteration(self, right, damping):
-        """Conjugate gradients on ``H x = b`` for rows b, preconditioned by M."""
-        return BlockIteration(
-            partial(self.multiply, damping=damping),
-            right,
-            partial(self.precondition, damping=damping),
-        )
+    def system(self, damping):
+        """`System` of H, preconditioned by M."""
+        return self.approximation.system(partial(self.multiply, damping=damping), damping)
 
     def _known(self, damping):
         """The interval, and ``sqrt(g' M g')`` of all rows, once for each damping."""
@@ -95,7 +91,8 @@ class Certificate:
         start = np.random.default_rng(0).standard_normal((N_STARTS, len(self.penalty)))
         # In the range of H, outside which rows have no part.
         start = self.multiply(self.precondition(start, damping), damping)
-        iteration = self.iteration(start, damping)
+        system = self.system(damping)
+        iteration = BlockIteration(system, system.enter(DenseRows(start)))
         lengths, energies = [], [iteration.energy]
         for n_steps in range(1, MAX_STEPS + 1):
             running = energies[-1] > ROUNDING * energies[0]
@@ -119,7 +116,7 @@ class Certificate:
             )
         return lower, upper
 
-    def bounds(self, residual, damping, preconditioned=None):
+    def bounds(self, residual, damping):
         """Bounds on ``|r' H^{-1} g'|``.
 
         Parameters
@@ -128,8 +125,26 @@ class Certificate:
             Residuals r.
         damping : float
             Added to the eigenvalues of the curvature.
-        preconditioned : ndarray of shape (m, n_coordinates), default=None
-            ``M r``, where already known.
+
+        Returns
+        -------
+        ndarray of shape (m, n_rows)
+        """
+        preconditioned = self.precondition(residual, damping)
+        energy = np.einsum("mp,mp->m", residual, preconditioned)
+        return self.bounds_from(DenseRows(preconditioned), energy, damping)
+
+    def bounds_from(self, preconditioned, energy, damping):
+        """The same from what the approximate inverse makes of residuals.
+
+        Parameters
+        ----------
+        preconditioned : Rows
+            ``M r``.
+        energy : ndarray of shape (m,)
+            ``r' M r``.
+        damping : float
+            Added to the eigenvalues of the curvature.
 
         Returns
         -------
@@ -137,13 +152,10 @@ class Certificate:
         """
         (lower, upper), lengths = self._known(damping)
         if not lower > 0:
-            return np.full((len(residual), len(lengths)), np.inf)
-        if preconditioned is None:
-            preconditioned = self.precondition(residual, damping)
-        energy = np.einsum("mp,mp->m", residual, preconditioned)
+            return np.full((len(energy), len(lengths)), np.inf)
         own = np.sqrt(np.maximum(energy, 0.0))
         centre, spread = (1 / lower + 1 / upper) / 2, (1 / lower - 1 / upper) / 2
-        out = np.abs(DenseRows(preconditioned).inner(self.rows))
+        out = np.abs(preconditioned.inner(self.rows))
         out *= centre
         out += spread * own[:, None] * lengths
         return out

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from skinfluence.curvature._system import System
+
 
 class BlockIteration:
     """Preconditioned conjugate gradients for every row ``b`` of ``H x = b``, step by step.
@@ -10,60 +12,65 @@ class BlockIteration:
 
     Parameters
     ----------
-    product : callable
-        ``product(vectors) -> H vectors`` for vectors (m, p), with a symmetric positive
-        semidefinite H that may differ from row to row.
-    right : ndarray of shape (m, p)
+    system : System
+        H, its approximate inverse P, and the coordinates of all vectors.
+    right : ndarray of shape (m, n_coordinates)
         Right-hand sides.
-    precondition : callable
-        ``precondition(vectors)`` approximates ``H^{-1} vectors``, symmetrically.
 
     Attributes
     ----------
-    solution, residual : ndarray of shape (m, p)
-        Solutions ``x``, and residuals ``r = b - H x``.
+    solution : ndarray of shape (m, n_coordinates)
+        Solutions ``x``.
     """
 
-    def __init__(self, product, right, precondition):
-        self.product = product
-        self.precondition = precondition
+    def __init__(self, system, right):
+        self.system = system
         self.solution = np.zeros_like(right)
-        self.residual = right
+        self._residual = right
         self._direction = np.zeros_like(right)
         self._energy_before = np.zeros(len(right))
-        self._preconditioned = None
+        self._pending = self._preconditioned = None
 
-    # The last residual is preconditioned only where someone asks.
+    # The last residual costs half a product, and is computed only where someone asks.
+
+    @property
+    def residual(self):
+        """Residuals ``r = b - H x``, (m, n_coordinates)."""
+        if self._pending is not None:
+            length, pull = self._pending
+            self._residual = self._residual - length[:, None] * pull()
+            self._pending = None
+        return self._residual
 
     @property
     def preconditioned(self):
-        """Preconditioned residuals ``P r``, (m, p)."""
+        """Preconditioned residuals ``P r``, (m, n_coordinates)."""
         if self._preconditioned is None:
-            self._preconditioned = self.precondition(self.residual)
+            self._preconditioned = self.system.precondition(self.residual)
         return self._preconditioned
 
     @property
     def energy(self):
         """``r'P r``, (m,)."""
-        return np.einsum("mp,mp->m", self.residual, self.preconditioned)
+        return self.system.dot(self.residual, self.preconditioned)
 
     def step(self, running=True):
         """Take one step in the rows that are running, and return its lengths (m,)."""
         energy = self.energy
         ratio = _ratio(energy, self._energy_before, running)
-        self._direction = self.preconditioned + ratio[:, None] * self._direction
-        image = self.product(self._direction)
-        curved = np.einsum("mp,mp->m", self._direction, image)
+        self._direction *= ratio[:, None]
+        self._direction += self.preconditioned
+        curved, pull = self.system.push(self._direction)
         length = _ratio(energy, curved, running)
         self.solution += length[:, None] * self._direction
-        self.residual = self.residual - length[:, None] * image
+        self._pending = length, pull
         self._energy_before, self._preconditioned = energy, None
         return length
 
     def keep(self, rows):
         """Go on with some of the rows only (mask of shape (m,))."""
         self._preconditioned = self.preconditioned[rows]
-        for name in ("solution", "residual", "_direction", "_energy_before"):
+        for name in ("solution", "_residual", "_direction", "_energy_before"):
             setattr(self, name, getattr(self, name)[rows])
 
 
@@ -96,7 +103,7 @@ def conjugate_gradients(product, right, precondition, target, *, max_iter, exhau
     residual_norm : ndarray of shape (m,)
         Norms of the residuals of the solutions.
     """
-    iteration = BlockIteration(product, right, precondition)
+    iteration = BlockIteration(System(product, precondition), right)
     floor = exhausted * iteration.energy
     for _ in range(max_iter):
         running = np.linalg.norm(iteration.residual, axis=1) > target

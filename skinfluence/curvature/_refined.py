@@ -7,7 +7,7 @@ from skinfluence._utils.batching import batches
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature._base import Curvature
 from skinfluence.curvature._certificate import ROUNDING
-from skinfluence.rows import DenseRows
+from skinfluence.curvature._conjugate_gradients import BlockIteration
 
 # Steps after which the refinement to a bound gives up.
 MAX_REFINEMENTS = 50
@@ -59,21 +59,23 @@ class RefinedCurvature(Curvature):
 
     def solve(self, rows, damping):
         refined = self._to_bound if self.refine == "auto" else self._by_steps
-        out = np.empty(rows.shape)
-        for batch in batches(rows.n_samples, 8 * 8 * rows.rows_per_sample * rows.n_columns):
-            out[rows.row_slice(batch)] = refined(rows[batch].toarray(), damping)
-        return DenseRows(out, rows.rows_per_sample)
+        system, s = self.certificate.system(damping), rows.rows_per_sample
+        n_coordinates = rows.n_columns + system.n_extra
+        out = np.empty((rows.shape[0], n_coordinates))
+        for batch in batches(rows.n_samples, 8 * 8 * s * n_coordinates):
+            iteration = BlockIteration(system, system.enter(rows[batch]))
+            out[rows.row_slice(batch)] = refined(iteration, damping)
+        return system.leave(out, s)
 
-    def _by_steps(self, right, damping):
-        iteration = self.certificate.iteration(right, damping)
+    def _by_steps(self, iteration, damping):
         floor = ROUNDING * iteration.energy
         for _ in range(self.refine + 1):
             iteration.step(iteration.energy > floor)
         return iteration.solution
 
-    def _to_bound(self, right, damping):
-        iteration = self.certificate.iteration(right, damping)
-        out, left = np.empty_like(right), np.arange(len(right))
+    def _to_bound(self, iteration, damping):
+        out = np.empty_like(iteration.solution)
+        left = np.arange(len(out))
         for _ in range(MAX_REFINEMENTS + 1):
             iteration.step()
             error = self._relative_bound(iteration, damping)
@@ -95,9 +97,10 @@ class RefinedCurvature(Curvature):
 
     def _relative_bound(self, iteration, damping):
         """Largest bound relative to its inner product among the ten largest ones, (m,)."""
-        certificate = self.certificate
-        products = np.abs(DenseRows(iteration.solution).inner(certificate.rows))
-        bounds = certificate.bounds(iteration.residual, damping, iteration.preconditioned)
+        certificate, leave = self.certificate, iteration.system.leave
+        products = np.abs(leave(iteration.solution).inner(certificate.rows))
+        preconditioned = leave(iteration.preconditioned)
+        bounds = certificate.bounds_from(preconditioned, iteration.energy, damping)
         k = min(N_LARGEST, products.shape[1])
         largest = np.argpartition(-products, k - 1, axis=1)[:, :k]
         products, bounds = (np.take_along_axis(a, largest, axis=1) for a in (products, bounds))

@@ -142,7 +142,11 @@ class KroneckerRows(Rows):
 
     def _mix(self, cube, batch):
         """``residual_i @ cube_i`` for every sample i of the batch."""
-        return cube if self.is_jacobian else np.matmul(self.residual[batch], cube)
+        return cube if self.is_jacobian else np.matmul(self._residual_of(batch), cube)
+
+    def _residual_of(self, batch):
+        # Always in one layout, so that a fit rounds as its copy from a pickle does.
+        return np.ascontiguousarray(self.residual[batch])
 
     def _batch_bytes(self, m):
         """Bytes of one sample in a product with m vectors."""
@@ -158,10 +162,11 @@ class KroneckerRows(Rows):
         for batch in batches(self.n_samples, self._batch_bytes(m)):
             part = cube[:, batch]
             if not self.is_jacobian:
-                part = np.matmul(part.transpose(1, 0, 2), self.residual[batch]).transpose(1, 0, 2)
+                part = np.matmul(part.transpose(1, 0, 2), self._residual_of(batch))
+                part = part.transpose(1, 0, 2)
             mixed = part.transpose(0, 2, 1).reshape(m * c, -1)
             out[:, : c * d] += _dot_left(mixed, self.activation[batch]).reshape(m, c * d)
-        out[:, c * d :] = matrix @ self.intercept_columns.reshape(self.shape[0], -1)
+        out[:, c * d :] = matrix @ np.ascontiguousarray(_flat(self.intercept_columns))
         return out
 
     def inner(self, other, out=None):
@@ -180,10 +185,20 @@ class KroneckerRows(Rows):
         return into(out, result)
 
     def dotted_by(self, vectors, out=None):
-        # Activations times the vectors, (n, c, m), against rows that are written out, (n, c, d).
-        if not _is_sparse(self.activation) and len(vectors) > self.layer_shape[1]:
+        (c, d), m = self.layer_shape, len(vectors)
+        # Activations times the vectors, (n, m, c), against rows written out, (n, s, c, d).
+        if not _is_sparse(self.activation) and m > self.rows_per_sample * d:
             return super().dotted_by(vectors, out)
-        return into(out, (self @ np.ascontiguousarray(vectors.T)).T)
+        outer = vectors[:, : c * d].reshape(m * c, d)
+        cube = np.empty((m, self.n_samples, self.rows_per_sample))
+        for batch in batches(self.n_samples, self._batch_bytes(m)):
+            part = _dot(self.activation[batch], outer.T).reshape(-1, m, c)
+            if not self.is_jacobian:
+                part = part @ self._residual_of(batch).transpose(0, 2, 1)
+            cube[:, batch] = part.transpose(1, 0, 2)
+        result = cube.reshape(m, self.shape[0])
+        result += vectors[:, c * d :] @ _flat(self.intercept_columns).T
+        return into(out, result)
 
     def moment(self):
         residual = self.residual.transpose(0, 2, 1)

@@ -5,7 +5,7 @@ result is a `Projection`, the space in which the curvature is solved.
 """
 
 from skinfluence.curvature.sketched._added_ridge import debiased_ridge, exact_effective_dimension
-from skinfluence.curvature.sketched._complement import ComplementRows
+from skinfluence.curvature.sketched._complement_rows import ComplementRows
 from skinfluence.curvature.sketched._effective_dimension import of_curvature, of_factors
 from skinfluence.curvature.sketched._plan import SketchPlan
 from skinfluence.curvature.sketched._projection import Projection

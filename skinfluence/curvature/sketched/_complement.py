@@ -11,60 +11,17 @@ directions of large eigenvalues: ``tr(F_o^2) / tr(F_o)`` with ``F_o = (I - QQ') 
 0, every direction outside would count as flat, and its influence would be overstated.
 """
 
+from functools import cached_property
+
 import numpy as np
 
+from skinfluence._utils.batching import fits_in_memory
 from skinfluence.curvature import Curvature
 from skinfluence.curvature._eigenbasis import Eigenbasis, OutsideBasis
+from skinfluence.curvature.sketched._complement_rows import BasisRows
+from skinfluence.curvature.sketched._complement_system import ComplementSystem
 from skinfluence.curvature.sketched._ritz import largest_ritz_value
-from skinfluence.rows import CombinedRows, DenseRows, Rows, WrappedRows
-
-
-class ComplementRows(WrappedRows):
-    """Rows together with their sketch.
-
-    Parameters
-    ----------
-    rows : Rows
-        The rows.
-    sketch : Sketch
-        Sketch with orthonormal rows.
-    reduced : Rows, default=None
-        ``rows @ sketch``, where already known.
-    """
-
-    def __init__(self, rows, sketch, reduced=None):
-        super().__init__(rows)
-        self.sketch = sketch
-        self.reduced = rows @ sketch if reduced is None else reduced
-
-    @property
-    def n_stored(self):
-        return self.rows.n_stored + self.reduced.n_stored
-
-    def __getitem__(self, samples):
-        return ComplementRows(self.rows[samples], self.sketch, self.reduced[samples])
-
-    def __matmul__(self, matrix):
-        return self.reduced if matrix is self.sketch else self.rows.__matmul__(matrix)
-
-    def __rmatmul__(self, matrix):
-        return self.rows.__rmatmul__(matrix)
-
-    def inner(self, other, out=None):
-        return self.rows.inner(other, out)
-
-    def dotted_by(self, vectors, out=None):
-        return self.rows.dotted_by(vectors, out)
-
-    def squared_norms(self):
-        return self.rows.squared_norms()
-
-    def rescaled(self, scale):
-        return self.rows.rescaled(scale)
-
-    def weighted(self, weight):
-        reduced = self.reduced.weighted(weight)
-        return ComplementRows(self.rows.weighted(weight), self.sketch, reduced)
+from skinfluence.rows import CombinedRows, DenseRows
 
 
 def curvature_outside(factor_rows, sketch, layer_shape, seed, *, n_signs=8):
@@ -150,28 +107,6 @@ def error_outside(factor_rows, sketch, ridge, outside_curvature, seed, *, enough
     return largest_ritz_value(images, vectors, enough=enough, n_iterations=n_iterations)
 
 
-class _Basis(Rows):
-    """The rows of the sketch; `ComplementRows` know their products with these."""
-
-    n_samples = property(lambda self: self.sketch.size)
-    n_columns = property(lambda self: self.sketch.n_columns)
-
-    def __init__(self, sketch):
-        self.sketch = sketch
-
-    def __getitem__(self, samples):
-        return DenseRows(self.toarray()[samples])
-
-    def toarray(self):
-        return self.sketch.toarray()
-
-    def __rmatmul__(self, matrix):
-        return self.sketch.lift(matrix)
-
-    def inner(self, other, out=None):
-        return (other @ self.sketch).toarray().T
-
-
 class ComplementCurvature(Curvature):
     """The curvature on a basis, and one number on its complement.
 
@@ -211,6 +146,14 @@ class ComplementCurvature(Curvature):
         self.n_unsketched = n_unsketched
         self.outside_curvature = outside_curvature
 
+    def __getstate__(self):
+        # What can be computed again is no part of the fit.
+        return {name: value for name, value in vars(self).items() if name != "_reduced_rows"}
+
+    @cached_property
+    def _reduced_rows(self):
+        return self.factor_rows @ self.sketch
+
     def _outside(self, damping):
         """Ridge plus outside_curvature, on all columns and in the coordinates of the sketch."""
         ridges = []
@@ -233,6 +176,22 @@ class ComplementCurvature(Curvature):
             inverses.append(inverse)
         return inverses
 
+    def system(self, product, damping):
+        n_rows, n_columns = self.factor_rows.shape
+        # With few columns, products with the basis cost less than with the sketched factor rows.
+        if n_columns < n_rows or not fits_in_memory(8 * n_rows * self.sketch.size):
+            return super().system(product, damping)
+        # The product is that of the factor rows, which also have it by halves.
+        return ComplementSystem(
+            self.factor_rows,
+            self._reduced_rows,
+            self.sketch,
+            self.inside,
+            (self.penalty + damping, self.reduced_penalty + damping),
+            self._inverses(self._outside(damping)),
+            damping,
+        )
+
     def exact_part(self, rows):
         return self.inside, rows @ self.sketch
 
@@ -242,7 +201,7 @@ class ComplementCurvature(Curvature):
         solved = self.inside.solve(inside, damping).array
         # (I - QQ') / r + Q H_Q^{-1} Q' = 1 / r + Q (H_Q^{-1} - 1 / r) Q'.
         solved -= inside.toarray() * reduced
-        return CombinedRows(rows.rescaled(full), solved, _Basis(self.sketch))
+        return CombinedRows(rows.rescaled(full), solved, BasisRows(self.sketch))
 
     def whiten(self, rows, damping):
         full, reduced = map(np.sqrt, self._inverses(self._outside(damping)))

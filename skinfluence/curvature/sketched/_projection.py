@@ -10,10 +10,10 @@ from skinfluence.curvature._space import Space
 from skinfluence.curvature.sketched._added_ridge import debiased_ridge
 from skinfluence.curvature.sketched._complement import (
     ComplementCurvature,
-    ComplementRows,
     curvature_outside,
     error_outside,
 )
+from skinfluence.curvature.sketched._complement_rows import ComplementRows
 from skinfluence.curvature.sketched._range import RangeProjector
 from skinfluence.exceptions import NumericalWarning
 
