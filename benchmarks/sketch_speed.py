@@ -1,14 +1,19 @@
-"""How fast gradients are sketched, and what a second damping and sparse text cost.
+"""How fast gradients are sketched, and what a second damping, text and automatic sizes cost.
 
-`python -m benchmarks.sketch_speed` writes `benchmarks/results/sketch_speed.md`. It projects
+`python -m benchmarks.sketch_speed` writes `benchmarks/results/sketch_speed.md`, and with the names
+of some sections (projecting, damping, sparse, auto) only these; the others stay. It projects
 1000 rows of 109,386 numbers in single precision to 2048, by the sketches of the package, by a
 stored Gaussian matrix and by the dense projectors of dattri and TRAK where these packages are
 installed (they need torch; neither is a dependency). All times are processor seconds of one
 run on one machine, so run it with one thread: `OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1`.
 """
 
+import re
 import resource
+import sys
+import sysconfig
 import time
+import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,10 +21,12 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 from scipy.stats import spearmanr
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-from skinfluence import SketchedInfluence
+from benchmarks.datasets import load_mnist_5k
+from skinfluence import ExactInfluence, SketchedInfluence
 from skinfluence.curvature import MatrixFreeCurvature
 from skinfluence.sketching import GaussianSketch, SJLTSketch, SRDCTSketch
 
@@ -177,17 +184,124 @@ def text_lines():
     return [*lines, ""]
 
 
-def main():
-    # Memory is that of the process, so that the sparse rows come first.
-    lines = ["# Speed and memory of sketches", ""]
-    text = text_lines()
-    print("\n".join(text), flush=True)
-    lines += projection_lines() + damping_lines() + text
+def source_text(n_classes=20, n_lines=30, most=400, n_words=2990):
+    """Pieces of Python's standard library, told apart by their package: counts and labels."""
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    pieces = {}
+    for path in sorted(folder.rglob("*.py")):
+        package = path.relative_to(folder).parts[0]
+        if package == "site-packages":
+            continue
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        starts = range(0, len(lines) - n_lines + 1, n_lines)
+        pieces.setdefault(package, []).extend("\n".join(lines[i : i + n_lines]) for i in starts)
+    largest = sorted(pieces, key=lambda name: (-len(pieces[name]), name))[:n_classes]
+    rng = np.random.default_rng(0)
+    documents, labels = [], []
+    for label, name in enumerate(largest):
+        kept = rng.permutation(len(pieces[name]))[:most]
+        documents += [pieces[name][i] for i in kept]
+        labels += [label] * len(kept)
+    words = TfidfVectorizer(
+        max_features=n_words, sublinear_tf=True, token_pattern=r"[A-Za-z_]{2,}"
+    )
+    return words.fit_transform(documents), np.array(labels)
+
+
+def auto_lines():
+    """What the size that is found from the data costs, beside exact scores and fixed sizes."""
+    lines = [
+        "## Automatic sizes",
+        "",
+        "Processor seconds of the fit (the model is not fitted again) and the scores of some "
+        "queries, the better of two runs for sketches. Error: norm of the difference to the exact "
+        "scores over their norm; for text conjugate gradients give the exact scores of five "
+        "queries. Numbers for each row: those of the sketch; a tail holds features and residuals "
+        "too.",
+        "",
+        "| data | parameters | queries | method | sizes tried | numbers for each row | seconds | "
+        "share of exact | error |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    X, y = load_mnist_5k()
+    for C in (0.01, 0.1):
+        lines += auto_rows(f"MNIST, C = {C:g}", X / 255, y, C, n_queries=500, fixed=(640,))
+    X, y = source_text()
+    for C in (0.01, 1.0):
+        name = f"text, {X.shape[0]:,} documents, C = {C:g}"
+        lines += auto_rows(name, X, y, C, n_queries=100, fixed=(640,), exact=False)
+    return [*lines, ""]
+
+
+def auto_rows(name, X, y, C, *, n_queries, fixed, exact=True):
+    """Rows of the table for one model."""
+    model = FrozenEstimator(LogisticRegression(C=C, max_iter=2000, tol=1e-6).fit(X, y))
+    index = np.random.default_rng(0).choice(len(y), n_queries, replace=False)
+    queries, labels = X[index], y[index]
+    p = model.coef_.size + model.intercept_.size
+
+    def scores_of(influence):
+        return influence.fit(X, y).influence(queries, labels)
+
+    lines, reference, of_exact = [], None, None
+    start = f"| {name} | {p:,} | {n_queries} | "
+    if exact:
+        began = time.process_time()
+        reference = scores_of(ExactInfluence(model))
+        of_exact = time.process_time() - began
+        lines.append(f"{start}exact | | | {of_exact:.2f} | 1 | |")
+    for size in ("auto", *fixed):
+        influence = SketchedInfluence(model, sketch_size=size, random_state=0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            taken, scores = seconds(lambda influence=influence: scores_of(influence))
+        if reference is None:
+            reference = -exact_scores(influence, queries[:5], labels[:5])
+        shown = scores[: len(reference)]
+        error = np.linalg.norm(shown - reference) / np.linalg.norm(reference)
+        label = f"fixed {size}" if size != "auto" else "auto"
+        if any("does not reach" in str(warning.message) for warning in caught):
+            label += ", which warns that eps is not reached"
+        if influence.sketch_.is_identity:
+            label += ", which takes the exact solution"
+        tried = " ".join(map(str, influence.tried_sizes_))
+        share = f"{taken / of_exact:.3f}" if exact else ""
+        lines.append(
+            f"{start}{label} | {tried} | {influence.sketch_size_} | {taken:.2f} | {share} | "
+            f"{error:.3f} |"
+        )
+    return lines
+
+
+# Memory is that of the process, so that the sparse rows come first.
+SECTIONS = {
+    "sparse": text_lines,
+    "projecting": projection_lines,
+    "damping": damping_lines,
+    "auto": auto_lines,
+}
+
+
+def main(*names):
     target = Path(__file__).parent / "results" / "sketch_speed.md"
+    found = {}
+    if names and target.exists():
+        found = dict(parts_of(target.read_text(encoding="utf-8")))
+    for name in names or SECTIONS:
+        ((heading, text),) = parts_of("\n".join(SECTIONS[name]()))
+        print(text, flush=True)
+        found[heading] = text
+    lines = ["# Speed and memory of sketches\n", *found.values()]
     target.parent.mkdir(exist_ok=True)
     target.write_text("\n".join(lines), encoding="utf-8")
-    print("\n".join(lines))
+
+
+def parts_of(text):
+    """Heading and text of every section."""
+    for part in re.split(r"^(?=## )", text, flags=re.MULTILINE):
+        if part.startswith("## "):
+            yield part.splitlines()[0], part.rstrip("\n") + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

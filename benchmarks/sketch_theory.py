@@ -18,11 +18,14 @@ from benchmarks.datasets import load_digits, load_mnist_5k, load_spambase
 from skinfluence import ExactInfluence, SketchedInfluence
 from skinfluence.inspection import SketchErrorDisplay
 from skinfluence.metrics import faithfulness
-from skinfluence.sketching import SKETCHES, NystromSketch, effective_dimension
+from skinfluence.sketching import SKETCHES, effective_dimension
 
 RESULTS = Path(__file__).parent / "results"
 RANDOM = ("gaussian", "rademacher", "sjlt", "srdct")
-KINDS = (*RANDOM, "nystrom")
+INDEPENDENT = ("gaussian", "rademacher", "sjlt")
+NO_TAIL, WITH_TAIL = "nystrom, no tail", "nystrom, with tail"
+KINDS = (*RANDOM, NO_TAIL, WITH_TAIL)
+REAL = ("MNIST, odd or even", "digits", "spambase")
 MULTIPLES = np.array([0.25, 0.5, 1, 2, 4, 8, 16])
 N_QUERIES = 50
 SEEDS = (0, 1, 2)
@@ -82,12 +85,17 @@ class Problem:
 
     def errors(self, kind, size, seed):
         """Measures of one sketch, as `skinfluence.metrics.faithfulness` gives them."""
-        sketch = SKETCHES[kind].draw(self.root, size, seed)
-        P = sketch.toarray()
+        if size == 0:
+            return self._measured(np.zeros((0, len(self.F))), has_tail=True)
+        name = kind.partition(",")[0]
+        P = SKETCHES[name].draw(self.root, size, seed).toarray()
+        return self._measured(P, has_tail=kind == WITH_TAIL)
+
+    def _measured(self, P, has_tail):
         Z, Zq = self.rows @ P.T, self.queries @ P.T
-        inverse = np.linalg.inv(P @ self.F @ P.T + self.ridge * np.eye(size))
+        inverse = np.linalg.inv(P @ self.F @ P.T + self.ridge * np.eye(len(P)))
         scores, own = Zq @ inverse @ Z.T, np.einsum("nm,nm->n", Z @ inverse, Z)
-        if isinstance(sketch, NystromSketch):
+        if has_tail:
             ridge = self.ridge + self.level_outside(P)
             scores += (self.queries @ self.rows.T - Zq @ Z.T) / ridge
             own += (np.sum(self.rows**2, axis=1) - np.sum(Z**2, axis=1)) / ridge
@@ -146,18 +154,23 @@ def sizes_of(problem):
 
 
 def measure(problem):
-    """Measures by kind, each an array (n_seeds, n_sizes)."""
+    """Sizes, measures by kind, each an array (n_seeds, n_sizes), and those of the tail alone."""
     sizes = sizes_of(problem)
-    found = {}
-    for kind in KINDS:
-        runs = [[problem.errors(kind, m, seed) for m in sizes] for seed in SEEDS]
-        found[kind] = {
-            "uniform": np.array([[r.error_quantile for r in run] for run in runs]),
-            "ratio": np.array([[r.self_influence_ratio for r in run] for run in runs]),
-            "relative": np.array([[r.relative_error.mean() for r in run] for run in runs]),
-            "spearman": np.array([[r.spearman.mean() for r in run] for run in runs]),
-        }
-    return sizes, found
+    found = {
+        kind: summary([[problem.errors(kind, m, seed) for m in sizes] for seed in SEEDS])
+        for kind in KINDS
+    }
+    return sizes, found, summary([[problem.errors(WITH_TAIL, 0, 0)]])
+
+
+def summary(runs):
+    """Measures of runs, each an array of the shape of the runs."""
+    return {
+        "uniform": np.array([[r.error_quantile for r in run] for run in runs]),
+        "ratio": np.array([[r.self_influence_ratio for r in run] for run in runs]),
+        "relative": np.array([[r.relative_error.mean() for r in run] for run in runs]),
+        "spearman": np.array([[r.spearman.mean() for r in run] for run in runs]),
+    }
 
 
 def slope_above(sizes, errors, dimension, multiple=4):
@@ -182,51 +195,60 @@ def size_for(sizes, values, target, rising=True):
     return float(np.exp(np.log(sizes[k - 1]) * (1 - share) + np.log(sizes[k]) * share))
 
 
-def tables(name, problem, sizes, found):
+def tables(name, problem, sizes, found, alone):
     """Lines of Markdown for one problem."""
-    d = problem.dimension
+    d, p = problem.dimension, len(problem.F)
     lines = [
         f"## {name}",
         "",
-        f"p = {len(problem.F)}, ridge {problem.ridge:.3g}, effective dimension {d:.1f}, rank "
+        f"p = {p}, ridge {problem.ridge:.3g}, effective dimension {d:.1f}, rank "
         f"{int((problem.values > 1e-12 * problem.values[-1]).sum())}. Sizes: "
         + ", ".join(f"{m} ({m / d:.2g} d)" for m in sizes),
         "",
-        "| kind | pairwise error | relative error | Spearman | mean of phi~/phi | slope from "
-        "4 d | 95 % of rank correlation at |",
-        "|---|---|---|---|---|---|---|",
+        "| kind | numbers held for a row | pairwise error | relative error | Spearman | mean of "
+        "phi~/phi | slope from 4 d | 95 % of rank correlation at |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for kind, measures in found.items():
-        cells = [
-            " ".join(f"{v:.2g}" for v in measures[key].mean(axis=0))
-            for key in ("uniform", "relative", "spearman", "ratio")
-        ]
+        held = " ".join(str(m + p * (kind == WITH_TAIL)) for m in sizes)
         slope = slope_above(sizes, measures["uniform"], d)
         multiple = size_for(sizes, measures["spearman"], 0.95) / d
         reached = f"{multiple:.1f} d" if multiple < np.inf else f"over {sizes[-1] / d:.0f} d"
-        lines.append(f"| {kind} | {' | '.join(cells)} | {slope:.2f} | {reached} |")
-    lines += ["", gain_line(sizes, found), ""]
-    return lines
+        lines.append(f"| {kind} | {held} | {cells(measures)} | {slope:.2f} | {reached} |")
+    lines += [f"| tail alone | {p} | {cells(alone)} | | |", ""]
+    return [*lines, *(gain_line(sizes, found, kind) for kind in (NO_TAIL, WITH_TAIL)), ""]
 
 
-def gain_line(sizes, found):
-    """How many times fewer numbers a basis needs than the best random sketch."""
+def cells(measures):
+    """The four measures of a table, means over the seeds."""
+    return " | ".join(
+        " ".join(f"{v:.2g}" for v in measures[key].mean(axis=0))
+        for key in ("uniform", "relative", "spearman", "ratio")
+    )
+
+
+def gain_line(sizes, found, kind):
+    """How many times smaller a basis is than the best random sketch of equal error."""
     gains = []
     for target in (0.3, 0.2, 0.1):
         random = min(size_for(sizes, found[k]["relative"], target, rising=False) for k in RANDOM)
-        basis = size_for(sizes, found["nystrom"]["relative"], target, rising=False)
+        basis = size_for(sizes, found[kind]["relative"], target, rising=False)
+        if basis == np.inf:
+            gains.append(f"not reached at relative error {target}")
+            continue
         known = random < np.inf
         random = random if known else sizes[-1]
         sign = "" if known and basis > sizes[0] else "more than "
         gains.append(f"{sign}{random / basis:.1f} at relative error {target}")
-    return "Times fewer numbers of nystrom than of the best random sketch: " + ", ".join(gains)
+    also = ", the rows that the tail reads not counted" if kind == WITH_TAIL else ""
+    return f"Size of the best random sketch over that of {kind}{also}: {'; '.join(gains)}.\n"
 
 
 def draw(problems):
     """Error of each problem, its spectrum and its effective dimension against the ridge."""
     figure, axes = plt.subplots(3, 3, figsize=(14, 12), layout="constrained")
     spectrum, dimension = axes[2, 1:]
-    for ax, (name, problem, sizes, found) in zip(axes.flat, problems, strict=False):
+    for ax, (name, problem, sizes, found, _) in zip(axes.flat, problems, strict=False):
         errors = {kind: measures["uniform"] for kind, measures in found.items()}
         SketchErrorDisplay(sizes, errors, problem.dimension).plot(ax)
         ax.set(title=name)
@@ -262,8 +284,9 @@ def head_of_ten_classes():
         "",
         f"Effective dimension {exact.effective_dimension_:.0f} of {exact.n_params_} parameters.",
         "",
-        "| sketch | m_A | m | relative error | Spearman | mean of phi~/phi |",
-        "|---|---|---|---|---|---|",
+        "| sketch | m_A | m | numbers held for a row | relative error | Spearman | mean of "
+        "phi~/phi |",
+        "|---|---|---|---|---|---|---|",
     ]
     own = exact.self_influence()
     for kind, tail, sizes in (
@@ -287,7 +310,8 @@ def head_of_ten_classes():
             label = kind if kind != "nystrom" else f"nystrom, {'with' if tail else 'no'} tail"
             lines.append(
                 f"| {label} | {m_A} | {influence.sketch_size_} | "
-                f"{result.relative_error.mean():.3f} | {result.spearman.mean():.3f} | "
+                f"{influence.n_stored_:.0f} | {result.relative_error.mean():.3f} | "
+                f"{result.spearman.mean():.3f} | "
                 f"{result.self_influence_ratio:.2f} |"
             )
     of_features, of_outputs = influence.factor_effective_dimensions_
@@ -298,33 +322,59 @@ def head_of_ten_classes():
     return [*lines, ""]
 
 
-READING = """\
-What holds: the pairwise error of random sketches falls with a slope near -1/2 from 4 d on, and a
-basis with its complement (`tail=True`, which keeps the factored rows too, see `n_stored_`) needs
-many times fewer numbers of its own. The largest error over all gradients, which the theory
-bounds, is another and larger number: `sketch_error(X, y).operator`.
+def reading(problems):
+    """What the tables of all problems say, with figures from them."""
+    slopes, correlations, below, alone = {}, {}, [], []
+    for name, problem, sizes, found, tail in problems:
+        for kind in RANDOM:
+            group = "srdct" if kind == "srdct" else "independent"
+            error = found[kind]["uniform"]
+            slope = slope_above(sizes, error, problem.dimension)
+            slopes.setdefault(group, []).append(slope)
+            if name in REAL:
+                last = found[kind]["spearman"].mean(axis=0)[-1]
+                correlations.setdefault(group, []).append(last)
+            at_d = np.argmin(np.abs(sizes - problem.dimension))
+            below.append(1 - error.mean(axis=0)[at_d] / error.mean(axis=0)[0])
+        alone.append(f"{tail['relative'].mean():.2g} ({name})")
+    return f"""\
+The pairwise error falls from 4 d on with a slope of {between(slopes["independent"])} on
+logarithmic axes for sketches of independent rows, and of {between(slopes["srdct"])} for srdct,
+whose rows are orthogonal, so that its error ends at size p instead of never. Between d / 4 and d
+it changes by {between(below, "+.0%")} (positive: it falls).
 
-What does not: (1) random sketches do not reach 95 % of the exact *rank correlation of the scores*
-at 16 d on the real data. (2) The slope of srdct is steeper than -0.6: its rows are
-orthogonal, so that its error ends at size p instead of never. On the flat spectrum i^-0.5 and on
-spambase, whose 57 columns end at 16 d, slopes are -0.35 to -0.4. (3) Below d the error is not
-flat: it falls by up to a third between d / 4 and d.
+At the largest size, the rank correlation of the scores of random sketches with the exact ones is
+{between(correlations["independent"])} on the real data, and {between(correlations["srdct"])} for
+srdct.
+
+A basis with its tail (`tail=True`, the default) holds the rows themselves, p numbers, beside its
+own m: it saves time and the curvature, not the memory of the rows. A basis without it holds m.
+The tail alone, a ridge and one mean curvature with zero numbers of its own, has a relative error
+of {", ".join(alone)}.
+Where that is small, what looks like the merit of the basis is mostly that of the tail. The
+largest error over all gradients, which the theory bounds, is another and larger number:
+`sketch_error(X, y).operator`.
 """
 
 
+def between(values, form=".2f"):
+    """The smallest and the largest of some values."""
+    return f"{min(values):{form}} to {max(values):{form}}"
+
+
 def main():
-    problems, lines = [], ["# The theory of sketched influence, measured", ""]
+    problems = []
+    lines = ["# The theory of sketched influence, measured", ""]
     lines += [
-        "Mean over three seeds; `d` is the effective dimension. Pairwise error: 95th percentile "
-        "of |B~ - B| / sqrt(phi_0 phi_0') over queries and training rows.",
+        f"Mean over {len(SEEDS)} seeds; `d` is the effective dimension. Pairwise error: 95th "
+        "percentile of |B~ - B| / sqrt(phi_0 phi_0') over queries and training rows.",
         "",
     ]
-    lines += READING.splitlines() + [""]
+    body = []
     for name, problem in [*real_problems(), *chosen_spectra()]:
-        sizes, found = measure(problem)
-        problems.append((name, problem, sizes, found))
-        lines += tables(name, problem, sizes, found)
-    lines += head_of_ten_classes()
+        problems.append((name, problem, *measure(problem)))
+        body += tables(*problems[-1])
+    lines += [*reading(problems).splitlines(), "", *body, *head_of_ten_classes()]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "sketch_theory.md").write_text("\n".join(lines), encoding="utf-8")
     draw(problems).savefig(RESULTS / "sketch_theory.png", dpi=80)

@@ -564,6 +564,36 @@ def test_a_budget_of_numbers_is_kept_and_the_sizes_tried_are_told():
     assert SketchedInfluence(model, sketch_size=20).fit(X, y).tried_sizes_ == ()
 
 
+@pytest.mark.parametrize("eps", [0.08, 0.2, 0.34])
+def test_the_size_of_a_basis_holds_eps_and_two_thirds_of_it_do_not(eps):
+    X, y, model = wide()
+
+    def fitted(**settings):
+        influence = SketchedInfluence(model, random_state=0, **settings).fit(X, y)
+        curvature = influence.linearisation_.curvature
+        return influence, curvature.uniform_error(influence.damping_, n_iterations=50)
+
+    auto, error = fitted(eps=eps)
+    _, error_of_fewer = fitted(sketch_size=auto.sketch_size_ * 2 // 3)
+    # Fewer iterations measure the error from below.
+    assert error <= 1.05 * eps < 1.05 * error_of_fewer
+    assert auto.sketch_size_ == auto.tried_sizes_[-1] < 134
+
+
+def test_a_basis_of_many_outputs_has_a_default_budget(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((300, 120)), rng.integers(0, 3, 300)
+    model = lm.LogisticRegression(C=10, max_iter=1000)
+    monkeypatch.setattr(f"{ROOM}._size.MAX_SIZE", 200)
+    monkeypatch.setattr(f"{ROOM}._size.MAX_BASIS_SIZE", 90)
+    with pytest.warns(NumericalWarning, match="does not reach the uniform error eps=0.05"):
+        influence = SketchedInfluence(model, random_state=0, eps=0.05).fit(X, y)
+    assert influence.tried_sizes_[-1] == influence.sketch_size_ <= 90
+    with pytest.warns(NumericalWarning, match="max_sketch_size"):
+        larger = SketchedInfluence(model, random_state=0, eps=0.05, max_sketch_size=150).fit(X, y)
+    assert 90 < larger.sketch_size_ <= 150
+
+
 @pytest.mark.parametrize("name", ["binary", "multinomial", "two ridges"])
 def test_error_outside_of_a_basis_is_a_lower_bound_of_its_uniform_error(name):
     influence, Xq, yq = fit(name, sketch_size=16)

@@ -313,12 +313,15 @@ class SpectralCurvature(Curvature):
     """
 
     def __init__(self, moment, penalty):
-        ridge = np.diag(penalty) if penalty.ndim == 1 else penalty
         # The driver whose eigenvectors are orthogonal to machine precision.
-        self.values, vectors = eigh(moment + ridge, driver="evd")
+        if penalty.ndim == 1:
+            self.values, vectors = eigh(moment + np.diag(penalty), driver="evd")
+            of_penalty = penalty @ vectors**2
+        else:
+            self.values, vectors = eigh(moment + penalty, driver="evd")
+            of_penalty = np.einsum("ij,ij->j", vectors, penalty @ vectors)
         self.vectors = with_fixed_signs(vectors)
         # What F, not the penalty, has in each direction.
-        of_penalty = np.einsum("ij,ij->j", self.vectors, ridge @ self.vectors)
         self._of_data = np.clip(self.values - of_penalty, 0, None)
 
     def _kept(self, damping):

@@ -37,19 +37,23 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         ``TransformedTargetRegressor`` stays fixed, and losses are in the unit of the transformed
         targets; the base estimators of a stack must be frozen, and stay fixed too.
     sketch_size : {"auto", "certified"}, int or (int, int), default="auto"
-        Numbers m stored for each row. "auto": the size from which the uniform error of all
-        influences is at most ``eps``, found from the spectrum of the sketch itself without an
-        exact solution. "certified": grown until the 95th percentile of the relative error of the
-        scores, measured on training rows that a basis is not built from, is at most ``eps``. That
-        holds for queries like the training rows, 95 of 100 of them, as far as some 70 rows can
-        tell; queries whose gradients leave the range of F (see `leakage`) may have a larger
-        error, which `sketch_error` measures. A factorised sketch of a model with c outputs gives
-        m // c numbers to its features; a pair ``(m_A, m_E)`` sets the sizes for features and
-        outputs. From the number of parameters on the result is exact.
+        Numbers m stored for each row. "auto": a size at which the uniform error of all influences
+        is at most ``eps``, found without an exact solution. For a random sketch the theorem gives
+        it, from the spectrum of the sketch itself. For a basis the error, relative to the
+        self-influences, is measured by products of the curvature with a few vectors, which find it
+        from below within a few percent; the exact solution is taken where it is affordable and a
+        third of the features do not suffice. "certified": grown until the 95th percentile of the
+        relative error of the scores, measured on training rows that a basis is not built from, is
+        at most ``eps``. That holds for queries like the training rows, 95 of 100 of them, as far
+        as some 70 rows can tell; queries whose gradients leave the range of F (see `leakage`) may
+        have a larger error, which `sketch_error` measures. A factorised sketch of a model with c
+        outputs gives m // c numbers to its features; a pair ``(m_A, m_E)`` sets the sizes for
+        features and outputs. From the number of parameters on the result is exact.
     max_sketch_size : int, default=None
         Most numbers for each row that "auto" and "certified" may take. Where the goal needs more,
-        this many are taken, with a warning. None: at most what a dense eigendecomposition can
-        take, and beyond that the exact solution where it is affordable.
+        this many are taken, with a warning. None: at most 2048 for a basis of "auto" and 8192
+        else, whose eigendecomposition takes seconds or minutes, and beyond that the exact
+        solution where it is affordable, else this many with a warning.
     sketch : str or callable, default="auto"
         Kind of sketch: "auto", "gaussian", "rademacher", "sjlt", "srdct", "nystrom",
         "landmarks" or "identity". "nystrom" is a basis for the range of the features and needs
@@ -118,7 +122,9 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
     sketch_size_ : int
         Rows of the sketch, without the unsketched columns.
     tried_sizes_ : tuple of int
-        Numbers for each row that were tried to find the size; none where it was given.
+        Numbers for each row that were tried to find the size, in order; none where it was given.
+        Sizes of a basis double until products alone do not reject one, and the size taken is
+        interpolated between the last two.
     factorized_ : bool
         Whether features are sketched, or full gradients.
     damping_ : float

@@ -213,8 +213,11 @@ class KroneckerRows(Rows):
     def column_squares(self):
         (c, d), total = self.layer_shape, np.zeros(self.n_columns)
         squares = np.einsum("nsc,nsc->nc", self.residual, self.residual)
-        for batch in batches(self.n_samples, 8 * d):
-            total[: c * d] += (squares[batch].T @ _dense(self.activation[batch]) ** 2).ravel()
+        if sp.issparse(self.activation):
+            total[: c * d] = np.asarray(self.activation.power(2).T @ squares).T.ravel()
+        else:
+            for batch in batches(self.n_samples, 8 * d):
+                total[: c * d] += (squares[batch].T @ _dense(self.activation[batch]) ** 2).ravel()
         total[c * d :] = np.einsum("nsf,nsf->f", self.intercept_columns, self.intercept_columns)
         return total
 

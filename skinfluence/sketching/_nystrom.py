@@ -77,6 +77,23 @@ class NystromSketch(Sketch):
         # the Gram matrix G, without another pass over the data.
         return cls(_leading_by_svd(image, size), seed)
 
+    @classmethod
+    def of_gram(cls, gram, seed=0):
+        """All eigenvectors of a Gram matrix, those of the largest eigenvalues first.
+
+        Parameters
+        ----------
+        gram : ndarray of shape (n_columns, n_columns)
+            Gram matrix ``data' data``.
+        seed : int, default=0
+            Kept as the attribute; nothing is drawn.
+
+        Returns
+        -------
+        NystromSketch
+        """
+        return cls(np.ascontiguousarray(np.linalg.eigh(gram)[1][:, ::-1]), seed)
+
     def leading(self, size):
         """The sketch with only the leading directions.
 

@@ -9,7 +9,8 @@ from skinfluence.curvature.sketched._complement_rows import ComplementRows
 from skinfluence.curvature.sketched._effective_dimension import of_curvature, of_factors
 from skinfluence.curvature.sketched._plan import SketchPlan
 from skinfluence.curvature.sketched._projection import Projection
-from skinfluence.curvature.sketched._size import choose_projection, is_injective
+from skinfluence.curvature.sketched._rank import is_injective
+from skinfluence.curvature.sketched._size import choose_projection
 
 __all__ = [
     "ComplementRows",

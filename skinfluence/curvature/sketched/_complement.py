@@ -14,13 +14,13 @@ directions of large eigenvalues: ``tr(F_o^2) / tr(F_o)`` with ``F_o = (I - QQ') 
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import eigh
 
 from skinfluence._utils.batching import fits_in_memory
 from skinfluence.curvature import Curvature
 from skinfluence.curvature._eigenbasis import Eigenbasis, OutsideBasis
 from skinfluence.curvature.sketched._complement_rows import BasisRows
 from skinfluence.curvature.sketched._complement_system import ComplementSystem
+from skinfluence.curvature.sketched._ritz import largest_ritz_value
 from skinfluence.rows import CombinedRows, DenseRows
 
 
@@ -82,7 +82,7 @@ def error_outside(factor_rows, sketch, ridge, outside_curvature, seed, *, enough
     enough : float
         Value above which the search ends.
     n_iterations : int
-        Most iterations.
+        Most products with a block of vectors.
 
     Returns
     -------
@@ -95,22 +95,16 @@ def error_outside(factor_rows, sketch, ridge, outside_curvature, seed, *, enough
     def outside(vectors):
         return vectors - sketch.lift(vectors @ sketch)
 
-    rng = np.random.default_rng([seed, 4])
-    vectors = rng.standard_normal((4, factor_rows.n_columns))
-    found = 0.0
-    for _ in range(n_iterations):
+    def images(vectors):
         # The unsketched columns belong to the basis, so that this leaves 0 there.
-        vectors = np.linalg.qr(outside(vectors).T)[0].T
-        scaled = vectors.copy()
+        scaled = outside(vectors)
         scaled[:, :n_sketched] /= root
         image = outside(factor_rows.gram_product(scaled))
         image[:, :n_sketched] = (image[:, :n_sketched] - level * scaled[:, :n_sketched]) / root
-        ritz = vectors @ image.T
-        found = max(found, float(np.abs(np.linalg.eigvalsh((ritz + ritz.T) / 2)).max()))
-        if found > enough:
-            break
-        vectors = image
-    return found
+        return image, vectors, image
+
+    vectors = outside(np.random.default_rng([seed, 4]).standard_normal((2, factor_rows.n_columns)))
+    return largest_ritz_value(images, vectors, enough=enough, n_iterations=n_iterations)
 
 
 class ComplementCurvature(Curvature):
@@ -244,26 +238,21 @@ class ComplementCurvature(Curvature):
         outside = scaled.squared_norms().sum() - (scaled @ self.sketch).squared_norms().sum()
         return self.inside.effective_dimension(damping), max(0.0, float(outside))
 
-    def uniform_error(self, damping, *, enough=np.inf, n_vectors=4, n_iterations=8, seed=0):
+    def uniform_error(self, damping, *, enough=np.inf, n_vectors=2, n_iterations=8, seed=0):
         """Largest error of any influence, relative to the self-influences.
 
         ``sup |B~ - B| / sqrt(phi phi')`` over all gradients is the spectral radius of
-        ``H~^{-1} H - I``, with H~ this curvature and H the exact one. Subspace iteration finds
-        it from below, by products alone, and ends once it exceeds ``enough``.
+        ``H~^{-1} H - I``, with H~ this curvature and H the exact one. A block Krylov subspace
+        finds it from below, by products alone, and ends once it exceeds ``enough``.
         """
-        rng = np.random.default_rng(seed)
-        vectors = rng.standard_normal((n_vectors, len(self.penalty)))
-        for _ in range(n_iterations):
-            vectors = np.linalg.qr(vectors.T)[0].T
-            # Ritz values of (H - H~) v = value H~ v on the span of the vectors; the next vectors
-            # are H~^{-1} (H - H~) v.
-            gap = self._exact_product(vectors, damping) - self._product(vectors, damping)
-            values = eigh(gap @ vectors.T, self._product(vectors, damping) @ vectors.T)[0]
-            found = float(np.abs(values).max())
-            if found > enough:
-                break
-            vectors = self.solve(DenseRows(gap), damping).toarray()
-        return found
+
+        def images(vectors):
+            approximate = self._product(vectors, damping)
+            gap = self._exact_product(vectors, damping) - approximate
+            return gap, approximate, self.solve(DenseRows(gap), damping).toarray()
+
+        vectors = np.random.default_rng(seed).standard_normal((n_vectors, len(self.penalty)))
+        return largest_ritz_value(images, vectors, enough=enough, n_iterations=n_iterations)
 
     def _exact_product(self, vectors, damping):
         return self.factor_rows.gram_product(vectors) + vectors * (self.penalty + damping)

@@ -4,7 +4,7 @@ import numpy as np
 
 from skinfluence.curvature import MatrixFreeCurvature
 from skinfluence.curvature.sketched._added_ridge import exact_effective_dimension
-from skinfluence.curvature.sketched._size import feature_eigenvalues
+from skinfluence.curvature.sketched._rank import feature_eigenvalues
 from skinfluence.sketching import effective_dimension
 
 # If either side of the rows is at most this long, their spectrum is computed exactly.

@@ -228,9 +228,17 @@ class SketchPlan:
         scale[: ridge.size] = np.sqrt(ridge.mean() / ridge).ravel()
         return scale
 
-    def sketch(self, m_A, m_E):
-        """Sketch of all columns, from the sizes for features and outputs."""
-        inner = self.feature_sketch(m_A)
+    def sketch(self, m_A, m_E, features=None):
+        """Sketch of all columns, from the sizes for features and outputs.
+
+        Parameters
+        ----------
+        m_A, m_E : int
+            Sizes.
+        features : Sketch, default=None
+            Sketch of the features of size m_A, where one is known already.
+        """
+        inner = self.feature_sketch(m_A) if features is None else features
         outputs = self._output_sketch(m_E)
         if inner.is_identity and outputs.is_identity:
             return IdentitySketch(self.factor_rows.n_columns)
@@ -246,6 +254,10 @@ class SketchPlan:
         if m_A >= d:
             return IdentitySketch(d)
         return self.draw(self._seen_features, m_A, self.seed)
+
+    def eigenbasis(self):
+        """Basis of all d features, by eigenvectors."""
+        return self.draw.__self__.of_gram(self._seen_features.moment(), self.seed)
 
     def _output_sketch(self, m_E):
         c = self.layer_shape[0]

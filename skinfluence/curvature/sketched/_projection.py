@@ -139,7 +139,7 @@ class Projection(Space):
     def _level(self, with_curvature):
         return self.outside_curvature if with_curvature else np.zeros(self.plan.layer_shape[0])
 
-    def error_outside(self, *, with_curvature=True, enough=np.inf, n_iterations=4):
+    def error_outside(self, *, with_curvature=True, enough=np.inf, n_iterations=5):
         """Lower bound of the uniform error of `complement_curvature`, by products alone."""
         plan = self.plan
         (c, d), ridge = plan.layer_shape, self._full_penalty + plan.damping

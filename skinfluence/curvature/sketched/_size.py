@@ -6,12 +6,18 @@ import numpy as np
 
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature.sketched._added_ridge import exact_effective_dimension
+from skinfluence.curvature.sketched._basis_size import Projections, smallest_basis
 from skinfluence.curvature.sketched._projection import Projection
+from skinfluence.curvature.sketched._rank import feature_eigenvalues, numerical_rank
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.sketching import influence_min_dim
 
 # A dense eigendecomposition of more columns takes minutes.
 MAX_SIZE = 8192
+
+# Numbers of a basis up to which its moment and eigendecomposition take seconds, not minutes.
+# A larger basis is taken where `max_sketch_size` allows it.
+MAX_BASIS_SIZE = 2048
 
 # Bytes of memory that a basis may take, whose vectors are as long as the features.
 MAX_BASIS = 2**30
@@ -103,30 +109,49 @@ def by_theorem(plan, eps, delta):
     dimension that its own spectrum shows; a basis grows until its error, which can be measured,
     is small enough.
     """
-    sizes, (c, d) = _sizes(plan), plan.layer_shape
-    has_choice = plan.ridge.min() > 0 and plan.max_size is None
-    if plan.draws_basis and has_choice and c * d <= MAX_SIZE:
-        # Eigenvectors of a larger basis cost more than the exact solution.
-        sizes = [m for m in sizes if m <= d * WORTHWHILE]
-    tried = []
-    for m_A in sizes:
-        tried.append(c * m_A)
-        projection = Projection(plan, plan.sketch(m_A, c))
-        sketch = projection.feature_sketch
-        if sketch.is_basis:
-            if _is_accurate(projection, eps):
-                break
-        else:
-            needed = _needed(plan, sketch, eps, delta)
-            if needed <= m_A:
-                projection = Projection(plan, plan.sketch(needed, c))
-                break
-    else:
+    sizes = _cheap_sizes(plan)
+    projections = Projections(plan, sizes)
+    projection = None
+    if sizes:
+        is_basis = projections[sizes[0]].feature_sketch.is_basis
+        projection = (
+            smallest_basis(projections, eps)
+            if is_basis
+            else _large_enough(projections, eps, delta)
+        )
+    if projection is None:
         m_A = _last_resort(plan, sizes, f"the uniform error eps={eps:g}")
-        if m_A not in sizes:
-            projection = Projection(plan, plan.sketch(m_A, c))
-    projection.tried_sizes = tuple(tried)
+        projection = (
+            projections[m_A]
+            if m_A in sizes
+            else Projection(plan, plan.sketch(m_A, plan.layer_shape[0]))
+        )
+    projection.tried_sizes = projections.tried_sizes
     return projection
+
+
+def _large_enough(projections, eps, delta):
+    """Projection of the size that the theorem requires, None if no sketch is large enough."""
+    plan = projections.plan
+    for m_A in projections.sizes:
+        needed = _needed(plan, projections[m_A].feature_sketch, eps, delta)
+        if needed <= m_A:
+            return Projection(plan, plan.sketch(needed, plan.layer_shape[0]))
+    return None
+
+
+def _cheap_sizes(plan):
+    """Sizes whose trial costs less than the exact solution, or than a given budget allows."""
+    sizes, (c, d) = _sizes(plan), plan.layer_shape
+    if not plan.draws_basis or plan.max_size is not None:
+        return sizes
+    largest = max(1, MAX_BASIS_SIZE // c)
+    if plan.ridge.min() > 0 and c * d <= MAX_SIZE:
+        # Eigenvectors of a larger basis cost more than the exact solution, which is affordable.
+        return [m for m in sizes if m <= min(largest, d * WORTHWHILE)]
+    return [m for m in sizes if m < largest] + (
+        [largest] if sizes and sizes[-1] >= largest else []
+    )
 
 
 def by_certificate(plan, eps, relative_error):
@@ -195,30 +220,6 @@ def _warn_out_of_reach(size, goal):
     )
 
 
-def _is_accurate(projection, eps):
-    """Whether the uniform error of a basis is at most eps."""
-    plan = projection.plan
-    if plan.ridge.min() > 0:
-        tail = projection.has_complement
-        outside = projection.error_outside(with_curvature=tail, enough=eps if tail else eps / 2)
-        # A basis that is too small is told by products alone.
-        if outside > (eps if tail else eps / 2):
-            return False
-    return _basis_error(projection, eps) <= eps
-
-
-def _basis_error(projection, enough):
-    """Bound of the uniform error of a projection on a basis, exact up to ``enough``."""
-    plan = projection.plan
-    if plan.ridge.min() <= 0:
-        return 0.0 if is_injective(projection) else np.inf
-    if projection.has_complement:
-        return projection.curvature.uniform_error(plan.damping, enough=enough)
-    # Without the term (I - QQ') / ridge outside the basis, the error at most doubles.
-    tail = projection.complement_curvature(with_curvature=False)
-    return 2 * tail.uniform_error(plan.damping, enough=enough / 2)
-
-
 def _needed(plan, sketch, eps, delta):
     """Size that the theorem requires, by the spectrum of a sketch of the features."""
     values = feature_eigenvalues(plan, sketch)
@@ -227,27 +228,3 @@ def _needed(plan, sketch, eps, delta):
         return influence_min_dim(dimension, eps=eps, delta=delta) if dimension < np.inf else np.inf
     rank = numerical_rank(values)
     return rank + 1 if rank < sketch.size else np.inf
-
-
-def feature_eigenvalues(plan, sketch):
-    """Eigenvalues of the sketched moment of the features, which bounds F."""
-    projected = plan.bounding_features @ sketch
-    return np.linalg.eigvalsh(projected.moment())
-
-
-def numerical_rank(values):
-    """Number of eigenvalues that are not 0 up to rounding."""
-    tolerance = len(values) * np.finfo(np.float64).eps * np.abs(values).max(initial=0)
-    return int((values > tolerance).sum())
-
-
-def is_injective(projection):
-    """Whether the sketch is known to lose nothing of the range of F.
-
-    A rank below the size of the sketch is the rank of F itself, for almost all sketches.
-    """
-    plan, sketch = projection.plan, projection.feature_sketch
-    d = plan.layer_shape[1]
-    if sketch.size >= min(d, plan.features.shape[0]):
-        return True
-    return numerical_rank(feature_eigenvalues(plan, sketch)) < sketch.size
