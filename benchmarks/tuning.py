@@ -119,6 +119,12 @@ def main():
         "",
         "Brute force fits again for each row and each C. Where it leaves out a sample of the "
         "rows, its time is extrapolated to all of them, and the best C are those of the sample.",
+        "",
+        "The search picks what brute force picks, but costs more than five folds of these small "
+        "models: a fit of 8 or 30 columns takes milliseconds, about as long as reading the rows "
+        "and a pass over the losses for each row that leaves, and the steps of ten classes need "
+        "products of 650 coordinates with all rows, for each row. At C = 1000 the rows are nearly "
+        "separable, L-BFGS stops early, and with ten classes only the longest steps are refined.",
     ]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "tuning.md").write_text("\n".join(lines) + "\n")
