@@ -301,6 +301,14 @@ def largest_sketch_of_digits():
     return max(tried, key=int), rows[0]["parameters"]
 
 
+def refined_network():
+    rows = table(section(results("refinement.md"), "perceptron"), "method")
+    refined, exact = (
+        row(rows, method=name) for name in ("1000 landmarks, refine=1", "exact, gram")
+    )
+    return [refined["Spearman"], refined["seconds"], exact["seconds"]]
+
+
 def times_faster():
     rows = table(results("leave_one_out.md"), "model", "data", "n x columns")
     chosen = [("LogisticRegression", "fair"), ("LogisticRegression", "optdigits")]
@@ -318,6 +326,10 @@ SENTENCES = [
         r"cost ([\d.]+) times the bare matrix products \(median of\nnine; "
         r"quartiles ([\d.]+) to ([\d.]+)\)",
         partial(found, "exact.md", r"ratio: ([\d.]+)\*\* \(quartiles ([\d.]+) to ([\d.]+)"),
+    ),
+    (
+        r"correlate ([\d.]+)\nwith the exact ones, in ([\d.]+) s instead of ([\d.]+) s",
+        refined_network,
     ),
     (
         r"come (\d+) times faster than from refitting for a binary\nlogistic regression, (\d+) "
