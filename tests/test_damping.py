@@ -232,3 +232,10 @@ def test_linear_datamodeling_score_is_near_the_best_of_a_grid(name):
     found = damping_of(name, frozen, X, y)
     best = max(lds(damping=found * 10.0**power) for power in np.arange(-2, 2.1, 0.5))
     assert lds() > best - 0.015
+
+
+def test_refined_kronecker_factors_have_the_damping_of_the_full_curvature():
+    model, X, y = trained()
+    full, matched = damping_of("exact", model, X, y), damping_of("ekfac", model, X, y)
+    refined = KFACInfluence(model, refine=1).fit(X, y).damping_
+    assert refined == pytest.approx(full) and matched != pytest.approx(full, rel=0.1)

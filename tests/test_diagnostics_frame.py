@@ -204,7 +204,9 @@ def test_a_row_that_is_alone_in_its_class_is_unknown_without_itself():
     X, y, *_ = split(*wine(), n_queries=80)
     keep = np.append(np.flatnonzero(y < 2), np.flatnonzero(y == 2)[:1])
     found = diagnostics_frame(ExactInfluence(logistic()).fit(X[keep], y[keep]))
-    assert np.isinf(found["leave_one_out_loss"]).tolist() == [False] * (len(keep) - 1) + [True]
+    alone = [False] * (len(keep) - 1) + [True]
+    assert np.isinf(found["leave_one_out_loss"]).tolist() == alone
+    assert np.isnan(found["cooks_distance"]).tolist() == alone
 
 
 def test_a_curvature_without_eigenvectors_has_no_memorization():

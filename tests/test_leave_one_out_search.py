@@ -150,6 +150,15 @@ def test_a_model_without_an_objective_is_refused_by_name():
         search.fit(X, y)
 
 
+def test_an_error_of_the_callers_own_choice_is_told_as_it_is():
+    def choose(results):
+        raise ValueError("no candidate is good enough")
+
+    X, y = (array[FEW] for array in diabetes())
+    with pytest.raises(ValueError, match="no candidate is good enough"):
+        LeaveOneOutSearch(Ridge(), {"alpha": [1.0]}, refit=choose).fit(X, y)
+
+
 def test_a_scorer_that_needs_probabilities_is_refused():
     X, y = (array[FEW] for array in diabetes())
     search = LeaveOneOutSearch(Ridge(), {"alpha": [1.0]}, scoring="neg_log_loss")

@@ -55,7 +55,10 @@ class Curvature(ABC):
 
     def multiply(self, vectors, damping):
         """``H v`` for vectors (m, n_coordinates)."""
-        raise NotImplementedError
+        raise ValueError(
+            f"{type(self).__name__} knows no products of the curvature with vectors. Use "
+            "solver='direct', 'gram' or 'cg'."
+        )
 
     def averaged(self, other, share):
         """Mean of this curvature and another, which has a share between 0 and 1.

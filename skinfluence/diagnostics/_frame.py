@@ -47,7 +47,7 @@ def diagnostics_frame(influence, *, dfbetas=False):
         cooks_distance
             ``r^2 h / (1 - h) / p``. Where the loss is no likelihood of one output, such as that
             of several classes: ``N d' H d / p`` of the Newton step d without the row, which is the
-            same for canonical links, in units of the loss.
+            same for canonical links, in units of the loss; NaN for the last row of a class.
         dffits_internal, dffits
             One step of the row's own output over its standard error
             (``d_fittedvalues_scaled`` of GLMInfluence, ``dffits_internal`` of OLSInfluence), with
@@ -102,7 +102,9 @@ def diagnostics_frame(influence, *, dfbetas=False):
     outputs = removed.own_outputs()
     columns = {"leverage": leverages.values}
     if residuals is None:
-        length = removed.steps.squared_length
+        # Without a row that takes its class with it, or without a model, there is no such step.
+        stays = removed.removals.keeps_loss & ~removed.refused
+        length = np.where(stays, removed.steps.squared_length, np.nan)
         columns["cooks_distance"] = length / leverages.effective_dimension
     else:
         columns |= _of_residuals(residuals, outputs)

@@ -138,6 +138,7 @@ class KFACInfluence(BaseInfluence):
     Notes
     -----
     Positive influence means that more weight on a training row raises the loss of a query.
+    Refined scores (``refine``) are those of the full curvature, and "auto" then takes its damping.
     The model's own penalty enters by its diagonal in the eigenbasis. Kronecker factors are no
     sum over training rows, so a leave-one-out effect is a step with the curvature of all rows.
 

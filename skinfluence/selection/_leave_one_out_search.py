@@ -194,16 +194,15 @@ class LeaveOneOutSearch(GridSearchCV):
         )
         try:
             search.fit(X, y, **arguments)
-            failed = np.isnan(search.cv_results_["mean_test_score"]).all()
+            if np.isnan(search.cv_results_["mean_test_score"]).all():
+                raise ValueError(
+                    "All candidates have the score NaN. Expected a number for at least one."
+                )
         except ValueError:
-            failed = True
-        if failed:
-            # What went wrong with the first candidate says more than that all have failed.
+            # What goes wrong with the first candidate says more than that all have failed.
             first = clone(self.estimator).set_params(**ParameterGrid(self.param_grid)[0])
             score(first.fit(X, y, **arguments), X, y)
-            raise ValueError(
-                "All candidates have the score NaN. Expected a number for at least one."
-            )
+            raise
         self._adopt(search)
         self.scorer_ = check_scoring(self.estimator, self.scoring)
         self.n_splits_ = len(rows) if groups is None else len(np.unique(groups))
