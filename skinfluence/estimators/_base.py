@@ -151,7 +151,7 @@ class BaseInfluence(FittedInfluence, ABC):
         objective = objective.conditioned(damping)
         kind, curvature, space = self._make_curvature(objective, damping)
         damping = self._match_damping(objective, curvature, space, damping)
-        rows = space.project(objective.training_gradient_rows())
+        rows = space.project(objective.training_gradient_rows().summed())
         schedule = Schedule(self.batch_size, self.n_jobs, self.verbose)
         found = Linearisation(
             fitted_model, objective, kind, curvature, damping, space, rows, schedule

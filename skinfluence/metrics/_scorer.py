@@ -226,7 +226,7 @@ def _faithfulness(influence, X, y, truth):
     exact = DenseCurvature(*objective.hessian(kind), objective.l2_penalty)
     queries = linearisation.gradient_rows(linearisation.read(X), y)
     solved = exact.solve(queries, linearisation.damping)
-    reference = -solved.inner(objective.training_gradient_rows())
+    reference = -solved.inner(objective.training_gradient_rows().summed())
     size = np.linalg.norm(reference, axis=1)
     if not size.any():
         raise ValueError("The relative error is not defined: no row influences any query.")

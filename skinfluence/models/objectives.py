@@ -266,7 +266,7 @@ class Objective(ABC):
 
     def curvature_product(self, curvature):
         """Function that multiplies vectors (m, n_coordinates) with the curvature F."""
-        return self.factor_rows(curvature).gram_product
+        return self.factor_rows(curvature).summed().gram_product
 
     def hessian(self, curvature):
         """The curvature F of the mean loss as independent blocks.
@@ -328,7 +328,7 @@ class Objective(ABC):
 
     def mean_eigenvalue(self, curvature):
         """Mean eigenvalue of the curvature F."""
-        rows = self.factor_rows(curvature)
+        rows = self.factor_rows(curvature).summed()
         return float(rows.squared_norms().sum() / rows.n_columns)
 
     @property
@@ -351,7 +351,7 @@ class Objective(ABC):
     @cached_property
     def stationarity(self):
         """Norm of the gradient of the objective over the sum of the norms of its terms."""
-        rows = self.training_gradient_rows()
+        rows = self.training_gradient_rows().summed()
         gradient = (self.weight[None] @ rows)[0]
         gradient += self.penalty * self.theta + self.l1_gradient
         size = self.weight @ np.sqrt(rows.squared_norms())
