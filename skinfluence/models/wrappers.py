@@ -125,7 +125,7 @@ def _transformed(transformer, y):
             f"targets: y, from {y.min():g} to {y.max():g}, leaves its domain. Leave those rows "
             "out, or omit y to get the influence on the prediction."
         )
-    return transformed.reshape(y.shape) if y.ndim == 1 else transformed
+    return transformed
 
 
 def unfrozen(estimator):
