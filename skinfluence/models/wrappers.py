@@ -168,6 +168,13 @@ def _(estimator):
     return LogisticRegression() if isinstance(estimator, StackingClassifier) else RidgeCV()
 
 
+def innermost(estimator):
+    """The unfitted model inside all wrappers; a frozen one stays in its FrozenEstimator."""
+    while (inner := _inside(estimator)) is not None:
+        estimator = inner
+    return estimator
+
+
 def fit_arguments(estimator, sample_weight):
     """Arguments of ``fit`` that pass ``sample_weight`` to the final model of an estimator.
 
@@ -209,9 +216,7 @@ def _own_argument(estimator, sample_weight):
 
 def _routed(wrapper, sample_weight):
     """Weights by metadata routing, which wrappers pass on to the estimators that request them."""
-    model = wrapper
-    while (inner := _inside(model)) is not None:
-        model = inner
+    model = innermost(wrapper)
     if isinstance(model, FrozenEstimator):
         return {}
     argument = _own_argument(model, sample_weight)
