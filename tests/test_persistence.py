@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 import skinfluence
 from skinfluence import (
+    AveragedInfluence,
     ClassifierHeadInfluence,
     ExactInfluence,
     FilteredEstimator,
@@ -37,6 +38,7 @@ NETWORK = perceptron(max_iter=200)
 SKETCHED = {"sketch_size": 8, "random_state": 0}
 
 CLASSIFIERS = {
+    "averaged": AveragedInfluence(KFACInfluence(NETWORK), n_fits=2, random_state=0),
     "exact": ExactInfluence(MODEL),
     "gram": ExactInfluence(MODEL, solver="gram"),
     "cg": ExactInfluence(MODEL, solver="cg", random_state=0),
@@ -190,6 +192,15 @@ def test_another_version_is_told(estimator, monkeypatch):
     # What is loaded belongs to this version from now on.
     assert "_skinfluence_version" not in vars(loaded)
     pickle.loads(pickle.dumps(loaded))
+
+
+def test_every_public_estimator_stores_its_version():
+    public = [getattr(skinfluence, name) for name in skinfluence.__all__]
+    estimators = [thing for thing in public if hasattr(thing, "fit")]
+    assert len(estimators) >= 10
+    for estimator in estimators:
+        state = estimator(MODEL, *[{}] * (estimator is LeaveOneOutSearch)).__getstate__()
+        assert state["_skinfluence_version"] == skinfluence.__version__
 
 
 def test_a_state_without_a_version_is_told():

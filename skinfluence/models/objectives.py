@@ -345,6 +345,9 @@ class Objective(ABC):
     # Whether outputs are linear in the features, with coordinates ``[W.ravel(), b]``.
     is_linear = False
 
+    # Whether the user has said what a query without targets asks of the outputs.
+    has_measurement = False
+
     # Whether the curvature may be indefinite, or nearly flat in directions that the data hardly
     # determine, as a network's is.
     needs_damping = False
