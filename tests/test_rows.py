@@ -288,3 +288,11 @@ def test_rows_of_tokens_are_those_of_their_one_hot_inputs(global_random_seed):
     assert_allclose(rows.restricted(kept).toarray(), part, atol=1e-12)
     written = np.concatenate([np.asarray(piece.todense()) for piece in rows.pieces()])
     assert_allclose(written, same.toarray(), atol=1e-12)
+
+
+def test_inner_products_of_sparse_features_and_others_are_centred(rng):
+    features = rng.poisson(0.7, (37, 5)) * rng.uniform(1.0, 100.0, 5)
+    centring = Centring(sp.csr_matrix(features), np.ones(37))
+    left, right = centring(sp.csr_matrix(features[:20])), centring(sp.csr_matrix(features[20:]))
+    expected = (features[:20] - features.mean(axis=0)) @ (features[20:] - features.mean(axis=0)).T
+    assert_allclose(left.gram(right), expected, atol=1e-9 * np.abs(expected).max())
