@@ -1,5 +1,6 @@
 """Influence functions for scikit-learn models."""
 
+from skinfluence._utils.persistence import trusted_types
 from skinfluence.estimators._averaged import AveragedInfluence
 from skinfluence.estimators._exact import ExactInfluence
 from skinfluence.estimators._head import ClassifierHeadInfluence
@@ -20,6 +21,7 @@ __all__ = [
     "RelativeHessianInfluence",
     "SketchedInfluence",
     "SketchedInfluenceCV",
+    "trusted_types",
 ]
 
 __version__ = "0.1.0.dev0"

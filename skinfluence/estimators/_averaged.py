@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._utils.arrays import ranking
 from skinfluence._utils.batching import batches
+from skinfluence._utils.persistence import VersionedMixin
 from skinfluence._utils.sklearn_private import HasMethods, Interval, _fit_context, _num_samples
 from skinfluence._utils.validation import check_ranking, packed
 from skinfluence.metrics import InfluenceScorer
@@ -26,7 +27,11 @@ from skinfluence.models import innermost
 
 
 class AveragedInfluence(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, MetaEstimatorMixin, BaseEstimator
+    VersionedMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    MetaEstimatorMixin,
+    BaseEstimator,
 ):
     """Mean influence over several trainings of one model, with other seeds.
 

@@ -15,6 +15,7 @@ from sklearn.base import (
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from skinfluence._utils.persistence import VersionedMixin
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence._utils.validation import (
     check_indices,
@@ -32,6 +33,7 @@ from skinfluence.rows import DenseRows
 
 
 class FittedInfluence(
+    VersionedMixin,
     EffectsMixin,
     RankingMixin,
     ClassNamePrefixFeaturesOutMixin,

@@ -12,6 +12,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import nn
 
+from skinfluence._utils.persistence import VersionedMixin
 from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_context
 from skinfluence.models.registry import objective
 from skinfluence.models.torch._criteria import NAMES, is_classification, read_criterion
@@ -21,7 +22,7 @@ from skinfluence.models.torch._objective import TorchObjective
 from skinfluence.models.weighting import Weighting
 
 
-class TorchModel(BaseEstimator):
+class TorchModel(VersionedMixin, BaseEstimator):
     """A trained torch module as a scikit-learn estimator.
 
     The module minimised ``mean of the losses + l2 / 2 * |parameters|^2``, as torch's optimisers
