@@ -264,3 +264,11 @@ def test_columns_that_change_in_their_last_digit_are_zero_once_centred(rng):
     assert_array_equal(centred[:, :40], 0.0)
     expected = features[:, 40] - np.average(features[:, 40], weights=weight)
     assert_allclose(centred[:, 40], expected, atol=1e-14)
+
+
+def test_inner_products_of_sparse_features_and_others_are_centred(rng):
+    features = rng.poisson(0.7, (37, 5)) * rng.uniform(1.0, 100.0, 5)
+    centring = Centring(sp.csr_matrix(features), np.ones(37))
+    left, right = centring(sp.csr_matrix(features[:20])), centring(sp.csr_matrix(features[20:]))
+    expected = (features[:20] - features.mean(axis=0)) @ (features[20:] - features.mean(axis=0)).T
+    assert_allclose(left.gram(right), expected, atol=1e-9 * np.abs(expected).max())
