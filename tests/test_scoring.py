@@ -8,7 +8,6 @@ from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 from skinfluence import ExactInfluence, KFACInfluence, SketchedInfluence
-from skinfluence.estimators import _linearisation
 from skinfluence.models.torch import TorchModel
 from tests.helpers import assert_close
 
@@ -74,7 +73,7 @@ def test_scores_do_not_depend_on_threads_groups_and_batches(name, network, monke
     settings = settings | ({"random_state": 0} if name == "sketched" else {})
     expected = make(model, **settings).fit(X, y).influence(*queries)
     # One query a group.
-    monkeypatch.setattr(_linearisation, "KEPT_SOLUTIONS", 0)
+    monkeypatch.setattr("skinfluence.estimators._linearisation.KEPT_SOLUTIONS", 0)
     for more in ({}, {"n_jobs": 3}, {"batch_size": 7}, {"n_jobs": 3, "batch_size": 7}):
         with config_context(working_memory=2e-3):
             influence = make(model, **settings, **more).fit(X, y)
