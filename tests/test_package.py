@@ -33,7 +33,8 @@ CONFINED = {
     "torch": ("models.torch",),
     "skorch": ("models.torch",),
     "matplotlib": ("inspection",),
-    "pandas": ("diagnostics",),
+    "pandas": ("diagnostics", "inspection.report"),
+    "jinja2": ("inspection.report",),
     "polars": (),
     "imblearn": (),
 }
