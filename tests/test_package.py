@@ -233,13 +233,13 @@ def test_defaults_documented_inside_are_the_defaults(name):
 SHARED = {
     "estimator": {
         *("ClassifierHeadInfluence", "SketchedInfluenceCV", "FilteredEstimator"),
-        "LeaveOneOutSearch",
+        *("LeaveOneOutSearch", "AveragedInfluence"),
     },
-    "n_jobs": {"SketchedInfluenceCV", "LeaveOneOutSearch"},
-    # These find a size, and tell it, or count candidates.
+    "n_jobs": {"SketchedInfluenceCV", "LeaveOneOutSearch", "AveragedInfluence"},
+    # These find a size, and tell it, or count candidates or trainings.
     "verbose": {
         *("SketchedInfluence", "SketchedInfluenceCV", "RelativeHessianInfluence"),
-        "LeaveOneOutSearch",
+        *("LeaveOneOutSearch", "AveragedInfluence"),
     },
     # A scorer of models, not of influences.
     "scoring": {"LeaveOneOutSearch"},

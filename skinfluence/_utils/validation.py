@@ -234,6 +234,23 @@ def check_new_weights(weights, n_samples):
     return np.atleast_2d(given), given.ndim == 2
 
 
+def check_ranking(by, k, n_samples):
+    """Check how training rows are ranked, and how many of them are wanted.
+
+    Raises
+    ------
+    ValueError
+        If ``k`` exceeds the number of training rows, or ``by`` is unknown.
+    """
+    if by not in ("harmful", "helpful", "absolute"):
+        raise ValueError(f"by must be 'harmful', 'helpful' or 'absolute'. Got {by!r} instead.")
+    if not isinstance(k, Integral) or not 1 <= k <= n_samples:
+        raise ValueError(
+            f"k must be an integer from 1 to the number of training rows, {n_samples}. Got "
+            f"{k!r} instead."
+        )
+
+
 def check_reduce(reduce):
     """How to reduce over queries, or a ValueError."""
     if reduce not in (None, "mean", "sum"):

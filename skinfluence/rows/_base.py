@@ -36,6 +36,9 @@ class Rows(ABC):
     # Whether rows belong to a linear layer with one bias for each output, or with none.
     is_layer = False
 
+    # Whether rows belong to an embedding: the inputs of its layer are one-hot vectors of tokens.
+    reads_tokens = False
+
     # Whether the matrix itself is stored, as ``array``.
     is_written_out = False
 

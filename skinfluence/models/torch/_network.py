@@ -173,7 +173,7 @@ class Network:
 
     def _layer_factors(self, x, vectors):
         n = len(x)
-        with Tape(self.layers) as tape:
+        with Tape(self.layers, n) as tape:
             outputs = self(x)
         columns = tape.pull(outputs, vectors)
         return [
