@@ -429,5 +429,5 @@ def test_bad_input_is_named():
         InfluenceReport(influence, X_valid, y_valid[1:])
     with pytest.raises(ValueError, match="groups must hold one group for each of the 539"):
         InfluenceReport(influence, X_valid, y_valid, groups=y[1:])
-    with pytest.raises(TypeError, match="such as ExactInfluence. Got StandardScaler"):
+    with pytest.raises(TypeError, match="needs a fitted influence estimator.*Got StandardScaler"):
         InfluenceReport(StandardScaler().fit(X), X_valid, y_valid)

@@ -42,7 +42,8 @@ class Evidence:
         check_is_fitted(estimator)
         if not hasattr(estimator, "linearisation_"):
             raise TypeError(
-                "The report needs a fitted influence estimator, such as ExactInfluence. Got "
+                "The report is about one fit: it needs a fitted influence estimator, such as "
+                "ExactInfluence, or one of the estimators_ of an AveragedInfluence. Got "
                 f"{type(estimator).__name__} instead."
             )
         self.estimator = estimator
