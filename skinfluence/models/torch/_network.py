@@ -92,7 +92,8 @@ class Network:
 
     def tensor(self, array, dtype=None):
         """An array on the module's device, in its dtype by default."""
-        array = array.toarray() if issparse(array) else np.ascontiguousarray(array)
+        # Tensors share memory with arrays, and torch knows none that cannot be written to.
+        array = array.toarray() if issparse(array) else np.require(array, requirements="CW")
         # Not every device has float64, so the type changes before the device.
         dtype = dtype or self.dtype
         dtype = torch.float32 if dtype == torch.float64 and self.device.type == "mps" else dtype
