@@ -106,7 +106,7 @@ class LinearObjective(Objective):
             return self
         part = copy(self)
         part.__dict__.pop("training_outputs", None)
-        part.original, part.stationarity = self, self.stationarity
+        part.unconditioned, part.stationarity = self, self.stationarity
         part.centring = Centring(self.features, weight)
         part.features = part.centring(self.features)
         part.intercepts = self.intercepts + self._shift_of(self.weights, part.centring.centre)

@@ -39,6 +39,9 @@ class Rows(ABC):
     # Whether rows of a layer are sums over positions.
     is_shared = False
 
+    # Whether rows belong to an embedding: the inputs of its layer are one-hot vectors of tokens.
+    reads_tokens = False
+
     # Whether the matrix itself is stored, as ``array``.
     is_written_out = False
 
@@ -92,6 +95,10 @@ class Rows(ABC):
             near = max(few, CACHE_BYTES // max(1, row_bytes))
             batch_size = min(near, fitting[0].stop) if fitting else None
         return batches(self.n_samples, row_bytes, batch_size)
+
+    def parts(self, n_vectors, batch_size=None):
+        """Slices of samples whose products with so many vectors fit into the working memory."""
+        return batches(self.n_samples, 8 * 2 * n_vectors * self.rows_per_sample, batch_size)
 
     def row_slice(self, samples):
         """Slice of the rows of a slice of samples."""

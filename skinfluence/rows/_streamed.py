@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from skinfluence._utils.batching import batches, fits_in_memory
+from skinfluence._utils.batching import batches
 from skinfluence.rows._base import Rows
 
 # Factors of so many bytes are made at once: those of more samples would not be made any faster.
@@ -44,8 +44,8 @@ class StreamedRows(Rows):
     def batches(self, batch_size=None, *, cached=False):
         del cached
         few = max(1, STREAM_BYTES // self.sample_bytes)
-        fitting = self._fitting()
-        return batches(self.n_samples, 0, batch_size or min(few, fitting[0].stop)) if fitting else []
+        fitting = [part.stop for part in self._fitting()[:1]]
+        return batches(self.n_samples, self.sample_bytes, batch_size or min([few, *fitting]))
 
     def _fitting(self):
         """The largest slices that fit into the working memory."""
@@ -58,6 +58,9 @@ class StreamedRows(Rows):
     def summed(self):
         sample_bytes = int(8 * self[:1].summed().n_stored)
         return self._remade(partial(_summed, self.make), sample_bytes).made()
+
+    def parts(self, n_vectors, batch_size=None):
+        return self.batches(batch_size)
 
     @property
     def device(self):
