@@ -151,9 +151,7 @@ class SharedRows(Rows):
     def _slices(self, m, by_factors):
         (_, s, t, c), d = self.residual.shape, self.activation.shape[1]
         numbers = t * c * m if by_factors else s * c * d
-        fitting = batches(self.n_samples, 8 * numbers)
-        near = max(1, CACHE_BYTES // (8 * numbers))
-        return batches(self.n_samples, 8 * numbers, min(near, fitting[0].stop) if fitting else 1)
+        return batches(self.n_samples, 8 * numbers, at_most=CACHE_BYTES)
 
     def _through_factors(self, stacked):
         """Products with vectors (d, c * m), (m, n_rows)."""

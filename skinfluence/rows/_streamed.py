@@ -43,9 +43,7 @@ class StreamedRows(Rows):
 
     def batches(self, batch_size=None, *, cached=False):
         del cached
-        few = max(1, STREAM_BYTES // self.sample_bytes)
-        fitting = [part.stop for part in self._fitting()[:1]]
-        return batches(self.n_samples, self.sample_bytes, batch_size or min([few, *fitting]))
+        return batches(self.n_samples, self.sample_bytes, batch_size, at_most=STREAM_BYTES)
 
     def _fitting(self):
         """The largest slices that fit into the working memory."""

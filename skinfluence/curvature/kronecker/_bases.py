@@ -48,13 +48,19 @@ class KroneckerBasis:
             return self.rotated_columns(block.toarray())
         residual, inputs = self._rotated_factors(block)
         n_samples, s, t, c = residual.shape
-        inputs = inputs.reshape(n_samples, 1, t, -1)
-        return np.matmul(residual.transpose(0, 1, 3, 2), inputs).reshape(n_samples * s, c, -1)
+        if t == 1:
+            rotated = residual[:, :, 0, :, None] * inputs[:, None, None, :]
+        else:
+            inputs = inputs.reshape(n_samples, 1, t, -1)
+            rotated = np.matmul(residual.transpose(0, 1, 3, 2), inputs)
+        return rotated.reshape(n_samples * s, c, -1)
 
     def _rotated_factors(self, block):
         residual, inputs = factors(block)
         outputs, own = self._in_precision(residual)
-        return residual @ outputs, inputs @ own
+        # As one matrix: NumPy would multiply the stack of them one by one.
+        rotated = residual.reshape(-1, residual.shape[3]) @ outputs
+        return rotated.reshape(residual.shape), inputs @ own
 
     def _in_precision(self, array):
         """Eigenvectors of both factors, in the precision of an array."""
@@ -83,8 +89,8 @@ class KroneckerBasis:
         n_samples, s, t, c = residual.shape
         if t == 1:
             return (residual**2).sum(axis=(1, 2)).T @ inputs**2
-        total, few = np.zeros(self.shape), max(1, FACTOR_BYTES // (8 * s * self.values.size))
-        for batch in batches(n_samples, 8 * s * self.values.size, min(few, n_samples)):
+        total = np.zeros(self.shape)
+        for batch in batches(n_samples, 8 * s * total.size, at_most=FACTOR_BYTES):
             part = residual[batch].transpose(0, 1, 3, 2)
             rotated = np.matmul(part, inputs.reshape(n_samples, 1, t, -1)[batch])
             squares = np.square(rotated, out=rotated).reshape(-1, total.size)

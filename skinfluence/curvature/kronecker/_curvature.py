@@ -148,9 +148,10 @@ class KroneckerCurvature(Curvature):
         return None
 
     def solve(self, rows, damping):
-        parts = zip(self._rotated(rows[:]), self._inverses(damping), strict=True)
-        solved = [part * inverse.astype(part.dtype, copy=False) for part, inverse in parts]
-        return RotatedRows(self.bases, solved, rows.rows_per_sample)
+        parts = self._rotated(rows[:])
+        for part, inverse in zip(parts, self._inverses(damping), strict=True):
+            part *= inverse.astype(part.dtype, copy=False)
+        return RotatedRows(self.bases, parts, rows.rows_per_sample)
 
     def whiten(self, rows, damping):
         # The symmetric root: the only one that no choice of eigenvectors moves.

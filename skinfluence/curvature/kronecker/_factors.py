@@ -7,6 +7,7 @@ from operator import add
 import numpy as np
 import scipy.sparse as sp
 
+from skinfluence._utils.batching import batches
 from skinfluence.curvature.kronecker._tokens import token_moments
 from skinfluence.rows import KroneckerRows, SharedRows
 
@@ -18,8 +19,8 @@ def block_batches(rows):
     """Slices of samples and the blocks of their rows, whose factors are few."""
     if not len(rows):
         return
-    few = max(1, int(FACTOR_BYTES / (8 * rows[:1].n_stored)))
-    for batch in rows.batches(min(few, rows.batches()[0].stop)):
+    sample_bytes = 8 * rows[:1].n_stored
+    for batch in batches(rows.n_samples, sample_bytes, at_most=FACTOR_BYTES):
         yield batch, rows[batch].blocks
 
 
