@@ -5,10 +5,17 @@ from functools import partial
 
 import numpy as np
 
-from skinfluence._utils.batching import batches
+from skinfluence._utils.batching import batches, fits_in_memory
+from skinfluence.models.output_vectors import OutputVectors
 from skinfluence._utils.bound import Bound
 from skinfluence.models.objectives import Objective
 from skinfluence.rows._streamed import StreamedRows
+
+# Arrays of the size of the outputs that a loss takes to differentiate itself.
+N_COPIES = 4
+
+# Samples that are looked at together for any curvature of their losses.
+N_LOOKED_AT = 256
 
 
 class NetworkObjective(Objective):
@@ -54,8 +61,23 @@ class NetworkObjective(Objective):
     def _make_rows(self, features, vectors, samples):
         return self.make_rows(features[samples], vectors[samples])
 
-    def checked_factor(self, factor):
-        if factor.size and not factor.any():
+    def pulled_rows(self, vectors_of, features, *arrays):
+        n_samples, k = features.shape[0], self.n_outputs
+        if fits_in_memory(8 * N_COPIES * n_samples * k):
+            return super().pulled_rows(vectors_of, features, *arrays)
+        make = partial(self._vectors, vectors_of, features, arrays)
+        return self.pullback(features, OutputVectors(make, n_samples))
+
+    def _vectors(self, vectors_of, features, arrays, samples):
+        outputs = self.outputs(features[samples])
+        return vectors_of(outputs, *(array[samples] for array in arrays))
+
+    def check_curvature(self):
+        for batch in batches(self.features.shape[0], 8 * N_COPIES * self.n_outputs, N_LOOKED_AT):
+            outputs = self.outputs(self.features[batch])
+            if self.loss.hessian_diagonal(outputs, self.targets[batch]).any():
+                return
+        if self.features.shape[0]:
             raise ValueError(
                 "The loss has no curvature in the outputs of the module, so its Gauss-Newton "
                 "matrix is 0: scores would be products of gradients alone. So it is for a module "
@@ -63,7 +85,6 @@ class NetworkObjective(Objective):
                 "curvature='empirical_fisher', which KFACInfluence calls fisher='empirical'; or "
                 "let the module return logits and give the loss to TorchModel."
             )
-        return factor
 
     def describe_block(self, position):
         return self.layers[position]
