@@ -290,6 +290,7 @@ class Objective(ABC):
 
     def check_curvature(self):
         """Raise a ValueError where the loss must have curvature in the outputs, but has none."""
+        return None
 
     def describe_block(self, position):
         """Name of a block of columns, for messages."""
@@ -316,6 +317,9 @@ class Objective(ABC):
         rows = self.factor_rows(curvature)
         moment = rows.moment()
         return np.arange(len(moment))[None], moment[None]
+
+    # Whether outputs are so many that products with the GGN are cheaper than its factor rows.
+    has_many_outputs = False
 
     def residual_length(self):
         """Length of the residuals in the metric of the curvature.
