@@ -92,6 +92,10 @@ class Rows(ABC):
             batch_size = min(near, fitting[0].stop) if fitting else None
         return batches(self.n_samples, row_bytes, batch_size)
 
+    def parts(self, n_vectors, batch_size=None):
+        """Slices of samples whose products with so many vectors fit into the working memory."""
+        return batches(self.n_samples, 8 * 2 * n_vectors * self.rows_per_sample, batch_size)
+
     def row_slice(self, samples):
         """Slice of the rows of a slice of samples."""
         return slice(samples.start * self.rows_per_sample, samples.stop * self.rows_per_sample)
