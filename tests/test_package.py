@@ -329,8 +329,12 @@ def test_documents_that_are_mentioned_exist(name):
 CONSTANT = re.compile(r"[\w.{}]+\.[A-Z][A-Z_0-9]*")
 
 
+# What notebooks call.
+PROTOCOLS = {"_repr_html_", "_repr_mimebundle_"}
+
+
 def is_private(name):
-    return name.startswith("_") and not name.endswith("__")
+    return name.startswith("_") and not name.endswith("__") and name not in PROTOCOLS
 
 
 def private_names(tree):

@@ -21,7 +21,7 @@ from skinfluence._utils.arrays import ranking
 from skinfluence._utils.batching import batches
 from skinfluence._utils.persistence import VersionedMixin
 from skinfluence._utils.sklearn_private import HasMethods, Interval, _fit_context, _num_samples
-from skinfluence._utils.validation import check_ranking, packed
+from skinfluence._utils.validation import check_model, check_ranking, packed
 from skinfluence.metrics import InfluenceScorer
 from skinfluence.models import innermost
 
@@ -137,7 +137,7 @@ class AveragedInfluence(
             If the model is frozen, or two trainings of a network end at the same parameters; if
             the data are unfit.
         """
-        model = self.estimator.estimator
+        model = check_model(self.estimator.estimator)
         _check_trains_again(model)
         random = check_random_state(self.random_state)
         members = [

@@ -15,6 +15,7 @@ from sklearn.base import (
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from skinfluence._utils.fitted_html import FittedHTMLMixin
 from skinfluence._utils.persistence import VersionedMixin
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence._utils.validation import (
@@ -25,6 +26,7 @@ from skinfluence._utils.validation import (
     reads_raw_data,
 )
 from skinfluence.estimators._effects import EffectsMixin
+from skinfluence.estimators._found import found_by
 from skinfluence.estimators._memorization import memorization
 from skinfluence.estimators._ranking import RankingMixin
 from skinfluence.metrics import InfluenceScorer
@@ -34,6 +36,7 @@ from skinfluence.rows import DenseRows
 
 class FittedInfluence(
     VersionedMixin,
+    FittedHTMLMixin,
     EffectsMixin,
     RankingMixin,
     ClassNamePrefixFeaturesOutMixin,
@@ -380,6 +383,9 @@ class FittedInfluence(
         """Numbers that stand for each training row when scores are computed."""
         self._check_fitted()
         return self.linearisation_.training_rows.n_stored
+
+    def _found(self):
+        return found_by(self)
 
     @property
     def _n_features_out(self):
