@@ -15,6 +15,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.utils.multiclass import check_classification_targets
 
 from skinfluence._utils.batching import Schedule
+from skinfluence._utils.progress import reported
 from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_context
 from skinfluence._utils.validation import (
     check_model,
@@ -88,6 +89,7 @@ class BaseInfluence(FittedInfluence, ABC):
     # Fitting.
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @reported
     def fit(self, X, y, sample_weight=None):
         """Fit the model, then linearise its loss at the fitted parameters.
 

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._utils.fitted_html import FittedHTMLMixin
 from skinfluence._utils.persistence import VersionedMixin
+from skinfluence._utils.progress import CallbackSupportMixin, reporting
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence._utils.validation import (
     check_indices,
@@ -37,6 +38,7 @@ from skinfluence.rows import DenseRows
 class FittedInfluence(
     VersionedMixin,
     FittedHTMLMixin,
+    CallbackSupportMixin,
     EffectsMixin,
     RankingMixin,
     ClassNamePrefixFeaturesOutMixin,
@@ -335,7 +337,8 @@ class FittedInfluence(
         self._check_fitted()
         X = check_queries(self, X, numeric=not reads_raw_data(self))
         scorer = InfluenceScorer() if self.scoring is None else self.scoring
-        return scorer(self, X, y)
+        with reporting(self.verbose):
+            return scorer(self, X, y)
 
     # The embedding.
 
