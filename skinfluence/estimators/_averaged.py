@@ -57,7 +57,8 @@ class AveragedInfluence(
     n_jobs : int, default=None
         Number of trainings that run at once, by joblib.
     verbose : int, default=0
-        How much joblib reports of the trainings.
+        Above 0, progress is shown, by a bar where tqdm is installed, else by lines; the lines
+        also go to the logger "skinfluence".
 
     Attributes
     ----------

@@ -1,6 +1,7 @@
 """What one looks at first after a fit: damping, effective dimension, sketch and convergence."""
 
-from skinfluence.estimators._convergence import STATIONARITY_TOLERANCE, is_stationary
+from skinfluence.estimators._convergence import is_stationary
+from skinfluence.models.convergence import STATIONARITY_TOLERANCE
 
 # Multiplications that a representation may cost: some tenths of a second.
 MAX_WORK = 2e9

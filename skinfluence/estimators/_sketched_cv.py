@@ -85,7 +85,8 @@ class SketchedInfluenceCV(SketchedScores):
     random_state : int, RandomState or None, default=None
         Determines the sketches.
     verbose : int, default=0
-        How much joblib reports of the batches; from 1 on, sizes found in ``fit`` are printed too.
+        Above 0, progress is shown, by a bar where tqdm is installed, else by lines; the lines
+        also go to the logger "skinfluence".
 
     Attributes
     ----------
@@ -225,9 +226,7 @@ class SketchedInfluenceCV(SketchedScores):
         given = None if sample_weight is None else fitted_model.sample_weight
         splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         splits = list(splitter.split(X, y))
-        shared = Shared(
-            _Splits(self.estimator, self._candidate, self.scoring, X, y, given, grid)
-        )
+        shared = Shared(_Splits(self.estimator, self._candidate, self.scoring, X, y, given, grid))
         searches = (delayed(_search)(shared, *split) for split in splits)
         found = list(results(searches, "splits", len(splits), n_jobs=self.n_jobs))
         self.n_splits_ = len(splits)

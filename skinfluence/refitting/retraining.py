@@ -112,7 +112,8 @@ def retrain_on_subsets(
     n_jobs : int, default=None
         Number of refits that run at once, by joblib.
     verbose : int, default=0
-        Above 0, progress is shown: by a bar where tqdm is installed, else by lines.
+        Above 0, progress is shown, by a bar where tqdm is installed, else by lines; the lines
+        also go to the logger "skinfluence".
 
     Returns
     -------
