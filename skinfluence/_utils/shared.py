@@ -5,7 +5,11 @@ import os
 import pickle
 
 import numpy as np
-from joblib.externals.cloudpickle import CloudPickler
+
+try:
+    from cloudpickle import CloudPickler
+except ImportError:  # joblib < 1.6 brings its own.
+    from joblib.externals.cloudpickle import CloudPickler
 
 # Arrays of fewer bytes stay inside.
 SMALL = 2**10
