@@ -419,26 +419,6 @@ def test_recurrent_layers_take_a_state_and_a_single_sample(cls, first):
     assert_allclose(model.decision_function(X), module(as_tensor(X)).detach(), atol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_packed_sequences_are_left_to_torch():
-    class Packed(Steps):
-        def forward(self, x):
-            h = x.reshape(len(x), 3, 4)
-            lengths = torch.full((len(x),), 3)
-            packed = nn.utils.rnn.pack_padded_sequence(h, lengths, batch_first=True)
-            return self.head(self.steps(packed)[1][0][0])
-
-    X, y = numbers(12)
-    torch.manual_seed(0)
-    module = Packed(nn.LSTM, batch_first=True)
-    module(as_tensor(X).float())
-    module = module.double()
-    with pytest.warns(UserWarning, match="torch.func cannot follow steps.weight_ih_l0"):
-        influence = exact(module, X, y)
-    expected = dense_influence(module, X, y, X[:3], y[:3])
-    assert_close(influence.influence(X[:3], y[:3]), expected, 1e-9)
-
-
 def test_attention_returns_its_weights():
     torch.manual_seed(0)
     layer = nn.MultiheadAttention(4, 2, batch_first=True)

@@ -17,8 +17,8 @@ class Part(nn.Module):
         Owner of the parameters.
     weight, bias : str
         Names of the weight and of the bias in their owner; the bias may be None there.
-    outputs, bias_outputs : slice, default=slice(None)
-        Rows of the weight, and numbers of the bias.
+    outputs, bias_outputs : slice, default=slice(None, None, None)
+        Rows of the weight, and numbers of the bias; all of them by default.
     """
 
     def __init__(self, owner, weight, bias, outputs=slice(None), bias_outputs=slice(None)):
