@@ -33,7 +33,8 @@ CONFINED = {
     "torch": ("models.torch",),
     "skorch": ("models.torch",),
     "matplotlib": ("inspection",),
-    "pandas": ("diagnostics",),
+    "pandas": ("diagnostics", "inspection.report"),
+    "jinja2": ("inspection.report",),
     "polars": (),
     "imblearn": (),
 }
@@ -235,11 +236,8 @@ SHARED = {
         *("LeaveOneOutSearch", "AveragedInfluence"),
     },
     "n_jobs": {"SketchedInfluenceCV", "LeaveOneOutSearch", "AveragedInfluence"},
-    # These find a size, and tell it, or count candidates or trainings.
-    "verbose": {
-        *("SketchedInfluence", "SketchedInfluenceCV", "RelativeHessianInfluence"),
-        *("LeaveOneOutSearch", "AveragedInfluence"),
-    },
+    # It prints what GridSearchCV prints.
+    "verbose": {"LeaveOneOutSearch"},
     # A scorer of models, not of influences.
     "scoring": {"LeaveOneOutSearch"},
     # The other rows are not there.
@@ -330,7 +328,8 @@ CONSTANT = re.compile(r"[\w.{}]+\.[A-Z][A-Z_0-9]*")
 
 
 def is_private(name):
-    return name.startswith("_") and not name.endswith("__")
+    # Names that end with an underscore too are protocols, such as `__len__` and `_repr_html_`.
+    return name.startswith("_") and not name.endswith("_")
 
 
 def private_names(tree):

@@ -449,13 +449,13 @@ BAD_INPUTS = {
         lambda: DataLoader(TensorDataset(torch.zeros(N, D))),
         None,
         TypeError,
-        "X is a DataLoader.*all samples at once",
+        "X is a DataLoader.*read_dataset",
     ),
     "data set": (
         lambda: TensorDataset(torch.zeros(N, D)),
         None,
         TypeError,
-        "X is a TensorDataset.*batch_size=len",
+        "X is a TensorDataset.*DatasetInputs",
     ),
 }
 

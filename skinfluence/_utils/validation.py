@@ -54,12 +54,12 @@ def check_training_data(estimator, X, y, *, classifier):
 
     A featurizer itself checks data that only it can read (strings, categories).
     """
+    X = packed(estimator, X)
     if y is None:
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the "
             "target y is None."
         )
-    X = packed(estimator, X)
     _check_target_axes(y)
     if reads_raw_data(estimator):
         check_consistent_length(X, y)

@@ -50,7 +50,8 @@ class KFACInfluence(BaseInfluence):
     shared : {"expand", "reduce"}, default="expand"
         Layers whose weights are shared over positions (convolutions, sequences). "expand":
         A is the mean over positions of ``u u'``, E the sum over positions of ``r r'``.
-        "reduce": both are of ``u`` averaged and ``r`` summed over positions.
+        "reduce": both are of ``u`` averaged and ``r`` summed over positions. Of an embedding, A
+        is diagonal either way: the frequencies of the tokens.
     unfactored : {"dense", "diagonal"}, default="dense"
         Parameters that are no linear layer (norms, recurrent weights, a weight that is used in
         several ways). "dense": one block of curvature for each, refused above 4,096 numbers,
@@ -98,7 +99,8 @@ class KFACInfluence(BaseInfluence):
         higher is better. None means an :class:`~skinfluence.metrics.InfluenceScorer` with its
         default parameters, the linear datamodeling score.
     verbose : int, default=0
-        How much joblib reports of the batches.
+        Above 0, progress is shown, by a bar where tqdm is installed, else by lines; the lines
+        also go to the logger "skinfluence".
 
     Attributes
     ----------

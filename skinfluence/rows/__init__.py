@@ -14,6 +14,7 @@ from skinfluence.rows._features import CentredFeatures, Centring, far_from_0
 from skinfluence.rows._kronecker import KroneckerRows, outer_moment, weighted_gram
 from skinfluence.rows._shared import SharedRows
 from skinfluence.rows._streamed import StreamedRows
+from skinfluence.rows._tokens import TokenRows
 
 __all__ = [
     "BlockRows",
@@ -26,6 +27,7 @@ __all__ = [
     "SelectedRows",
     "SharedRows",
     "StreamedRows",
+    "TokenRows",
     "WrappedRows",
     "far_from_0",
     "outer_moment",

@@ -56,11 +56,11 @@ class TorchModel(VersionedMixin, BaseEstimator):
         ``train(module, X, y)`` trains a copy of the module, in place or by returning it, and
         takes ``sample_weight`` if weights are given. Without ``train``, fitting takes the module
         as it is. Refits need ``train``, which should start from the same, untrained module.
-    inputs : array-like, or dict or tuple of array-likes, default=None
+    inputs : array-like, dict or tuple of array-likes, or DatasetInputs, default=None
         Example of what the module reads, of one or more samples: a dict of keyword arguments or
         a tuple of positional ones, integers as int64, masks as bool, numbers in the module's
-        dtype. X is then such a dict or tuple, or what `pack` makes of it. By default X is one
-        array.
+        dtype. X is then such a dict or tuple, or what `pack` makes of it. With
+        :class:`DatasetInputs`, X are positions in a dataset. By default X is one array.
     outputs : callable, default=None
         Picks the tensor of outputs from what the module returns, such as
         ``lambda out: out["logits"]``.
@@ -253,16 +253,13 @@ class TorchModel(VersionedMixin, BaseEstimator):
             more["sample_weight"] = _check_sample_weight(sample_weight, X)
         module = copy.deepcopy(self.module)
         with _seeded(self.random_state):
-            trained = self.train(module, self._unpacked(X), y, **more)
+            trained = self.train(module, self._for_training(X), y, **more)
         return module if trained is None else trained
 
-    def _unpacked(self, X):
+    def _for_training(self, X):
         """Samples as the user has them: several inputs as a dict or tuple of tensors."""
-        if not isinstance(self.inputs, dict | tuple):
-            return X
-        packed, dtype = torch.as_tensor(X), next(self.module.parameters()).dtype
-        args, kwargs = reader_of(self.inputs).unpack(packed, dtype)
-        return kwargs or args
+        dtype = next(self.module.parameters()).dtype
+        return reader_of(self.inputs).for_training(X, dtype)
 
     def _check_X(self, X):
         return check_array(self.pack(X), allow_nd=True, dtype=None, accept_sparse="csr")
