@@ -236,11 +236,8 @@ SHARED = {
         *("LeaveOneOutSearch", "AveragedInfluence"),
     },
     "n_jobs": {"SketchedInfluenceCV", "LeaveOneOutSearch", "AveragedInfluence"},
-    # These find a size, and tell it, or count candidates or trainings.
-    "verbose": {
-        *("SketchedInfluence", "SketchedInfluenceCV", "RelativeHessianInfluence"),
-        *("LeaveOneOutSearch", "AveragedInfluence"),
-    },
+    # It prints what GridSearchCV prints.
+    "verbose": {"LeaveOneOutSearch"},
     # A scorer of models, not of influences.
     "scoring": {"LeaveOneOutSearch"},
     # The other rows are not there.
