@@ -220,6 +220,11 @@ class Objective(ABC):
         """Gradients of the losses of the training rows."""
         return self.gradient_rows(self.features, self.targets)
 
+    def term_rows(self, indices):
+        """Gradients of the terms of the losses of training rows, one row for each term."""
+        features, targets = self.features[indices], self.targets[indices]
+        return self.pulled_rows(self.loss.residual_terms, features, targets)
+
     def _residuals(self, outputs, targets):
         return self.loss.residual(outputs, targets)[:, None, :]
 
