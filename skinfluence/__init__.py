@@ -1,5 +1,6 @@
 """Influence functions for scikit-learn models."""
 
+from skinfluence.data import Chunks
 from skinfluence.estimators._exact import ExactInfluence
 from skinfluence.estimators._head import ClassifierHeadInfluence
 from skinfluence.estimators._kfac import KFACInfluence
@@ -9,6 +10,7 @@ from skinfluence.estimators._sketched_cv import SketchedInfluenceCV
 from skinfluence.selection import FilteredEstimator, LeaveOneOutSearch, MemorizationSelector
 
 __all__ = [
+    "Chunks",
     "ClassifierHeadInfluence",
     "ExactInfluence",
     "FilteredEstimator",

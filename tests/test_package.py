@@ -25,7 +25,7 @@ PACKAGE = ROOT / "skinfluence"
 # From top to bottom. A file imports files of its own room and of rooms below it.
 ROOMS = [
     *("selection", "estimators", "inspection", "diagnostics", "metrics", "refitting"),
-    *("curvature", "models", "sketching", "rows", "_utils", "exceptions"),
+    *("curvature", "models", "sketching", "rows", "data", "_utils", "exceptions"),
 ]
 
 # Third-party packages that only these modules may import, at any depth.
@@ -33,7 +33,9 @@ CONFINED = {
     "torch": ("models.torch",),
     "skorch": ("models.torch",),
     "matplotlib": ("inspection",),
-    "pandas": ("diagnostics",),
+    "pandas": ("data", "diagnostics"),
+    "pyarrow": ("data",),
+    "dask": (),
     "polars": (),
     "imblearn": (),
 }

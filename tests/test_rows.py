@@ -19,6 +19,7 @@ from skinfluence.rows import (
     CombinedRows,
     DenseRows,
     KroneckerRows,
+    Moments,
     Rows,
     SelectedRows,
     SharedRows,
@@ -260,7 +261,7 @@ def test_columns_that_change_in_their_last_digit_are_zero_once_centred(rng):
     features = np.where(rng.random((37, 40)) < 0.5, values, np.nextafter(values, 20.0))
     features = np.column_stack([features, rng.standard_normal(37)])
     weight = rng.uniform(0.5, 2.0, 37)
-    centred = np.asarray(Centring(features, weight)(features))
+    centred = np.asarray(Centring(Moments.of(lambda: [(features, weight)]))(features))
     assert_array_equal(centred[:, :40], 0.0)
     expected = features[:, 40] - np.average(features[:, 40], weights=weight)
     assert_allclose(centred[:, 40], expected, atol=1e-14)

@@ -8,6 +8,7 @@
 """
 
 from abc import ABC, abstractmethod
+from functools import singledispatch
 from numbers import Integral, Real
 
 import numpy as np
@@ -18,16 +19,18 @@ from sklearn.utils.multiclass import check_classification_targets
 from skinfluence._utils.batching import Schedule
 from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_context
 from skinfluence._utils.validation import (
+    ChunkCheck,
     check_model,
     check_training_data,
     check_weights,
     reads_raw_data,
 )
 from skinfluence._utils.warnings import warn_user
+from skinfluence.data import Chunks
 from skinfluence.estimators._damping import network_damping
 from skinfluence.estimators._fitted import FittedInfluence
 from skinfluence.estimators._linearisation import Linearisation
-from skinfluence.models import FittedModel, fit_arguments
+from skinfluence.models import ChunkedModel, FittedModel, can_read_pieces, fit_arguments
 
 # A relative gradient norm above this is more than the solvers of scikit-learn leave at their
 # default tolerances.
@@ -54,12 +57,17 @@ def fit_model(influence, X, y, sample_weight):
     influence : influence estimator
         Learns the number and the names of the features.
     X, y, sample_weight : array-like
-        Training rows, their targets and their weights, as the user gave them.
+        Training rows, their targets and their weights, as the user gave them; or `Chunks`.
 
     Returns
     -------
     FittedModel
     """
+    return _fitted_on(X, influence, y, sample_weight)
+
+
+@singledispatch
+def _fitted_on(X, influence, y, sample_weight):
     estimator = check_model(influence.estimator)
     checked, y = check_training_data(influence, X, y, classifier=is_classifier(estimator))
     weight = check_weights(sample_weight, checked)
@@ -69,6 +77,21 @@ def fit_model(influence, X, y, sample_weight):
     fitted = clone(estimator).fit(X, y, **fit_arguments(estimator, given))
     rows = X if reads_raw_data(influence) else checked
     return FittedModel(estimator, fitted, rows, y, weight, table=X)
+
+
+@_fitted_on.register
+def _(chunks: Chunks, influence, y, sample_weight):
+    estimator = check_model(influence.estimator)
+    if y is not None or sample_weight is not None:
+        raise ValueError(
+            "Chunks hold targets and sample weights themselves. Expected fit(chunks) alone. Got "
+            "y or sample_weight too."
+        )
+    if not can_read_pieces(estimator, chunks):
+        every = chunks.concatenated()
+        return _fitted_on(every.X, influence, every.y, every.sample_weight)
+    check = ChunkCheck(influence, classifier=is_classifier(estimator))
+    return ChunkedModel(estimator, clone(estimator), chunks, check)
 
 
 # Parameters of the estimators whose curvature is an approximation.
@@ -105,15 +128,16 @@ class BaseInfluence(FittedInfluence, ABC):
     # Fitting.
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Fit the model, then linearise its loss at the fitted parameters.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows, handed to the model as they are.
-        y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Targets.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features) or Chunks
+            Training rows, handed to the model as they are; or `Chunks`, which hold the targets
+            and weights too.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
+            Targets; None with `Chunks` alone.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the training rows, non-negative and not all 0.
 
