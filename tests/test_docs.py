@@ -9,6 +9,7 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("**/*.md"))
 MODULES = ["", ".models.torch", ".inspection", ".diagnostics", ".metrics", ".sketching"]
+MODULES.append(".exceptions")
 
 
 def code_of(page):

@@ -33,9 +33,10 @@ CONFINED = {
     "torch": ("models.torch",),
     "skorch": ("models.torch",),
     "matplotlib": ("inspection",),
-    "pandas": ("data", "diagnostics"),
+    "pandas": ("data", "diagnostics", "inspection.report"),
     "pyarrow": ("data",),
     "dask": (),
+    "jinja2": ("inspection.report",),
     "polars": (),
     "imblearn": (),
 }
@@ -234,13 +235,13 @@ def test_defaults_documented_inside_are_the_defaults(name):
 SHARED = {
     "estimator": {
         *("ClassifierHeadInfluence", "SketchedInfluenceCV", "FilteredEstimator"),
-        "LeaveOneOutSearch",
+        *("LeaveOneOutSearch", "AveragedInfluence"),
     },
-    "n_jobs": {"SketchedInfluenceCV", "LeaveOneOutSearch"},
-    # These find a size, and tell it, or count candidates.
+    "n_jobs": {"SketchedInfluenceCV", "LeaveOneOutSearch", "AveragedInfluence"},
+    # These find a size, and tell it, or count candidates or trainings.
     "verbose": {
         *("SketchedInfluence", "SketchedInfluenceCV", "RelativeHessianInfluence"),
-        "LeaveOneOutSearch",
+        *("LeaveOneOutSearch", "AveragedInfluence"),
     },
     # A scorer of models, not of influences.
     "scoring": {"LeaveOneOutSearch"},
@@ -332,7 +333,8 @@ CONSTANT = re.compile(r"[\w.{}]+\.[A-Z][A-Z_0-9]*")
 
 
 def is_private(name):
-    return name.startswith("_") and not name.endswith("__")
+    # Names that end with an underscore too are protocols, such as `__len__` and `_repr_html_`.
+    return name.startswith("_") and not name.endswith("_")
 
 
 def private_names(tree):

@@ -24,6 +24,7 @@ from skinfluence.rows import (
     SelectedRows,
     SharedRows,
     StreamedRows,
+    TokenRows,
 )
 from skinfluence.sketching import BlockSketch, IdentitySketch, KroneckerSketch, NystromSketch
 
@@ -40,6 +41,13 @@ def layer(rng, sparse=False):
 def shared(rng):
     residual, inputs = rng.standard_normal((N, S, T, C)), rng.standard_normal((N * T, D))
     return SharedRows(residual, inputs, has_bias=True)
+
+
+def tokens(rng):
+    # Every sample has a token twice, and some have positions that count for nothing.
+    place = rng.integers(-1, D + 1, (N, T))
+    place[:, 1] = place[:, 0]
+    return TokenRows(rng.standard_normal((N, S, T, C)), place, D + 1)
 
 
 def dense(rng, n_columns=P):
@@ -74,6 +82,7 @@ KINDS = {
     "layer": layer,
     "sparse layer": partial(layer, sparse=True),
     "shared": shared,
+    "tokens": tokens,
     "dense": dense,
     "blocks": blocks,
     "streamed": streamed,
@@ -265,3 +274,26 @@ def test_columns_that_change_in_their_last_digit_are_zero_once_centred(rng):
     assert_array_equal(centred[:, :40], 0.0)
     expected = features[:, 40] - np.average(features[:, 40], weights=weight)
     assert_allclose(centred[:, 40], expected, atol=1e-14)
+
+
+def test_rows_of_tokens_are_those_of_their_one_hot_inputs(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    rows = tokens(rng)
+    same = SharedRows(rows.residual, rows.activation.toarray(), has_bias=False)
+    assert_allclose(rows.toarray(), same.toarray(), atol=1e-12)
+    assert_allclose(rows.column_squares(), same.column_squares(), atol=1e-12)
+    matrix, kept = rng.standard_normal((C, 2)), np.array([3, 0])
+    mapped = SharedRows(rows.residual @ matrix, same.activation, has_bias=False)
+    assert_allclose(rows.mapped(matrix).toarray(), mapped.toarray(), atol=1e-12)
+    part = same.toarray().reshape(N * S, C, D + 1)[:, :, kept].reshape(N * S, -1)
+    assert_allclose(rows.restricted(kept).toarray(), part, atol=1e-12)
+    written = np.concatenate([np.asarray(piece.todense()) for piece in rows.pieces()])
+    assert_allclose(written, same.toarray(), atol=1e-12)
+
+
+def test_inner_products_of_sparse_features_and_others_are_centred(rng):
+    features = rng.poisson(0.7, (37, 5)) * rng.uniform(1.0, 100.0, 5)
+    centring = Centring(sp.csr_matrix(features), np.ones(37))
+    left, right = centring(sp.csr_matrix(features[:20])), centring(sp.csr_matrix(features[20:]))
+    expected = (features[:20] - features.mean(axis=0)) @ (features[20:] - features.mean(axis=0)).T
+    assert_allclose(left.gram(right), expected, atol=1e-9 * np.abs(expected).max())

@@ -93,6 +93,7 @@ class Known(BaseEstimator):
         self.linearisation_ = SimpleNamespace(
             read=lambda X: X, sums_of_influence=lambda X, y, subsets: self.predicted
         )
+        self.fits_ = [self]
         return self
 
     def leave_one_out_effect(self, X, y):

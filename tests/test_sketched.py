@@ -731,6 +731,25 @@ def test_debiasing_serves_several_outputs_and_a_carried_intercept():
     assert np.mean(biased.self_influence() / exact.self_influence()) < 0.9
 
 
+def test_the_ridge_is_debiased_by_the_curvature_without_the_intercept(rng):
+    X = rng.standard_normal((200, 40))
+    X[:, 0] += 3.0
+    y = 2 * X[:, 0] + rng.standard_normal(200) > 8.0
+    influence = SketchedInfluence(
+        LR(C=0.002, tol=1e-10), sketch="gaussian", sketch_size=30, debias=True, random_state=0
+    ).fit(X, y)
+    fit = influence.linearisation_
+    root = fit.space.project(fit.objective.factor_rows("hessian")).toarray()
+    moment = root.T @ root
+    edge = moment[:30, 30]
+    assert np.linalg.norm(edge) > 0.1 * np.sqrt(moment[30, 30] * np.trace(moment[:30, :30]))
+    effective = moment[:30, :30] - np.outer(edge, edge) / moment[30, 30]
+    ridge = debiased_ridge(np.linalg.eigvalsh(effective), fit.objective.l2_penalty[0])
+    H = moment + np.diag(np.append(np.full(30, ridge), 0.0))
+    rows = fit.training_rows.toarray()
+    assert_close(influence.influence(X, y), -rows @ np.linalg.solve(H, rows.T), 1e-8)
+
+
 @pytest.mark.parametrize("name, factorized", [("binary", True), ("multinomial", False)])
 def test_debiasing_sketches_features_where_there_is_one_ridge(name, factorized):
     settings = {"sketch": "gaussian", "sketch_size": 24, "debias": True}

@@ -5,6 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinfluence import (
+    AveragedInfluence,
     ClassifierHeadInfluence,
     ExactInfluence,
     FilteredEstimator,
@@ -23,6 +24,7 @@ MODEL = LogisticRegression()
 
 @parametrize_with_checks(
     [
+        AveragedInfluence(ExactInfluence(MODEL), n_fits=2),
         ClassifierHeadInfluence(MODEL),
         ExactInfluence(MODEL),
         # The checks seed an estimator, not the parts of it.

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from skinfluence import ExactInfluence
+from skinfluence import AveragedInfluence, ExactInfluence
 from skinfluence.models import objective
 from skinfluence.models.torch import TorchModel
 
@@ -159,3 +159,30 @@ def test_dict_inputs_are_refused():
     X, y = problem()
     with pytest.raises(TypeError, match="dict of 'a', 'b'.*one array"):
         ExactInfluence(make_net()).fit({"a": X, "b": X}, y)
+
+
+class Scratch(nn.Module):
+    """A class, so that a net makes another module for every training."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(D, 3), nn.Tanh(), nn.Linear(3, 3))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.filterwarnings("ignore:NeuralNetClassifier has not converged")
+def test_trainings_are_averaged():
+    X, y = problem()
+    net = skorch.NeuralNetClassifier(
+        Scratch, criterion=nn.CrossEntropyLoss, train_split=None, verbose=0, max_epochs=3
+    )
+    influence = AveragedInfluence(ExactInfluence(net, curvature="ggn", damping=0.1), n_fits=2)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        found.append(influence.fit(X, y).influence(X[:5], y[:5]))
+    expected = np.mean([fit.influence(X[:5], y[:5]) for fit in influence.estimators_], axis=0)
+    assert_allclose(found[0], found[1])
+    assert_allclose(found[1], expected)

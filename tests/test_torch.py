@@ -19,7 +19,7 @@ from skinfluence import ExactInfluence, KFACInfluence, SketchedInfluence
 from skinfluence.curvature.kronecker import moments
 from skinfluence.models import objective
 from skinfluence.models.torch import ModuleRows, TorchModel
-from skinfluence.rows import DenseRows, KroneckerRows, SharedRows
+from skinfluence.rows import DenseRows, KroneckerRows, SharedRows, TokenRows
 from skinfluence.sketching import SKETCHES, IdentitySketch, LandmarkSketch
 from tests.helpers import assert_close, dense_inverse
 
@@ -195,7 +195,7 @@ CASES = {
             nn.Embedding(7, 4, padding_idx=0), nn.Linear(4, 2), nn.Flatten(), nn.LazyLinear(3)
         ),
         (7, 5),
-        [SharedRows, SharedRows, KroneckerRows],
+        [TokenRows, SharedRows, KroneckerRows],
     ),
     "tied": (Tied, (7, 5), [DenseRows] * 2),
     "recurrent": (Recurrent, 5, [SharedRows, KroneckerRows]),
@@ -770,7 +770,7 @@ def test_numbers_beside_tokens_stay_numbers():
     module, y = Mixed().double(), rng.integers(0, 3, N)
     result = make_objective(module, X, y)
     rows = result.training_gradient_rows()
-    assert [type(block) for block in rows.blocks] == [SharedRows, KroneckerRows]
+    assert [type(block) for block in rows.blocks] == [TokenRows, KroneckerRows]
     assert_allclose(in_own_layout(result, rows), autograd_rows(module, X, y), atol=1e-12)
 
 

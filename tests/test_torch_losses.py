@@ -112,6 +112,18 @@ def test_a_loss_of_torch_is_what_torch_minimises(name):
     assert_close(result.to_parameters(own)[0], flat, 1e-10)
 
 
+def test_a_binary_criterion_is_the_loss_of_its_name():
+    X = numbers()
+    y = (X[:, 0] > 0).astype(int)
+    module = make_module(1)
+    own, named = (
+        ExactInfluence(TorchModel(module, loss=loss, l2=0.1)).fit(X, y)
+        for loss in (nn.BCEWithLogitsLoss(), "binary_cross_entropy")
+    )
+    expected = named.influence(X, of="probability")
+    assert_close(own.influence(X, of="probability"), expected, 1e-12)
+
+
 @pytest.mark.parametrize("name", CRITERIA)
 def test_derivatives_of_a_loss_are_those_of_torch(name, rng):
     criterion, n_outputs, last, y = CRITERIA[name]
@@ -437,13 +449,13 @@ BAD_INPUTS = {
         lambda: DataLoader(TensorDataset(torch.zeros(N, D))),
         None,
         TypeError,
-        "X is a DataLoader.*all samples at once",
+        "X is a DataLoader.*read_dataset",
     ),
     "data set": (
         lambda: TensorDataset(torch.zeros(N, D)),
         None,
         TypeError,
-        "X is a TensorDataset.*batch_size=len",
+        "X is a TensorDataset.*DatasetInputs",
     ),
 }
 

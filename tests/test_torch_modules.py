@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from skinfluence import ExactInfluence, KFACInfluence, SketchedInfluence
 from skinfluence.models import objective
 from skinfluence.models.torch import TorchModel
-from skinfluence.rows import DenseRows, KroneckerRows, SharedRows
+from skinfluence.rows import DenseRows, KroneckerRows, SharedRows, TokenRows
 from tests.helpers import assert_close
 
 # Threads cost more than they bring on networks of this size.
@@ -165,6 +165,20 @@ class Encoder(nn.Module):
         return self.head(self.encoder(h).mean(1 if self.batch_first else 0))
 
 
+def positional(forward):
+    """Tokens and positions, added by a forward of the two embeddings and the tokens."""
+    return Scripted(
+        lambda s, x: s["head"](torch.tanh(forward(s["words"], s["places"], x)).flatten(1)),
+        words=nn.Embedding(7, 4, padding_idx=1),
+        places=nn.Embedding(6, 4),
+        head=nn.Linear(20, 3),
+    )
+
+
+def every_place(x):
+    return torch.arange(x.shape[1])
+
+
 def convolution(*layers):
     return nn.Sequential(nn.Unflatten(1, (2, 2, 3)), *layers, nn.Flatten(), nn.LazyLinear(3))
 
@@ -182,7 +196,7 @@ def flat_positions(first):
     return Scripted(forward, step=nn.Linear(3, 2), head=nn.Linear(8, 3))
 
 
-S, K, D = SharedRows, KroneckerRows, DenseRows
+S, K, D, T = SharedRows, KroneckerRows, DenseRows, TokenRows
 
 # A module, its data, and the kinds of its rows.
 CASES = {
@@ -229,7 +243,52 @@ CASES = {
     "encoder, positions first": (lambda: Encoder(False), 12, [S] * 6 + [K] + [D] * 4),
     "flat": (lambda: flat_positions(False), 12, [S, K]),
     "flat, positions first": (lambda: flat_positions(True), 12, [S, K]),
-    "bag": (lambda: nn.Sequential(nn.EmbeddingBag(7, 4), nn.Linear(4, 3)), (7, 5), None),
+    "places": (lambda: positional(lambda w, p, x: w(x) + p(every_place(x))), (7, 5), [T, T, K]),
+    "places with an axis": (
+        lambda: positional(lambda w, p, x: w(x) + p(every_place(x)[None])),
+        (7, 5),
+        [T, T, K],
+    ),
+    "places of all samples": (
+        lambda: positional(lambda w, p, x: w(x) + p(every_place(x).expand(len(x), -1))),
+        (7, 5),
+        [T, T, K],
+    ),
+    # An axis that is added later has no place for that of the samples.
+    "places, axis added": (
+        lambda: positional(lambda w, p, x: w(x) + p(every_place(x))[None]),
+        (7, 5),
+        [T, K, D],
+    ),
+    "bag": (lambda: nn.Sequential(nn.EmbeddingBag(7, 4), nn.Linear(4, 3)), (7, 5), [T, K]),
+    "bag, padded": (
+        lambda: nn.Sequential(nn.EmbeddingBag(7, 4, padding_idx=2), nn.Linear(4, 3)),
+        (7, 5),
+        [T, K],
+    ),
+    "bag, weighted": (
+        lambda: Scripted(
+            lambda s, x: s["head"](s["bag"](x, None, 1 / (1 + x.to(s["head"].weight.dtype)))),
+            bag=nn.EmbeddingBag(7, 4, mode="sum"),
+            head=nn.Linear(4, 3),
+        ),
+        (7, 5),
+        [T, K],
+    ),
+    "bag, largest": (
+        lambda: nn.Sequential(nn.EmbeddingBag(7, 4, mode="max"), nn.Linear(4, 3)),
+        (7, 5),
+        [K, D],
+    ),
+    "bag, offsets": (
+        lambda: Scripted(
+            lambda s, x: s["head"](s["bag"](x.flatten(), 5 * torch.arange(len(x)))),
+            bag=nn.EmbeddingBag(7, 4),
+            head=nn.Linear(4, 3),
+        ),
+        (7, 5),
+        [K, D],
+    ),
     "table": (
         lambda: Scripted(
             lambda s, x: s["head"](F.embedding(x, s["table"].weight).mean(1)),

@@ -81,6 +81,28 @@ def with_fixed_signs(vectors):
     return vectors * np.where(signs == 0, 1.0, signs)
 
 
+def ranking(scores, k, by):
+    """The k scores of each row that come first, and their positions.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (m, n)
+        Scores.
+    k : int
+        How many of each row.
+    by : {"harmful", "helpful", "absolute"}
+        Largest, smallest or largest absolute score first.
+
+    Returns
+    -------
+    indices, values : ndarray of shape (m, k)
+        Positions, and the scores there.
+    """
+    order = {"harmful": np.negative, "helpful": np.positive, "absolute": lambda s: -np.abs(s)}
+    indices = smallest(order[by](scores), k)
+    return indices, np.take_along_axis(scores, indices, axis=1)
+
+
 def smallest(order, k):
     """Positions of the k smallest of each row of an array, in ascending order."""
     k = min(k, order.shape[1])

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from joblib import effective_n_jobs
 from sklearn import get_config
 from sklearn.utils.parallel import Parallel, delayed
 
 
-def batches(n_rows, row_bytes, batch_size=None):
+def batches(n_rows, row_bytes, batch_size=None, at_least=0):
     """Slices that cover ``range(n_rows)``, each within the working memory.
 
     Parameters
@@ -17,6 +18,8 @@ def batches(n_rows, row_bytes, batch_size=None):
         Bytes that one row of the intermediate result needs.
     batch_size : int, default=None
         Rows in a batch; by default as many as ``working_memory`` allows.
+    at_least : int, default=0
+        Bytes that a batch may take even where ``working_memory`` is less.
 
     Returns
     -------
@@ -26,7 +29,7 @@ def batches(n_rows, row_bytes, batch_size=None):
         return []
     if batch_size is None:
         # A row larger than the working memory still has to be computed once.
-        fitting = max(1, _working_bytes() // max(1, int(row_bytes)))
+        fitting = max(1, max(_working_bytes(), at_least) // max(1, int(row_bytes)))
         batch_size = min(n_rows, fitting)
     # scikit-learn's gen_batches checks its arguments for longer than a small batch takes.
     size = int(batch_size)
@@ -59,6 +62,11 @@ class Schedule:
     batch_size: int | None = None
     n_jobs: int | None = None
     verbose: int = 0
+
+    @property
+    def n_threads(self):
+        """Number of threads."""
+        return effective_n_jobs(self.n_jobs)
 
     def batches(self, n_rows, row_bytes):
         """Slices that cover ``range(n_rows)``."""

@@ -59,12 +59,12 @@ def check_training_data(estimator, X, y, *, classifier):
 
     A featurizer itself checks data that only it can read (strings, categories).
     """
+    X = packed(estimator, X)
     if y is None:
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the "
             "target y is None."
         )
-    X = packed(estimator, X)
     _check_target_axes(y)
     if reads_raw_data(estimator):
         check_consistent_length(X, y)
@@ -284,6 +284,23 @@ def check_new_weights(weights, n_samples):
             f"weights must not be negative. Got {given.min():g}; a weight of 0 takes a row out."
         )
     return np.atleast_2d(given), given.ndim == 2
+
+
+def check_ranking(by, k, n_samples):
+    """Check how training rows are ranked, and how many of them are wanted.
+
+    Raises
+    ------
+    ValueError
+        If ``k`` exceeds the number of training rows, or ``by`` is unknown.
+    """
+    if by not in ("harmful", "helpful", "absolute"):
+        raise ValueError(f"by must be 'harmful', 'helpful' or 'absolute'. Got {by!r} instead.")
+    if not isinstance(k, Integral) or not 1 <= k <= n_samples:
+        raise ValueError(
+            f"k must be an integer from 1 to the number of training rows, {n_samples}. Got "
+            f"{k!r} instead."
+        )
 
 
 def check_reduce(reduce):

@@ -13,15 +13,15 @@ PACKAGES = tuple(
 )
 
 
-def warn_user(message, category):
+def warn_user(message, category=None):
     """Warn at the innermost line outside this package, scikit-learn and joblib.
 
     Parameters
     ----------
-    message : str
-        What to say.
-    category : type
-        Class of the warning.
+    message : str or Warning
+        What to say, or the warning itself.
+    category : type, default=None
+        Class of the warning; not needed with a warning itself.
     """
     level, frame = 1, inspect.currentframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGES):

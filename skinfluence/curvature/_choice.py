@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
+from skinfluence._utils.bound import Bound
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature._dense import DenseCurvature
 from skinfluence.curvature._gram import GramCurvature
@@ -111,11 +112,11 @@ def make_curvature(objective, curvature, solver, random_state=None):
     random_state : int, RandomState or None, default=None
         Draws the preconditioner of "cg" and "lissa".
     """
-    penalty = objective.l2_penalty
+    penalty, describe = objective.l2_penalty, Bound(objective, "describe")
     if solver == "direct":
-        return DenseCurvature(*objective.hessian(curvature), penalty, objective.describe)
+        return DenseCurvature(*objective.hessian(curvature), penalty, describe)
     if solver == "gram":
-        return GramCurvature(objective.factor_rows(curvature), penalty, objective.describe)
+        return GramCurvature(objective.factor_rows(curvature), penalty, describe)
     product = objective.curvature_product(curvature)
     return MatrixFreeCurvature(product, penalty, solver, random_state=random_state)
 

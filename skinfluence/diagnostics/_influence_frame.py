@@ -96,20 +96,42 @@ def influence_frame(influence, X, y, *, k=None):
     >>> int(frame.index[0]), frame["suggestion"].iloc[0]
     (40, 'mislabelled')
     """
-    import pandas as pd
-
-    frame = diagnostics_frame(influence)
+    cases = diagnostics_frame(influence)
     if k is not None and not (isinstance(k, Integral) and k >= 1):
         raise ValueError(f"k must be a positive integer, or None for all rows. Got {k!r} instead.")
+    rows = described_rows(influence, X, y, cases)
+    return rows.iloc[_order(rows, k)]
+
+
+def described_rows(influence, X, y, cases):
+    """The table of `influence_frame` in the order of the training rows.
+
+    Parameters
+    ----------
+    influence : influence estimator
+        A fitted influence estimator.
+    X : {array-like, sparse matrix} of shape (n_queries, n_features)
+        Queries.
+    y : array-like of shape (n_queries,)
+        Their targets.
+    cases : pandas.DataFrame
+        Diagnostics of the training rows.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    import pandas as pd
+
     fit = influence.linearisation_
-    own = pd.DataFrame(_labels(fit.fitted_model), index=frame.index)
-    own["loss"], own["leave_one_out_loss"] = frame["loss"], frame["leave_one_out_loss"]
+    own = pd.DataFrame(_labels(fit.fitted_model), index=cases.index)
+    own["loss"], own["leave_one_out_loss"] = cases["loss"], cases["leave_one_out_loss"]
     own["influence"] = influence.influence(X, y, reduce="mean")
     own["removal_effect"] = influence.leave_one_out_effect(X, y, reduce="mean")
-    own["suggestion"] = suggestions(fit, frame, fit.without_each().own_outputs())
+    own["suggestion"] = suggestions(fit, cases, fit.without_each().own_outputs())
     table = training_table(influence)
     taken = {name: f"{name} (feature)" for name in table.columns if name in own}
-    return pd.concat([own, table.rename(columns=taken)], axis=1).iloc[_order(own, k)]
+    return pd.concat([own, table.rename(columns=taken)], axis=1)
 
 
 def _order(own, k):

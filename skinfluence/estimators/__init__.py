@@ -1,5 +1,6 @@
 """The influence estimators, one file each."""
 
+from skinfluence.estimators._averaged import AveragedInfluence
 from skinfluence.estimators._classification_terms import classification_terms, dominant_partition
 from skinfluence.estimators._exact import ExactInfluence
 from skinfluence.estimators._head import ClassifierHeadInfluence
@@ -12,6 +13,7 @@ from skinfluence.estimators._sketched_cv import SketchedInfluenceCV
 from skinfluence.estimators._weighted_subsets import SamplingOrder
 
 __all__ = [
+    "AveragedInfluence",
     "ClassifierHeadInfluence",
     "ExactInfluence",
     "KFACInfluence",

@@ -15,6 +15,7 @@ from sklearn.base import (
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from skinfluence._utils.persistence import VersionedMixin
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence._utils.validation import (
     check_indices,
@@ -32,6 +33,7 @@ from skinfluence.rows import DenseRows
 
 
 class FittedInfluence(
+    VersionedMixin,
     EffectsMixin,
     RankingMixin,
     ClassNamePrefixFeaturesOutMixin,
@@ -334,7 +336,7 @@ class FittedInfluence(
 
     # The embedding.
 
-    def transform(self, X, y=None):
+    def transform(self, X, y=None, *, of="auto"):
         """Influence embedding: dot products of embeddings are ``-I_loss``.
 
         Parameters
@@ -343,6 +345,8 @@ class FittedInfluence(
             Samples.
         y : array-like of shape (n_samples,), default=None
             Their targets. Without targets, the prediction is embedded, as in `influence`.
+        of : {"auto", "loss", "margin", "probability", "output"}, default="auto"
+            What is embedded, see `influence`.
 
         Returns
         -------
@@ -350,7 +354,20 @@ class FittedInfluence(
             ``H^{-1/2}`` times the gradients.
         """
         self._check_fitted()
-        return self.linearisation_.whiten(self._query_rows(X, y))
+        return self.linearisation_.whiten(self._query_rows(X, y, of))
+
+    # What a scorer asks.
+
+    @property
+    def fits_(self):
+        """The fits whose scores are averaged: itself alone."""
+        return [self]
+
+    @property
+    def fitted_model_(self):
+        """The fitted model with its training data, to be refitted."""
+        self._check_fitted()
+        return self.linearisation_.fitted_model
 
     @property
     def effective_dimension_(self):

@@ -60,7 +60,7 @@ class ClassifierHeadInfluence(BaseInfluence):
     batch_size : int, default=None
         Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
     n_jobs : int, default=None
-        Threads over batches of queries.
+        Threads over batches of training rows.
     random_state : int, RandomState or None, default=None
         Draws the sketch, the preconditioner of "cg" and "lissa", and the queries that
         `head_fidelity` compares.

@@ -50,7 +50,8 @@ class KFACInfluence(BaseInfluence):
     shared : {"expand", "reduce"}, default="expand"
         Layers whose weights are shared over positions (convolutions, sequences). "expand":
         A is the mean over positions of ``u u'``, E the sum over positions of ``r r'``.
-        "reduce": both are of ``u`` averaged and ``r`` summed over positions.
+        "reduce": both are of ``u`` averaged and ``r`` summed over positions. Of an embedding, A
+        is diagonal either way: the frequencies of the tokens.
     unfactored : {"dense", "diagonal"}, default="dense"
         Parameters that are no linear layer (norms, recurrent weights, a weight that is used in
         several ways). "dense": one block of curvature for each, refused above 4,096 numbers,
@@ -90,7 +91,7 @@ class KFACInfluence(BaseInfluence):
     batch_size : int, default=None
         Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
     n_jobs : int, default=None
-        Threads over batches of queries.
+        Threads over batches of training rows.
     random_state : int, RandomState or None, default=None
         Draws the sampled Fisher and random sketches.
     scoring : callable, default=None

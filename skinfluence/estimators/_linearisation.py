@@ -2,11 +2,11 @@
 
 import warnings
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
-from skinfluence._utils.batching import Schedule
+from skinfluence._utils.batching import Schedule, batches
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature import (
     Certificate,
@@ -21,6 +21,10 @@ from skinfluence.models import FittedModel, Objective
 from skinfluence.models.responses import OF
 from skinfluence.refitting.removal import removal_of_each
 from skinfluence.rows import DenseRows, Rows
+
+# Solutions of queries may take so many bytes even where the working memory is less: every group
+# of them costs a pass over all training rows, which a network makes again each time.
+KEPT_SOLUTIONS = 2**28
 
 
 @dataclass
@@ -205,25 +209,30 @@ class Linearisation:
         """``tr(F H^{-1})``."""
         return self.curvature.effective_dimension(self.damping)
 
-    def query_batches(self, queries):
-        """Slices of queries whose solutions and score rows fit into the working memory."""
-        return self.schedule.batches(len(queries), 8 * 2 * queries.n_columns)
+    def query_groups(self, queries):
+        """Slices of queries whose solutions are kept while all training rows pass by."""
+        return batches(len(queries), 8 * 2 * queries.n_columns, at_least=KEPT_SOLUTIONS)
 
     def fill_influence(self, queries, out):
         """Write ``-queries H^{-1} rows'`` into ``out`` (n_queries, n_train) and return it."""
-
-        def fill(batch):
-            self._fill_scores(self._solved_for_scores(queries[batch]), out[batch])
-
-        self.schedule.run(fill, self.query_batches(queries))
+        for group in self.query_groups(queries):
+            # Training rows outside, queries inside: each training row is made once.
+            solved = self._solved_for_scores(queries[group])
+            fill = partial(self._fill_part, solved, out=out[group])
+            self.schedule.run(fill, self._training_parts(len(solved)))
         return out
 
     def _solved_for_scores(self, queries):
         return self.solve(queries.weighted(-np.ones(len(queries))))
 
-    def _fill_scores(self, solved, out):
-        for part in self.training_rows.batches(self.schedule.batch_size):
-            solved.inner(self.training_rows[part], out=out[:, part])
+    def _fill_part(self, solved, part, out):
+        solved.inner(self.training_rows[part], out=out[:, part])
+
+    def _training_parts(self, n_queries):
+        """Slices of training rows, at least one for each thread."""
+        share = -(-self.n_samples // self.schedule.n_threads)
+        parts = self.training_rows.parts(n_queries, self.schedule.batch_size)
+        return self.training_rows.parts(n_queries, min(parts[0].stop, share))
 
     # How far the scores are from exact ones.
 
@@ -264,7 +273,8 @@ class Linearisation:
 
         def fill(batch):
             solved = self._solved_for_scores(queries[batch])
-            self._fill_scores(solved, out[batch])
+            for part in self._training_parts(len(solved)):
+                self._fill_part(solved, part, out[batch])
             right, solution = gradients[batch], -solved.toarray()
             if self.space.is_full:
                 right = self.space.project(right)
@@ -325,7 +335,7 @@ class Linearisation:
         sums = self.sums_of_training_rows(subsets)
         queries = self.query_rows(features, y)
         out = np.empty((len(queries), len(subsets)))
-        for batch in self.query_batches(queries):
+        for batch in self.query_groups(queries):
             out[batch] = -self.solve(queries[batch]).inner(sums)
         return out
 

@@ -1,10 +1,9 @@
 """The training rows with the most influence."""
 
-from numbers import Integral
-
 import numpy as np
 
-from skinfluence._utils.arrays import smallest
+from skinfluence._utils.arrays import ranking
+from skinfluence._utils.validation import check_ranking
 
 
 class RankingMixin:
@@ -41,13 +40,7 @@ class RankingMixin:
             If ``k`` exceeds the number of training rows, or ``by`` is unknown.
         """
         self._check_fitted()
-        if by not in ("harmful", "helpful", "absolute"):
-            raise ValueError(f"by must be 'harmful', 'helpful' or 'absolute'. Got {by!r} instead.")
-        if not isinstance(k, Integral) or not 1 <= k <= self.n_samples_:
-            raise ValueError(
-                f"k must be an integer from 1 to the number of training rows, "
-                f"{self.n_samples_}. Got {k!r} instead."
-            )
+        check_ranking(by, k, self.n_samples_)
         queries = self._query_rows(X, y, of)
         indices = np.empty((len(queries), k), dtype=np.intp)
         values = np.empty((len(queries), k))
@@ -55,9 +48,7 @@ class RankingMixin:
         def fill(batch):
             scores = np.empty((batch.stop - batch.start, self.n_samples_))
             self.linearisation_.fill_influence(queries[batch], scores)
-            order = {"harmful": -scores, "helpful": scores, "absolute": -np.abs(scores)}[by]
-            indices[batch] = smallest(order, k)
-            values[batch] = np.take_along_axis(scores, indices[batch], axis=1)
+            indices[batch], values[batch] = ranking(scores, k, by)
 
         row_bytes = 8 * 4 * max(self.n_samples_, queries.n_columns)
         for batch in self.linearisation_.schedule.batches(len(queries), row_bytes):

@@ -103,7 +103,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
     batch_size : int, default=None
         Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
     n_jobs : int, default=None
-        Threads over batches of queries.
+        Threads over batches of training rows.
     random_state : int, RandomState or None, default=None
         Determines the sketch, and the probes of `sketch_error`.
     scoring : callable, default=None

@@ -1,20 +1,28 @@
-"""Pictures of influences, and of their errors.
+"""Pictures of influences and of their errors, and a report.
 
 A display stores arrays, and ``plot`` draws them, on given axes or on a new figure.
 ``from_estimator`` and ``from_predictions`` compute the arrays and draw them at once.
-Drawing needs matplotlib.
+Drawing needs matplotlib, and the page of the report jinja2 too.
 """
 
+from skinfluence.inspection._coefficients import CoefficientDisplay
+from skinfluence.inspection._diagnostics import DiagnosticsDisplay
 from skinfluence.inspection._effective_dimension import EffectiveDimensionDisplay
 from skinfluence.inspection._influence import InfluenceDisplay
 from skinfluence.inspection._memorization import MemorizationDisplay
+from skinfluence.inspection._removal_curve import RemovalCurveDisplay
 from skinfluence.inspection._retraining import RetrainingDisplay
 from skinfluence.inspection._sketch_error import SketchErrorDisplay
+from skinfluence.inspection.report import InfluenceReport
 
 __all__ = [
+    "CoefficientDisplay",
+    "DiagnosticsDisplay",
     "EffectiveDimensionDisplay",
     "InfluenceDisplay",
+    "InfluenceReport",
     "MemorizationDisplay",
+    "RemovalCurveDisplay",
     "RetrainingDisplay",
     "SketchErrorDisplay",
 ]

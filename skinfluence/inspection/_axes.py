@@ -5,6 +5,9 @@ HELPFUL = "#0072b2"
 NEUTRAL = "0.55"
 COLOURS = [HELPFUL, HARMFUL, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "0.2"]
 
+# Longer names of rows are cut.
+MAX_NAME = 40
+
 
 def make_axes(ax=None):
     """The given axes, or the axes of a new figure."""
@@ -29,6 +32,11 @@ def label_colours(ax, colours):
 
     patches = [Patch(color=colour, label=label) for label, colour in colours.items()]
     ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+
+
+def cut(name):
+    """A name, cut where it is too long for a picture."""
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
 
 
 def model_of(estimator):

@@ -15,6 +15,7 @@ from skinfluence._utils.sklearn_private import (
 from skinfluence.inspection._axes import (
     HARMFUL,
     HELPFUL,
+    cut,
     label_colours,
     make_axes,
     model_of,
@@ -36,9 +37,6 @@ _QUANTITIES = {
         "lowers the prediction",
     ),
 }
-
-# Longer names of rows are cut.
-MAX_NAME = 40
 
 
 class InfluenceDisplay:
@@ -196,7 +194,7 @@ class InfluenceDisplay:
         colours = np.where(values > 0, HARMFUL, HELPFUL)
         self.bars_ = self.ax_.barh(position, values, color=colours)
         names = self.indices_ if self.row_labels is None else self.row_labels[self.indices_]
-        self.ax_.set_yticks(position, [_cut(str(name)) for name in names])
+        self.ax_.set_yticks(position, [cut(str(name)) for name in names])
         self.ax_.invert_yaxis()
         self.ax_.axvline(0, color="0.2", linewidth=0.8)
         short_ticks(self.ax_, "x")
@@ -205,10 +203,6 @@ class InfluenceDisplay:
         self.ax_.set_title(self.title or "")
         label_colours(self.ax_, {raises: HARMFUL, lowers: HELPFUL})
         return self
-
-
-def _cut(name):
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
 
 
 def _selected(influence, k, by):

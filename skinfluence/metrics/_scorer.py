@@ -178,8 +178,7 @@ class InfluenceScorer(BaseEstimator):
             raise ValueError("y is None. Expected the targets of the queries.")
         if self.metric == "faithfulness":
             return Bunch()
-        fitted_model = influence.linearisation_.fitted_model
-        retraining = Retraining.of(fitted_model, X, y)
+        retraining = Retraining.of(influence.fitted_model_, X, y)
         truth = self._choose(retraining)
         truth.losses, truth.converged = retraining.losses(
             truth.subsets, tol=self.tol, memory=self.memory, n_jobs=self.n_jobs
@@ -208,9 +207,9 @@ def _last_step(estimator, X):
 
 
 def _lds(influence, X, y, truth):
-    linearisation = influence.linearisation_
-    predicted = linearisation.sums_of_influence(linearisation.read(X), y, truth.subsets)
-    return agreement(predicted, truth.losses)
+    fits = [fit.linearisation_ for fit in influence.fits_]
+    predicted = [fit.sums_of_influence(fit.read(X), y, truth.subsets) for fit in fits]
+    return agreement(np.mean(predicted, axis=0), truth.losses)
 
 
 def _loo(influence, X, y, truth):
@@ -221,14 +220,18 @@ def _loo(influence, X, y, truth):
 
 def _faithfulness(influence, X, y, truth):
     del truth
-    linearisation = influence.linearisation_
-    objective, kind = linearisation.objective, linearisation.curvature_kind
-    exact = DenseCurvature(*objective.hessian(kind), objective.l2_penalty)
-    queries = linearisation.gradient_rows(linearisation.read(X), y)
-    solved = exact.solve(queries, linearisation.damping)
-    reference = -solved.inner(objective.training_gradient_rows())
+    reference = np.mean([_exact_influence(fit, X, y) for fit in influence.fits_], axis=0)
     size = np.linalg.norm(reference, axis=1)
     if not size.any():
         raise ValueError("The relative error is not defined: no row influences any query.")
     gap = np.linalg.norm(influence.influence(X, y) - reference, axis=1)
     return -gap[size > 0] / size[size > 0]
+
+
+def _exact_influence(influence, X, y):
+    """Influence by the full curvature of the same kind, at the same damping."""
+    fit = influence.linearisation_
+    objective = fit.objective
+    exact = DenseCurvature(*objective.hessian(fit.curvature_kind), objective.l2_penalty)
+    solved = exact.solve(fit.gradient_rows(fit.read(X), y), fit.damping)
+    return -solved.inner(objective.training_gradient_rows())

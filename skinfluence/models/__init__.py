@@ -16,7 +16,7 @@ from skinfluence.models.parameters import add_to_parameters, reader_of_scores
 from skinfluence.models.predictors import predictor_of_scores
 from skinfluence.models.registry import supported
 from skinfluence.models.weighting import Weighting
-from skinfluence.models.wrappers import fit_arguments, unfrozen, unwrap
+from skinfluence.models.wrappers import fit_arguments, innermost, unfrozen, unwrap
 
 __all__ = [
     "ChunkedModel",
@@ -29,6 +29,7 @@ __all__ = [
     "can_read_pieces",
     "fit_arguments",
     "head",
+    "innermost",
     "linear",
     "linear_objective",
     "losses",

@@ -1,6 +1,7 @@
 """A fitted model, what it was fitted on, and the steps that stand in front of it."""
 
 import warnings
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -130,6 +131,12 @@ class FittedModel:
                 return self.objective
         except TypeError:
             return None
+
+    def given_as(self, estimator):
+        """The same fitted model, whose refits are those of this estimator."""
+        twin = copy(self)
+        twin.given = estimator
+        return twin
 
     @property
     def untrained(self):

@@ -6,6 +6,7 @@ from functools import singledispatch
 import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
+from skinfluence._utils.bound import Bound
 from skinfluence.models.linear_objective import LinearObjective
 from skinfluence.models.losses import SoftmaxLoss
 from skinfluence.models.registry import objective
@@ -144,7 +145,7 @@ def _(model, X, y, sample_weight, name="auto"):
         )
     weight, bias = full.weights[-1], full.biases[-1]
     penalty = full.penalty[-weight.size - len(bias) :]
-    return Head(linear_head(full, full.hidden, weight, bias, penalty), last)
+    return Head(linear_head(full, Bound(full, "hidden"), weight, bias, penalty), last)
 
 
 def check_name(name, known, model):

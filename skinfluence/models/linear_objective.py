@@ -111,7 +111,7 @@ class LinearObjective(Objective):
         """The same objective for features that a `Centring` has shifted."""
         part = copy(self)
         part.__dict__.pop("training_outputs", None)
-        part.original, part.centring = self, centring
+        part.unconditioned, part.centring = self, centring
         part.features = centring(self.features)
         part.intercepts = self.intercepts + self._shift_of(self.weights, centring.centre)
         if len(self.intercepts):

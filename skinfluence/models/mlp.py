@@ -216,7 +216,7 @@ def _penalty(model, n_samples):
     # Every step divides the same penalty by the size of its batch. On average over the steps of
     # an epoch this equals the penalty alpha * n * mean(1 / size) on the sum of all losses.
     size = min(200, n_samples) if model.batch_size == "auto" else model.batch_size
-    size = int(np.clip(size, 1, n_samples))
+    size = min(size, n_samples)
     full, rest = divmod(n_samples, size)
     sizes = np.array([size] * full + [rest] * (rest > 0))
     return model.alpha * n_samples * float(np.mean(1 / sizes)), "count"

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from skinfluence._utils.batching import batches
+from skinfluence._utils.bound import Bound
 from skinfluence.models.objectives import Objective
 from skinfluence.rows._streamed import StreamedRows
 
@@ -81,7 +82,7 @@ class NetworkObjective(Objective):
 
     def curvature_product(self, curvature):
         if curvature == "hessian":
-            return self.hessian_product
+            return Bound(self, "hessian_product")
         return super().curvature_product(curvature)
 
     def hessian(self, curvature):

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from sklearn.utils import check_array
 
+from skinfluence._utils.bound import Bound
 from skinfluence.models.responses import derivative_of
 from skinfluence.models.weighting import Weighting
 from skinfluence.rows import SelectedRows
@@ -71,8 +72,13 @@ class Objective(ABC):
         self.theta = theta
         self.n_params = n_params
         self.classes = classes
-        # The same objective in the model's own coordinates.
-        self.original = self
+        self.unconditioned = None
+
+    @property
+    def original(self):
+        """The same objective in the model's own coordinates."""
+        # No reference to itself: formats without cycles, as of skops, could not store it.
+        return self if self.unconditioned is None else self.unconditioned
 
     # Need to be defined.
 
@@ -276,7 +282,7 @@ class Objective(ABC):
 
     def curvature_product(self, curvature):
         """Function that multiplies vectors (m, n_coordinates) with the curvature F."""
-        return self.factor_rows(curvature).gram_product
+        return Bound(self.factor_rows(curvature), "gram_product")
 
     def hessian(self, curvature):
         """The curvature F of the mean loss as independent blocks.
@@ -348,6 +354,9 @@ class Objective(ABC):
 
     # Whether outputs are linear in the features, with coordinates ``[W.ravel(), b]``.
     is_linear = False
+
+    # Whether the user has said what a query without targets asks of the outputs.
+    has_measurement = False
 
     # Whether the curvature may be indefinite, or nearly flat in directions that the data hardly
     # determine, as a network's is.

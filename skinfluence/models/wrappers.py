@@ -125,7 +125,7 @@ def _transformed(transformer, y):
             f"targets: y, from {y.min():g} to {y.max():g}, leaves its domain. Leave those rows "
             "out, or omit y to get the influence on the prediction."
         )
-    return transformed.reshape(y.shape) if y.ndim == 1 else transformed
+    return transformed
 
 
 def unfrozen(estimator):
@@ -166,6 +166,13 @@ def _(estimator):
     if estimator.final_estimator is not None:
         return estimator.final_estimator
     return LogisticRegression() if isinstance(estimator, StackingClassifier) else RidgeCV()
+
+
+def innermost(estimator):
+    """The unfitted model inside all wrappers; a frozen one stays in its FrozenEstimator."""
+    while (inner := _inside(estimator)) is not None:
+        estimator = inner
+    return estimator
 
 
 def fit_arguments(estimator, sample_weight):
@@ -209,9 +216,7 @@ def _own_argument(estimator, sample_weight):
 
 def _routed(wrapper, sample_weight):
     """Weights by metadata routing, which wrappers pass on to the estimators that request them."""
-    model = wrapper
-    while (inner := _inside(model)) is not None:
-        model = inner
+    model = innermost(wrapper)
     if isinstance(model, FrozenEstimator):
         return {}
     argument = _own_argument(model, sample_weight)

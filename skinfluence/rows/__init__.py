@@ -16,6 +16,7 @@ from skinfluence.rows._kronecker import KroneckerRows, outer_moment, weighted_gr
 from skinfluence.rows._moments import Moments
 from skinfluence.rows._shared import SharedRows
 from skinfluence.rows._streamed import StreamedRows
+from skinfluence.rows._tokens import TokenRows
 
 __all__ = [
     "BlockRows",
@@ -31,6 +32,7 @@ __all__ = [
     "SelectedRows",
     "SharedRows",
     "StreamedRows",
+    "TokenRows",
     "WrappedRows",
     "outer_moment",
     "weighted_gram",

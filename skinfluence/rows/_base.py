@@ -36,6 +36,9 @@ class Rows(ABC):
     # Whether rows belong to a linear layer with one bias for each output, or with none.
     is_layer = False
 
+    # Whether rows belong to an embedding: the inputs of its layer are one-hot vectors of tokens.
+    reads_tokens = False
+
     # Whether the matrix itself is stored, as ``array``.
     is_written_out = False
 
@@ -88,6 +91,10 @@ class Rows(ABC):
             near = max(MIN_ROWS, CACHE_BYTES // max(1, row_bytes))
             batch_size = min(near, fitting[0].stop) if fitting else None
         return batches(self.n_samples, row_bytes, batch_size)
+
+    def parts(self, n_vectors, batch_size=None):
+        """Slices of samples whose products with so many vectors fit into the working memory."""
+        return batches(self.n_samples, 8 * 2 * n_vectors * self.rows_per_sample, batch_size)
 
     def row_slice(self, samples):
         """Slice of the rows of a slice of samples."""

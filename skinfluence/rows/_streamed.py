@@ -41,6 +41,9 @@ class StreamedRows(Rows):
     def batches(self, batch_size=None):
         return batches(self.n_samples, self.sample_bytes, batch_size)
 
+    def parts(self, n_vectors, batch_size=None):
+        return self.batches(batch_size)
+
     @property
     def device(self):
         return self[:0].device

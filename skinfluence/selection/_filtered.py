@@ -9,6 +9,7 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
+from skinfluence._utils.persistence import VersionedMixin
 from skinfluence._utils.sklearn_private import (
     HasMethods,
     Interval,
@@ -35,7 +36,7 @@ def _fitted_has(method):
     return check
 
 
-class FilteredEstimator(MetaEstimatorMixin, BaseEstimator):
+class FilteredEstimator(VersionedMixin, MetaEstimatorMixin, BaseEstimator):
     """Fit an estimator on the rows that a selector keeps.
 
     A classifier or regressor like the wrapped estimator: the last step of a Pipeline of

@@ -9,6 +9,7 @@ from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import GridSearchCV, ParameterGrid
 from sklearn.utils import get_tags, indexable
 
+from skinfluence._utils.persistence import VersionedMixin
 from skinfluence._utils.sklearn_private import (
     HasMethods,
     Interval,
@@ -25,7 +26,7 @@ from skinfluence.models import fit_arguments
 OF_FOLDS = ("split0_test_score", "std_test_score", "std_fit_time", "std_score_time")
 
 
-class LeaveOneOutSearch(GridSearchCV):
+class LeaveOneOutSearch(VersionedMixin, GridSearchCV):
     """Search over parameters, each candidate scored by leave-one-out from a single fit.
 
     A candidate is fitted once, on all rows. Its predictions of every row by the model without

@@ -9,13 +9,14 @@ from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexabl
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
+from skinfluence._utils.persistence import VersionedMixin
 from skinfluence._utils.sklearn_private import HasMethods, Interval, StrOptions, _fit_context
 from skinfluence._utils.warnings import warn_user
 from skinfluence.estimators._exact import ExactInfluence
 from skinfluence.selection._held_out import scores_by_folds, scores_by_set
 
 
-class MemorizationSelector(MetaEstimatorMixin, BaseEstimator):
+class MemorizationSelector(VersionedMixin, MetaEstimatorMixin, BaseEstimator):
     """Keep the training rows to memorize and sample the others, or drop the memorized ones.
 
     A row is memorizable if it moves the parameters by more than a threshold D,

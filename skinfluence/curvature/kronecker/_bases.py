@@ -1,9 +1,9 @@
 """Eigenbases of the blocks of a curvature."""
 
 import numpy as np
-from scipy.linalg import eigh
 
 from skinfluence._utils.batching import batches
+from skinfluence.curvature.kronecker._eigenpairs import eigenpairs
 from skinfluence.curvature.kronecker._factors import (
     DenseMoment,
     DiagonalMoment,
@@ -13,6 +13,7 @@ from skinfluence.curvature.kronecker._factors import (
     matrix_of,
     rows_of,
 )
+from skinfluence.curvature.kronecker._tokens import TokenBasis, TokenMoments
 from skinfluence.rows import DenseRows
 
 
@@ -31,8 +32,8 @@ class KroneckerBasis:
         self.has_bias = moments.has_bias
         self.shape = moments.shape
         penalty = self._as_matrix(penalty)
-        alpha, self.inputs = _eigenpairs(moments.inputs, penalty.mean(axis=0))
-        gamma, self.outputs = _eigenpairs(moments.outputs, penalty.mean(axis=1))
+        alpha, self.inputs = eigenpairs(moments.inputs, penalty.mean(axis=0))
+        gamma, self.outputs = eigenpairs(moments.outputs, penalty.mean(axis=1))
         self.values = np.clip(gamma, 0, None)[:, None] * np.clip(alpha, 0, None)
         # The diagonal of the penalty in the basis, exact where it is constant.
         self.ridge = (self.outputs**2).T @ penalty @ self.inputs**2
@@ -95,7 +96,7 @@ class DenseBasis:
     """
 
     def __init__(self, moments, penalty):
-        values, self.vectors = _eigenpairs(moments.matrix, penalty)
+        values, self.vectors = eigenpairs(moments.matrix, penalty)
         self.values = np.clip(values, 0, None)
         self.ridge = (self.vectors**2).T @ penalty
 
@@ -159,7 +160,7 @@ def basis_of(moments, penalty):
 
     Parameters
     ----------
-    moments : LayerMoments, DenseMoment or DiagonalMoment
+    moments : LayerMoments, TokenMoments, DenseMoment or DiagonalMoment
         Moments of the block.
     penalty : ndarray of shape (n_columns,)
         The model's own penalty on its columns.
@@ -171,17 +172,5 @@ _BASES = {
     LayerMoments: KroneckerBasis,
     DenseMoment: DenseBasis,
     DiagonalMoment: DiagonalBasis,
+    TokenMoments: TokenBasis,
 }
-
-
-def _eigenpairs(moment, penalty):
-    """Eigenpairs of a moment and, where it vanishes, those of the penalty (n,) inside.
-
-    A basis of a null space is arbitrary, and the diagonal of a penalty depends on it.
-    """
-    values, vectors = eigh(moment)
-    null = values <= np.finfo(np.float64).eps * len(values) * values[-1]
-    if null.any() and np.ptp(penalty):
-        inside = vectors[:, null]
-        vectors[:, null] = inside @ eigh(inside.T @ (penalty[:, None] * inside))[1]
-    return values, vectors

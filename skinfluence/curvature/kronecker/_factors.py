@@ -1,11 +1,13 @@
 """The factors of layers: their rows taken apart, and their moments."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from operator import add
 
 import numpy as np
 import scipy.sparse as sp
 
+from skinfluence.curvature.kronecker._tokens import token_moments
 from skinfluence.rows import KroneckerRows, SharedRows
 
 
@@ -68,11 +70,17 @@ class LayerMoments:
     has_bias: bool
 
     is_layer = True
+    reads_tokens = False
 
     @property
     def shape(self):
         """Outputs and inputs, counting the bias, (c, d)."""
         return len(self.outputs), len(self.inputs)
+
+    @cached_property
+    def spectra(self):
+        """Eigenvalues of A and of E, ascending."""
+        return np.linalg.eigvalsh(self.inputs), np.linalg.eigvalsh(self.outputs)
 
     def __add__(self, other):
         return LayerMoments(
@@ -152,7 +160,7 @@ def moments(rows, weight, shared="expand", unfactored="dense"):
 
     Returns
     -------
-    list of LayerMoments, DenseMoment or DiagonalMoment
+    list of LayerMoments, TokenMoments, DenseMoment or DiagonalMoment
     """
     totals = None
     for batch, blocks in block_batches(rows):
@@ -166,6 +174,8 @@ def _moments_of(block, weight, shared, unfactored):
         return DiagonalMoment(block.column_squares())
     if not block.is_layer:
         return DenseMoment(block.moment())
+    if block.reads_tokens:
+        return token_moments(block, weight)
     residual, inputs = factors(block)
     n_samples, s, t, c = residual.shape
     if shared == "reduce":

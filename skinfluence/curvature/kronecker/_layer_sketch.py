@@ -15,6 +15,7 @@ from skinfluence.curvature.kronecker._factors import (
     matrix_of,
     rows_of,
 )
+from skinfluence.curvature.kronecker._tokens import TokenSketch
 from skinfluence.rows import BlockRows, DenseRows
 from skinfluence.sketching import effective_dimension, influence_min_dim
 
@@ -26,7 +27,7 @@ def describe(name, layer, ridge):
     ----------
     name : str
         Name of the block.
-    layer : LayerMoments, DenseMoment or DiagonalMoment
+    layer : LayerMoments, TokenMoments, DenseMoment or DiagonalMoment
         Moments of the block.
     ridge : float
         Added to the eigenvalues of the curvature.
@@ -47,7 +48,7 @@ def describe(name, layer, ridge):
             bound=dimension,
             effective_dimension=dimension,
         )
-    alpha, gamma = np.linalg.eigvalsh(layer.inputs), np.linalg.eigvalsh(layer.outputs)
+    alpha, gamma = layer.spectra
     of_inputs = effective_dimension(alpha * gamma[-1], ridge)
     of_outputs = effective_dimension(gamma * alpha[-1], ridge)
     largest = max(alpha[-1] * gamma[-1], np.finfo(np.float64).tiny)
@@ -71,7 +72,7 @@ def sketch_sizes(sketch_size, layers, reports, ridge, *, kind="nystrom", eps=0.2
     ----------
     sketch_size : {"auto"}, float, int or (int, int)
         As `KFACInfluence` takes it.
-    layers : list of LayerMoments, DenseMoment or DiagonalMoment
+    layers : list of LayerMoments, TokenMoments, DenseMoment or DiagonalMoment
         Moments of the blocks.
     reports : list of Bunch
         Reports of `describe` on the blocks.
@@ -119,7 +120,7 @@ def _by_share(share, layers, ridge):
 
 def _sums(layer, ridge):
     """Effective dimension of each direction of the inputs and of the outputs."""
-    spectra = [np.clip(np.linalg.eigvalsh(m), 0, None) for m in (layer.inputs, layer.outputs)]
+    spectra = [np.clip(values, 0, None) for values in layer.spectra]
     products = np.outer(*spectra)
     dimension = np.divide(products, products + ridge, out=products, where=products > 0)
     return dimension.sum(axis=1), dimension.sum(axis=0)
@@ -134,7 +135,7 @@ def _by_error(layer, report, ridge, kind, eps, delta):
     if kind == "gaussian":
         dimensions = report.inputs_dimension, report.outputs_dimension
         return [influence_min_dim(d, eps=eps, delta=delta) for d in dimensions]
-    alpha, gamma = np.linalg.eigvalsh(layer.inputs), np.linalg.eigvalsh(layer.outputs)
+    alpha, gamma = layer.spectra
     smallest = ridge * eps / (1 - eps)
     return [np.count_nonzero(x > smallest) for x in (alpha * gamma[-1], gamma * alpha[-1])]
 
@@ -163,7 +164,7 @@ def draw_layer_sketch(layer, sizes, kind, random_state):
 
     Parameters
     ----------
-    layer : LayerMoments, DenseMoment or DiagonalMoment
+    layer : LayerMoments, TokenMoments, DenseMoment or DiagonalMoment
         Moments of the block.
     sizes : (int, int) or None
         ``(m_A, m_E)``, None for a dense block.
@@ -174,6 +175,8 @@ def draw_layer_sketch(layer, sizes, kind, random_state):
     """
     if sizes is None:
         return UnsketchedBlock(*layer.shape)
+    if layer.reads_tokens and kind == "nystrom":
+        return TokenSketch(*layer.leading(*sizes), layer.shape)
     pair = []
     for moment, size in zip((layer.inputs, layer.outputs), sizes, strict=True):
         if kind == "nystrom":
@@ -259,7 +262,7 @@ class LayerSpace(Space):
 
     Parameters
     ----------
-    sketches : list of LayerSketch or UnsketchedBlock
+    sketches : list of LayerSketch, TokenSketch or UnsketchedBlock
         One for each block of columns.
     penalty : ndarray of shape (n_coordinates,)
         Penalty of the mean objective.

@@ -28,8 +28,8 @@ class SketchPlan:
         Penalty of the mean objective on every column.
     damping : float
         Added to the penalty.
-    draw : callable
-        ``draw(data, size, seed) -> Sketch``.
+    sketch_kind : type or callable
+        A class of `skinfluence.sketching`, or ``sketch_kind(data, size, seed) -> Sketch``.
     seed : int
         Determines the sketches.
     factorized : bool
@@ -51,7 +51,7 @@ class SketchPlan:
     factor_rows: Rows
     penalty: np.ndarray
     damping: float
-    draw: callable
+    sketch_kind: object
     seed: int
     factorized: bool
     complement: bool = True
@@ -107,12 +107,11 @@ class SketchPlan:
         if sketch == "auto":
             in_layers = "landmarks" if factor_rows.has_layers else "sjlt"
             sketch = "nystrom" if factorized else in_layers
-        draw = SKETCHES[sketch] if isinstance(sketch, str) else sketch
-        draw = getattr(draw, "draw", draw)
+        sketch = SKETCHES[sketch] if isinstance(sketch, str) else sketch
         penalty = objective.l2_penalty
         settings["n_params"] = objective.n_params
         return cls(
-            factor_rows, penalty, damping, draw, factorized=factorized, debias=debias, **settings
+            factor_rows, penalty, damping, sketch, factorized=factorized, debias=debias, **settings
         )
 
     @property
@@ -136,9 +135,14 @@ class SketchPlan:
         return 1, self.factor_rows.n_columns - self.n_unsketched
 
     @property
+    def draw(self):
+        """Function ``draw(data, size, seed) -> Sketch``."""
+        return getattr(self.sketch_kind, "draw", self.sketch_kind)
+
+    @property
     def draws_basis(self):
         """Whether the sketch is an orthonormal basis that is written out."""
-        return getattr(getattr(self.draw, "__self__", None), "is_written_out", False)
+        return getattr(self.sketch_kind, "is_written_out", False)
 
     @property
     def ridge(self):
@@ -257,7 +261,7 @@ class SketchPlan:
 
     def eigenbasis(self):
         """Basis of all d features, by eigenvectors."""
-        return self.draw.__self__.of_gram(self._seen_features.moment(), self.seed)
+        return self.sketch_kind.of_gram(self._seen_features.moment(), self.seed)
 
     def _output_sketch(self, m_E):
         c = self.layer_shape[0]

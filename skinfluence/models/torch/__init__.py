@@ -12,10 +12,11 @@ if find_spec("torch") is None:
     )
 
 from skinfluence.models.torch import _head as _head
+from skinfluence.models.torch._dataset import DatasetInputs, read_dataset
 from skinfluence.models.torch._model import TorchModel
 from skinfluence.models.torch._rows import ModuleRows
 
 if find_spec("skorch") is not None:
     from skinfluence.models.torch import _skorch as _skorch
 
-__all__ = ["ModuleRows", "TorchModel"]
+__all__ = ["DatasetInputs", "ModuleRows", "TorchModel", "read_dataset"]

@@ -5,6 +5,9 @@ import torch
 from scipy.sparse import issparse
 from torch.utils.data import DataLoader, Dataset
 
+# Type of an input by the kind of its numbers; all others are in the module's own.
+TYPES = {"b": torch.bool, "i": torch.long, "u": torch.long}
+
 # What torch raises where numbers are no tokens.
 NO_TOKENS = (RuntimeError, IndexError, TypeError, ValueError)
 
@@ -14,16 +17,18 @@ def reader_of(example):
 
     Parameters
     ----------
-    example : None, array-like, or tuple or dict of array-likes
+    example : None, array-like, tuple or dict of array-likes, or DatasetInputs
         What the module reads, with samples along the first axes; None for one array.
 
     Returns
     -------
-    ArrayReader or PackedReader
+    ArrayReader, PackedReader or DatasetInputs
     """
+    if hasattr(example, "unpack"):
+        return example
     if isinstance(example, dict | tuple):
         return PackedReader(example)
-    return ArrayReader(None if example is None else _as_array(example))
+    return ArrayReader(None if example is None else as_array(example))
 
 
 class ArrayReader:
@@ -50,8 +55,9 @@ class ArrayReader:
         """
         if isinstance(X, Dataset | DataLoader):
             raise TypeError(
-                f"X is a {type(X).__name__}. Expected all samples at once: "
-                "X, y = next(iter(DataLoader(dataset, batch_size=len(dataset))))."
+                f"X is a {type(X).__name__}. Expected arrays: X, y = "
+                "skinfluence.models.torch.read_dataset(dataset); of a dataset that does not fit "
+                "into memory, positions, see skinfluence.models.torch.DatasetInputs."
             )
         if isinstance(X, dict):
             raise TypeError(
@@ -99,6 +105,10 @@ class ArrayReader:
         """Arguments and keyword arguments of the module."""
         return (x,), {}
 
+    def for_training(self, X, dtype):
+        """X itself."""
+        return X
+
 
 def _can_read_tokens(reader, network, features):
     reader.reads_tokens = True
@@ -127,7 +137,7 @@ class PackedReader:
 
     def _named(self, inputs):
         items = inputs.items() if self.kind is dict else enumerate(inputs)
-        return {name: _as_array(value) for name, value in items}
+        return {name: as_array(value) for name, value in items}
 
     def pack(self, X):
         """Inputs side by side, (n_samples, total size), or X itself if it is such an array.
@@ -164,12 +174,16 @@ class PackedReader:
         """Arguments and keyword arguments of the module, with numbers in ``dtype``."""
         sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
         parts = torch.split(x, sizes, dim=1)
-        types = {"b": torch.bool, "i": torch.long, "u": torch.long}
         values = {
-            name: part.reshape(len(part), *shape).to(types.get(self.dtypes[name], dtype))
+            name: part.reshape(len(part), *shape).to(TYPES.get(self.dtypes[name], dtype))
             for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
         }
         return ((), values) if self.kind is dict else (tuple(values.values()), {})
+
+    def for_training(self, X, dtype):
+        """Inputs as the user has them, a dict or tuple of tensors."""
+        args, kwargs = self.unpack(torch.as_tensor(X), dtype)
+        return kwargs or args
 
 
 def is_integral(features):
@@ -177,5 +191,5 @@ def is_integral(features):
     return not issparse(features) and np.array_equal(features, np.round(features))
 
 
-def _as_array(value):
+def as_array(value):
     return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)

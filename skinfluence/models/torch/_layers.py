@@ -8,14 +8,13 @@ output into (n, t, c).
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from skinfluence.models.torch._attention import Projection
-from skinfluence.rows import KroneckerRows
-from skinfluence.rows._shared import SharedRows
+from skinfluence.models.torch._bag import Lookup
+from skinfluence.rows import KroneckerRows, SharedRows, TokenRows
 
 # Where the samples and the positions of a call may lie: (n, t, ...) or (t, n, ...), maybe with
 # both axes in one. Each function gives (n, t, ...).
@@ -25,6 +24,10 @@ LAYOUTS = {
     "flat": lambda x, n: x.reshape(n, -1, *x.shape[1:]),
     "flat, positions first": lambda x, n: x.reshape(-1, n, *x.shape[1:]).transpose(0, 1),
 }
+
+# Calls that have no axis of samples, such as those for positions: a tape gives them one.
+NO_SAMPLES = "no samples"
+ARRANGED = LAYOUTS | {NO_SAMPLES: LAYOUTS["samples first"]}
 
 
 def _every():
@@ -50,7 +53,7 @@ class Layer:
     bias_outputs : slice, default=slice(None)
         The same of the bias.
     layout : str, default="samples first"
-        Key of `LAYOUTS`.
+        Key of `LAYOUTS`, or `NO_SAMPLES`.
     """
 
     name: str
@@ -71,10 +74,17 @@ class Layer:
         """The same layer with another layout."""
         return replace(self, layout=layout)
 
+    @property
+    def candidates(self):
+        """The same layer with each layout that may be tried on the same calls."""
+        if self.layout == NO_SAMPLES:
+            return [self]
+        return [self.with_layout(layout) for layout in self.layouts]
+
     # One call.
 
     def _arranged(self, x, n):
-        x = LAYOUTS[self.layout](x, n)
+        x = ARRANGED[self.layout](x, n)
         if len(x) != n:
             raise ValueError(f"{len(x)} rows for {n} samples")
         return x
@@ -189,12 +199,9 @@ class EmbeddingLayer(Layer):
         return self._arranged(x, n).reshape(n, -1)
 
     def rows(self, inputs, residual):
-        tokens = inputs.ravel()
         # The padding token has an embedding that is never trained.
-        data = (tokens != self.module.padding_idx).astype(np.float32)
-        index = (data, tokens, np.arange(len(tokens) + 1))
-        one_hot = sp.csr_matrix(index, shape=(len(tokens), self.module.num_embeddings))
-        return SharedRows(residual, one_hot, has_bias=False)
+        tokens = np.where(inputs == self.module.padding_idx, -1, inputs)
+        return TokenRows(residual, tokens, self.module.num_embeddings)
 
     def _one_hot(self, tokens, dtype):
         one_hot = F.one_hot(tokens, self.module.num_embeddings).to(dtype)
@@ -237,7 +244,7 @@ def layers_of(name, module, names):
     own["bias"] = None if bias is None else names.get(id(bias))
     if isinstance(module, nn.Linear):
         return [Layer(**own)]
-    if type(module) is nn.Embedding:
+    if type(module) is nn.Embedding or isinstance(module, Lookup):
         return [EmbeddingLayer(**own)]
     if type(module) in (nn.Conv1d, nn.Conv2d):
         return _groups(own, module)

@@ -1,16 +1,18 @@
 """A trained module as a scikit-learn estimator."""
 
 import copy
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils import check_array
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import nn
 
+from skinfluence._utils.persistence import VersionedMixin
 from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_context
 from skinfluence.models.registry import objective
 from skinfluence.models.torch._criteria import NAMES, is_classification, read_criterion
@@ -20,7 +22,7 @@ from skinfluence.models.torch._objective import TorchObjective
 from skinfluence.models.weighting import Weighting
 
 
-class TorchModel(BaseEstimator):
+class TorchModel(VersionedMixin, BaseEstimator):
     """A trained torch module as a scikit-learn estimator.
 
     The module minimised ``mean of the losses + l2 / 2 * |parameters|^2``, as torch's optimisers
@@ -54,11 +56,11 @@ class TorchModel(BaseEstimator):
         ``train(module, X, y)`` trains a copy of the module, in place or by returning it, and
         takes ``sample_weight`` if weights are given. Without ``train``, fitting takes the module
         as it is. Refits need ``train``, which should start from the same, untrained module.
-    inputs : array-like, or dict or tuple of array-likes, default=None
+    inputs : array-like, dict or tuple of array-likes, or DatasetInputs, default=None
         Example of what the module reads, of one or more samples: a dict of keyword arguments or
         a tuple of positional ones, integers as int64, masks as bool, numbers in the module's
-        dtype. X is then such a dict or tuple, or what `pack` makes of it. By default X is one
-        array.
+        dtype. X is then such a dict or tuple, or what `pack` makes of it. With
+        :class:`DatasetInputs`, X are positions in a dataset. By default X is one array.
     outputs : callable, default=None
         Picks the tensor of outputs from what the module returns, such as
         ``lambda out: out["logits"]``.
@@ -68,6 +70,10 @@ class TorchModel(BaseEstimator):
         one number for each sample. By default the margin of the predicted class, or the output.
     batch_size : int, default=256
         Samples that pass through the module at once; fewer need less memory.
+    random_state : int, RandomState instance or None, default=None
+        Seeds torch's generators for ``train``, and gives them back as they were. None lets
+        ``train`` draw from them as they are. Another seed is another training only if ``train``
+        draws its initial weights, the order of its batches or its dropout.
 
     Attributes
     ----------
@@ -141,6 +147,7 @@ class TorchModel(BaseEstimator):
         "outputs": [None, callable],
         "measurement": [None, Interval(Integral, 0, None, closed="left"), tuple, callable],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
     }
 
     def __init__(
@@ -156,6 +163,7 @@ class TorchModel(BaseEstimator):
         outputs=None,
         measurement=None,
         batch_size=CHUNK,
+        random_state=None,
     ):
         self.module = module
         self.loss = loss
@@ -167,6 +175,7 @@ class TorchModel(BaseEstimator):
         self.outputs = outputs
         self.measurement = measurement
         self.batch_size = batch_size
+        self.random_state = random_state
 
     def pack(self, X):
         """Several inputs side by side in one array, as influence keeps training rows.
@@ -243,16 +252,14 @@ class TorchModel(BaseEstimator):
         if sample_weight is not None:
             more["sample_weight"] = _check_sample_weight(sample_weight, X)
         module = copy.deepcopy(self.module)
-        trained = self.train(module, self._unpacked(X), y, **more)
+        with _seeded(self.random_state):
+            trained = self.train(module, self._for_training(X), y, **more)
         return module if trained is None else trained
 
-    def _unpacked(self, X):
+    def _for_training(self, X):
         """Samples as the user has them: several inputs as a dict or tuple of tensors."""
-        if not isinstance(self.inputs, dict | tuple):
-            return X
-        packed, dtype = torch.as_tensor(X), next(self.module.parameters()).dtype
-        args, kwargs = reader_of(self.inputs).unpack(packed, dtype)
-        return kwargs or args
+        dtype = next(self.module.parameters()).dtype
+        return reader_of(self.inputs).for_training(X, dtype)
 
     def _check_X(self, X):
         return check_array(self.pack(X), allow_nd=True, dtype=None, accept_sparse="csr")
@@ -348,6 +355,17 @@ def _(model, X, y, sample_weight):
         f"{type(model).__name__} is a bare module, whose loss is not known. Wrap it: "
         "skinfluence.models.torch.TorchModel(module, loss='cross_entropy')."
     )
+
+
+@contextmanager
+def _seeded(random_state):
+    """Seed torch's generators inside, None leaves them as they are."""
+    if random_state is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(check_random_state(random_state).randint(2**31))
+        yield
 
 
 def _check_mode(module):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from skinfluence.models.torch._attention import split_attention
+from skinfluence.models.torch._bag import split_bags
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -43,7 +44,7 @@ def working_copy(module):
     if any(value.dtype in HALF for value in twin.parameters()):
         # Every half precision number is a single precision number too.
         twin = twin.float()
-    return split_attention(twin)
+    return split_bags(split_attention(twin))
 
 
 def unwrapped(module):

@@ -92,7 +92,8 @@ class Network:
 
     def tensor(self, array, dtype=None):
         """An array on the module's device, in its dtype by default."""
-        array = array.toarray() if issparse(array) else np.ascontiguousarray(array)
+        # Tensors share memory with arrays, and torch knows none that cannot be written to.
+        array = array.toarray() if issparse(array) else np.require(array, requirements="CW")
         # Not every device has float64, so the type changes before the device.
         dtype = dtype or self.dtype
         dtype = torch.float32 if dtype == torch.float64 and self.device.type == "mps" else dtype
@@ -102,12 +103,15 @@ class Network:
         """Features as one tensor, from which the module's inputs are read."""
         return self.tensor(features, self.reader.tensor_type(features, self.dtype))
 
-    def __call__(self, x, parameters=None):
-        args, kwargs = self.reader.unpack(x, self.dtype)
+    def __call__(self, x):
+        return self._forward(self.reader.unpack(x, self.dtype), len(x))
+
+    def _forward(self, arguments, n_samples, parameters=None):
+        """Outputs (n_samples, k) for positional and keyword arguments of the module."""
         with LOCK, _differentiable_attention():
-            outputs = functional_call(self.module, parameters or {}, args, kwargs)
+            outputs = functional_call(self.module, parameters or {}, *arguments)
         outputs = outputs if self.transform is None else self.transform(outputs)
-        return _two_dimensional(outputs, len(x))
+        return _two_dimensional(outputs, n_samples)
 
     def chunks(self, n_samples):
         """Slices of samples that pass through the module at once."""
@@ -172,7 +176,7 @@ class Network:
 
     def _layer_factors(self, x, vectors):
         n = len(x)
-        with Tape(self.layers) as tape:
+        with Tape(self.layers, n) as tape:
             outputs = self(x)
         columns = tape.pull(outputs, vectors)
         return [
@@ -191,14 +195,19 @@ class Network:
         """Gradients (n, s, *shape) of parameters by torch.func."""
         chosen = {name: self.selected[name].detach() for name in names}
 
-        def of_sample(sample, cotangents):
+        def of_sample(arguments, cotangents):
+            args, kwargs = arguments
+            named = {name: value[None] for name, value in kwargs.items()}
+            batch = tuple(value[None] for value in args), named
+
             def forward(parameters):
-                return self(sample[None], parameters)[0]
+                return self._forward(batch, 1, parameters)[0]
 
             outputs, pull = vjp(forward, chosen)
             return vmap(lambda v: pull(v)[0])(cotangents.to(outputs.dtype))
 
-        return vmap(of_sample)(x, vectors)
+        # Reading may need the positions of the samples, which vmap hides.
+        return vmap(of_sample)(self.reader.unpack(x, self.dtype), vectors)
 
     def by_loop(self, names, x, vectors):
         """The same by a loop of autograd, slow but right for every layer."""

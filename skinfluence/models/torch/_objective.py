@@ -46,6 +46,10 @@ class TorchObjective(NetworkObjective):
             **settings,
         )
 
+    @property
+    def has_measurement(self):
+        return self.measurement is not None
+
     def outputs(self, features):
         return self.network.outputs(features)
 

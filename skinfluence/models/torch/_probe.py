@@ -7,6 +7,7 @@ import torch
 
 from skinfluence._utils.batching import batches
 from skinfluence._utils.warnings import warn_user
+from skinfluence.models.torch._layers import NO_SAMPLES
 from skinfluence.models.torch._network import LOCK
 from skinfluence.models.torch._tape import Tape, pulled_back
 
@@ -110,18 +111,35 @@ def _checked_outputs(network, x):
 
 def _keep_right_layers(network, x, vectors, expected):
     """Leave each layer with a layout that gives its gradients, or dense."""
-    with Tape(network.layers) as tape:
-        outputs = network(x)
-    if not tape.outputs():
-        network.layers = []
-        return
+    right = _right_layers(network, network.layers, x, vectors, expected)
+    wrong = [layer for layer in network.layers if layer.name not in right]
+    for layer in wrong:
+        # It may be computed once for all samples, such as an embedding of positions.
+        alone = [layer.with_layout(NO_SAMPLES)]
+        right |= _right_layers(network, alone, x, vectors, expected)
+    network.layers = [right.get(layer.name, layer) for layer in network.layers]
+    network.make_dense([layer for layer in wrong if layer.name not in right])
+
+
+def _right_layers(network, layers, x, vectors, expected):
+    """The layers with a layout that gives their gradients, by their name."""
+    with torch.no_grad():
+        plain = network(x)
+    with Tape(layers, len(x)) as tape:
+        try:
+            outputs = network(x)
+        except MISFIT:
+            # The module computes with another shape than the tape gives.
+            return {}
+    if not (tape.outputs() and _same(network, outputs.detach(), plain)):
+        return {}
     columns = tape.pull(outputs, vectors)
-    found, wrong = [], []
-    for layer in network.layers:
-        right = tape.was_called(layer) and _right_layout(network, tape, layer, columns, expected)
-        (found if right else wrong).append(right or layer)
-    network.layers = found
-    network.make_dense(wrong)
+    found = {
+        layer.name: _right_layout(network, tape, layer, columns, expected)
+        for layer in layers
+        if tape.was_called(layer)
+    }
+    return {name: layer for name, layer in found.items() if layer is not None}
 
 
 def _right_layout(network, tape, layer, columns, expected):
@@ -133,15 +151,14 @@ def _right_layout(network, tape, layer, columns, expected):
     ]
     wanted = torch.cat(own, dim=2)
     n = len(wanted)
-    for layout in layer.layouts:
-        candidate = layer.with_layout(layout)
+    for candidate in layer.candidates:
         try:
             inputs = tape.inputs(candidate, n, wanted.dtype)
             residuals = tape.residuals(candidate, n, columns, wanted.dtype)
             gradients = candidate.gradients(inputs, residuals)
         except MISFIT:
             continue
-        if gradients.shape == wanted.shape and _close(network, gradients, wanted):
+        if _same(network, gradients, wanted):
             return candidate
     return None
 
@@ -157,7 +174,7 @@ def _wrong_layers(network, features):
     n = len(x)
     generator = np.random.default_rng(n)
     coefficients = network.tensor(generator.standard_normal(n))
-    with Tape(network.layers) as tape:
+    with Tape(network.layers, len(x)) as tape:
         outputs = network(x)
     vectors = network.tensor(generator.standard_normal(outputs.shape))
     columns = tape.pull(outputs, vectors[:, None])
@@ -212,7 +229,7 @@ def _keep_what_vmaps(network, x, vectors, expected):
 
 def _lowest_precision(network, x):
     """Type of lowest precision among the outputs of the layers and of the module."""
-    with Tape(network.layers) as tape:
+    with Tape(network.layers, len(x)) as tape:
         outputs = [network(x), *tape.outputs()]
     return max((output.dtype for output in outputs), key=TOLERANCES.get)
 
@@ -221,3 +238,8 @@ def _close(network, left, right, floor=0.0):
     """Whether tensors agree up to rounding, relative to the largest number or a floor."""
     size = max(float(right.abs().max()), float(floor), torch.finfo(right.dtype).tiny)
     return bool((left - right).abs().max() <= TOLERANCES[network.precision] * size)
+
+
+def _same(network, left, right):
+    """Whether tensors have one shape, and agree up to rounding."""
+    return left.shape == right.shape and _close(network, left, right)

@@ -2,6 +2,8 @@
 
 import torch
 
+from skinfluence.models.torch._layers import NO_SAMPLES
+
 
 def pulled_back(outputs, inputs, vector):
     """Gradients of ``outputs . vector`` with respect to tensors; the graph is kept."""
@@ -18,17 +20,20 @@ class Tape:
     ----------
     layers : list of Layer
         Layers to record; several may be parts of one module.
+    n_samples : int
+        Samples in the batch.
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers, n_samples):
         self.layers = layers
+        self.n_samples = n_samples
         self.calls = {id(layer.module): [] for layer in layers}
 
     def __enter__(self):
-        modules = {id(layer.module): layer.module for layer in self.layers}
+        layers = {id(layer.module): layer for layer in self.layers}
         self._handles = [
-            module.register_forward_hook(self._hook(self.calls[key]), with_kwargs=True)
-            for key, module in modules.items()
+            layer.module.register_forward_hook(self._hook(layer), with_kwargs=True)
+            for layer in layers.values()
         ]
         return self
 
@@ -36,10 +41,14 @@ class Tape:
         for handle in self._handles:
             handle.remove()
 
-    @staticmethod
-    def _hook(calls):
+    def _hook(self, layer):
+        calls = self.calls[id(layer.module)]
+
         def record(module, args, kwargs, output):
             x = args[0] if args else next(iter(kwargs.values()))
+            if layer.layout == NO_SAMPLES:
+                # Otherwise what comes back would be the sum over the samples.
+                x, output = self._spread(x, x.ndim), self._spread(output, x.ndim)
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
             # Later layers may write into the inputs in place, so they are copied.
@@ -47,6 +56,14 @@ class Tape:
             return output.clone()
 
         return record
+
+    def _spread(self, x, n_axes):
+        """One copy of a tensor for each sample, which autograd tells apart.
+
+        Of calls with several axes the first, of length 1, is taken for the one of the samples.
+        """
+        x = x if n_axes > 1 and len(x) == 1 else x[None]
+        return x.expand(self.n_samples, *x.shape[1:])
 
     def outputs(self):
         """Recorded outputs of all calls."""

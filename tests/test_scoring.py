@@ -1,0 +1,80 @@
+"""How scores are computed: passes over the training rows, memory, threads."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn import config_context
+from sklearn.frozen import FrozenEstimator
+from torch import nn
+
+from skinfluence import ExactInfluence, KFACInfluence, SketchedInfluence
+from skinfluence.models.torch import TorchModel
+from tests.helpers import assert_close
+
+torch.set_num_threads(1)
+
+N_TRAIN, N_QUERIES = 60, 40
+
+
+class Counting(nn.Module):
+    """A perceptron that counts the rows that pass through any copy of it."""
+
+    n_rows = 0
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+
+    def forward(self, x):
+        Counting.n_rows += len(x)
+        return self.layers(x)
+
+
+@pytest.fixture(scope="module")
+def network():
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    X, y = rng.standard_normal((N_TRAIN, 8)), rng.integers(0, 3, N_TRAIN)
+    queries = rng.standard_normal((N_QUERIES, 8)), rng.integers(0, 3, N_QUERIES)
+    model = TorchModel(Counting().double(), loss="cross_entropy", l2=0.1)
+    return FrozenEstimator(model.fit(X, y)), (X, y), queries
+
+
+ESTIMATORS = {
+    "direct": (ExactInfluence, {"curvature": "ggn", "solver": "direct", "damping": 0.1}),
+    "kfac": (KFACInfluence, {"damping": 0.1}),
+    "sketched": (SketchedInfluence, {"curvature": "ggn", "sketch_size": 20, "damping": 0.1}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*has not converged")
+@pytest.mark.parametrize("name", ["direct", "kfac"])
+def test_all_queries_share_one_pass_over_the_training_rows(name, network):
+    model, (X, y), queries = network
+    make, settings = ESTIMATORS[name]
+    influence = make(model, **settings).fit(X, y)
+    expected = influence.influence(*queries)
+    # A batch of training rows is far smaller than all of them, one query's solution larger.
+    with config_context(working_memory=2e-3):
+        influence = make(model, **settings).fit(X, y)
+        Counting.n_rows = 0
+        scores = influence.influence(*queries)
+    # The queries pass a few times, the training rows once for all of them.
+    assert Counting.n_rows <= N_TRAIN + 3 * N_QUERIES
+    assert_close(scores, expected, 1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:.*has not converged")
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_scores_do_not_depend_on_threads_groups_and_batches(name, network, monkeypatch):
+    model, (X, y), (queries, targets) = network
+    queries = queries[:6], targets[:6]
+    make, settings = ESTIMATORS[name]
+    settings = settings | ({"random_state": 0} if name == "sketched" else {})
+    expected = make(model, **settings).fit(X, y).influence(*queries)
+    # One query a group.
+    monkeypatch.setattr("skinfluence.estimators._linearisation.KEPT_SOLUTIONS", 0)
+    for more in ({}, {"n_jobs": 3}, {"batch_size": 7}, {"n_jobs": 3, "batch_size": 7}):
+        with config_context(working_memory=2e-3):
+            influence = make(model, **settings, **more).fit(X, y)
+            assert_close(influence.influence(*queries), expected, 1e-10)
