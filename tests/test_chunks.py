@@ -180,19 +180,6 @@ def test_sparse_features(full, rng):
     compare(frozen(Ridge(), X, y), X, y)
 
 
-def test_single_precision_stays_single_on_disk(tmp_path):
-    X, y = cancer()
-    stored = np.memmap(tmp_path / "X.bin", dtype=np.float32, mode="w+", shape=X.shape)
-    stored[:] = X
-    stored.flush()
-    on_disk = np.memmap(tmp_path / "X.bin", dtype=np.float32, mode="r", shape=X.shape)
-    model = frozen(logistic(), np.asarray(on_disk), y)
-    chunks = Chunks.from_array(on_disk, y, chunk_size=100)
-    assert chunks.read(0).X.dtype == np.float32 and np.may_share_memory(chunks.read(0).X, on_disk)
-    expected = ExactInfluence(model).fit(np.asarray(on_disk), y).self_influence()
-    assert_close(ExactInfluence(model).fit(chunks).self_influence(), expected, 1e-12)
-
-
 @pytest.mark.parametrize(
     "cls, params",
     [
@@ -291,6 +278,99 @@ def test_a_pickle_reads_its_parts_again():
     expected = influence.influence(X[:5], y[:5])
     influence.leave_one_out_effect(X[:2], y[:2])
     assert_array_equal(pickle.loads(pickle.dumps(influence)).influence(X[:5], y[:5]), expected)
+
+
+# ---------------------------------------------------------------------------
+# Where parts come from
+# ---------------------------------------------------------------------------
+
+
+def assert_like_arrays(chunks, X, y, weight=None, model=None):
+    """Assert that chunks hold the rows of the arrays, and give their results."""
+    model = frozen(logistic(), np.asarray(X), y) if model is None else model
+    X = np.asarray(X) if not hasattr(model, "feature_names_in_") else X
+    expected = ExactInfluence(model).fit(X, y, weight)
+    found = ExactInfluence(model).fit(chunks)
+    assert len(chunks.parts) > 1 and len(chunks) == len(y)
+    assert_close(found.self_influence(), expected.self_influence(), 1e-12)
+    assert_close(found.influence(X[:5], y[:5]), expected.influence(X[:5], y[:5]), 1e-12)
+
+
+def test_a_memory_map_is_read_in_slices_and_stays_single_on_disk(tmp_path):
+    X, y = cancer()
+    stored = np.memmap(tmp_path / "X.bin", dtype=np.float32, mode="w+", shape=X.shape)
+    stored[:] = X
+    stored.flush()
+    on_disk = np.memmap(tmp_path / "X.bin", dtype=np.float32, mode="r", shape=X.shape)
+    chunks = Chunks.from_array(on_disk, y, chunk_size=100)
+    first = chunks.read(0).X
+    assert first.shape == (100, 30) and first.dtype == np.float32
+    assert np.may_share_memory(first, on_disk)
+    assert_like_arrays(chunks, on_disk, y)
+    assert len(pickle.dumps(Chunks.from_array(np.zeros((3, 2)), np.zeros(3)))) < 1000
+
+
+def test_arrays_with_weights_and_sizes_that_do_not_divide(rng):
+    X, y = cancer()
+    weight = rng.uniform(0.5, 2.0, len(y))
+    model = FrozenEstimator(logistic().fit(X, y, weight))
+    chunks = Chunks.from_array(X, y, sample_weight=weight, chunk_size=200)
+    assert_like_arrays(chunks, X, y, weight, model)
+    sparse = Chunks.from_array(sp.csr_matrix(X), y, sample_weight=weight, chunk_size=200)
+    assert_like_arrays(sparse, X, y, weight, model)
+    with pytest.raises(ValueError, match="chunk_size must be an integer of at least 1. Got 0"):
+        Chunks.from_array(X, y, chunk_size=0)
+
+
+def test_a_dask_array():
+    da = pytest.importorskip("dask.array")
+    X, y = cancer()
+    blocks = da.from_array(X, chunks=(150, 7))
+    assert_like_arrays(Chunks.from_dask(blocks, da.from_array(y, chunks=99)), X, y)
+    weight = np.linspace(0.5, 2.0, len(y))
+    model = FrozenEstimator(logistic().fit(X, y, weight))
+    chunks = Chunks.from_dask(blocks, da.from_array(y, chunks=99), da.from_array(weight))
+    assert_like_arrays(chunks, X, y, weight, model)
+
+
+def frame_of(X, y):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X[:, :4], columns=["a", "b", "c", "d"])
+    return frame.assign(label=y, weight=np.linspace(0.5, 2.0, len(y)))
+
+
+def test_a_dask_data_frame():
+    dd = pytest.importorskip("dask.dataframe")
+    frame = frame_of(*cancer())
+    names, y = ["a", "b", "c", "d"], frame["label"].to_numpy()
+    model = FrozenEstimator(logistic().fit(frame[names], y))
+    parted = dd.from_pandas(frame, npartitions=4)
+    assert_like_arrays(
+        Chunks.from_dask(parted[names], parted["label"]), frame[names], y, model=model
+    )
+    with pytest.raises(ValueError, match="X has 4 blocks of rows"):
+        Chunks.from_dask(parted[names], parted["label"].repartition(npartitions=2))
+
+
+def test_row_groups_of_a_parquet_file(tmp_path):
+    pytest.importorskip("pyarrow")
+    frame = frame_of(*cancer())
+    path = tmp_path / "rows.parquet"
+    frame.to_parquet(path, row_group_size=150)
+    names, y, weight = ["a", "b", "c", "d"], frame["label"].to_numpy(), frame["weight"].to_numpy()
+    model = FrozenEstimator(logistic().fit(frame[names], y))
+    some = Chunks.from_parquet(path, target="label", columns=names)
+    assert_like_arrays(some, frame[names], y, model=model)
+    model = FrozenEstimator(logistic().fit(frame[names], y, weight))
+    every = Chunks.from_parquet(path, target="label", weight="weight")
+    assert_like_arrays(every, frame[names], y, weight, model)
+    with pytest.raises(ValueError, match=r"The file has no columns \['price'\]"):
+        Chunks.from_parquet(path, target="price")
+    # A model that is not fitted gets one data frame.
+    found = ExactInfluence(logistic()).fit(some)
+    assert_array_equal(found.feature_names_in_, names)
+    expected = ExactInfluence(logistic()).fit(frame[names], y)
+    assert_close(found.self_influence(), expected.self_influence(), 1e-12)
 
 
 # ---------------------------------------------------------------------------

@@ -232,7 +232,8 @@ class Linearisation:
         """Slices of training rows, at least one for each thread."""
         share = -(-self.n_samples // self.schedule.n_threads)
         parts = self.training_rows.parts(n_queries, self.schedule.batch_size)
-        return self.training_rows.parts(n_queries, min(parts[0].stop, share))
+        largest = max(part.stop - part.start for part in parts)
+        return self.training_rows.parts(n_queries, min(largest, share))
 
     # How far the scores are from exact ones.
 

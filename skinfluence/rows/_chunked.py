@@ -8,9 +8,12 @@ import scipy.sparse as sp
 from skinfluence._utils.batching import batches
 from skinfluence.rows._kronecker import KroneckerRows
 
+# Rows up to which small pieces are taken together.
+TOGETHER = 4096
+
 
 def spans(edges, n_rows):
-    """Slices of at most so many rows, each of whole pieces or inside one.
+    """Slices of at most so many rows, each of whole small pieces or inside one.
 
     Parameters
     ----------
@@ -23,6 +26,7 @@ def spans(edges, n_rows):
     -------
     list of slice
     """
+    n_rows = min(n_rows, max(TOGETHER, int(np.diff(edges).max())))
     found, start = [], 0
     for left, right in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         if right - start <= n_rows:
@@ -170,6 +174,11 @@ class ChunkedRows(KroneckerRows):
     def batches(self, batch_size=None, *, cached=False):
         fitting = super().batches(batch_size, cached=cached)
         return spans(self.activation.edges, fitting[0].stop)
+
+    def parts(self, n_vectors, batch_size=None):
+        # Features are read, too.
+        by_products, by_rows = super().parts(n_vectors, batch_size), super().batches(batch_size)
+        return spans(self.activation.edges, min(by_products[0].stop, by_rows[0].stop))
 
     def toarray(self):
         return np.concatenate([part.toarray() for part in self._parts()])
