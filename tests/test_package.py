@@ -254,7 +254,7 @@ SHARED = {
 } | {
     name: set()
     for name in (
-        *("damping", "curvature", "solver", "batch_size", "tail", "factorized"),
+        *("damping", "curvature", "solver", "batch_size", "storage", "tail", "factorized"),
         "delta",
         *("debias", "project_queries", "damping_", "curvature_kind_", "stationarity_"),
         *("n_features_in_", "feature_names_in_", "classes_"),

@@ -2,6 +2,7 @@
 
 from collections import namedtuple
 
+import joblib
 import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import check_consistent_length
@@ -162,6 +163,18 @@ class Chunks:
             for _ in self.scan():
                 pass
         return np.cumsum([0, *(n for n, _ in self._known)])
+
+    def checksum(self):
+        """Checksum of some of the rows of every part.
+
+        Returns
+        -------
+        str
+            The same for the same parts, whoever reads them.
+        """
+        if self._known is None:
+            len(self)
+        return joblib.hash(self._known)
 
     def scan(self):
         """Read every part once, and remember its number of rows and a checksum.

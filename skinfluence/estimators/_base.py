@@ -10,6 +10,7 @@
 from abc import ABC, abstractmethod
 from functools import singledispatch
 from numbers import Integral, Real
+from os import PathLike
 
 import numpy as np
 from sklearn.base import clone, is_classifier
@@ -30,6 +31,7 @@ from skinfluence.data import Chunks
 from skinfluence.estimators._damping import network_damping
 from skinfluence.estimators._fitted import FittedInfluence
 from skinfluence.estimators._linearisation import Linearisation
+from skinfluence.estimators._storage import stored_rows
 from skinfluence.models import ChunkedModel, FittedModel, can_read_pieces, fit_arguments
 from skinfluence.models.convergence import STATIONARITY_TOLERANCE, STEP_TOLERANCE
 
@@ -92,6 +94,9 @@ REFINEMENT = {
     "eps": [Interval(Real, 0, 1, closed="neither")],
 }
 
+# A parameter of the estimators whose rows are sketched or factored.
+STORAGE = {"storage": [None, str, PathLike]}
+
 
 class BaseInfluence(FittedInfluence, ABC):
     """An influence estimator that uses one curvature.
@@ -102,6 +107,9 @@ class BaseInfluence(FittedInfluence, ABC):
 
     # Steps of refinement, a parameter where the curvature is an approximation.
     refine = 0
+
+    # Folder of the training rows, a parameter where they are sketched or factored.
+    storage = None
 
     # Need to be defined, or may be overridden, by the members of the family.
 
@@ -167,7 +175,7 @@ class BaseInfluence(FittedInfluence, ABC):
         objective = objective.conditioned(damping)
         kind, curvature, space = self._make_curvature(objective, damping)
         damping = self._match_damping(objective, curvature, space, damping)
-        rows = space.project(objective.training_gradient_rows())
+        rows = self._training_rows(fitted_model, objective, space)
         schedule = Schedule(self.batch_size, self.n_jobs, self.verbose)
         found = Linearisation(
             fitted_model, objective, kind, curvature, damping, space, rows, schedule
@@ -175,6 +183,11 @@ class BaseInfluence(FittedInfluence, ABC):
         if objective.stationarity <= STATIONARITY_TOLERANCE:
             _check_remaining_step(found, fitted_model.model)
         return self.learn(found.refined(self.refine, self.eps) if self.refine else found)
+
+    def _training_rows(self, fitted_model, objective, space):
+        if self.storage is None:
+            return space.project(objective.training_gradient_rows())
+        return stored_rows(self.storage, fitted_model, objective, space, self.batch_size)
 
     def _choose_damping(self, objective):
         if self.damping != "auto":

@@ -56,6 +56,9 @@ class ChunkedModel(FittedModel):
         # Every part is compared whenever it is read.
         self._last = None, None
 
+    def checksum(self):
+        return self.chunks.checksum()
+
     def _take_in(self, chunk):
         if self._pieces is None:
             template = first_row(self.given, self.fitted, chunk).objective

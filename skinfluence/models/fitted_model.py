@@ -4,6 +4,7 @@ import warnings
 from copy import copy
 from functools import cached_property
 
+import joblib
 import numpy as np
 from sklearn.pipeline import Pipeline
 
@@ -81,6 +82,10 @@ class FittedModel:
             "influence would mix old numbers with new ones. Fit again, or give fit a copy of "
             "the rows."
         )
+
+    def checksum(self):
+        """Checksum of the training rows, their targets and their weights, str."""
+        return joblib.hash((self.features, self.y, self.sample_weight))
 
     def featurize(self, X):
         """Rows as the model sees them.

@@ -15,6 +15,7 @@ from skinfluence.rows._features import CentredFeatures, Centring
 from skinfluence.rows._kronecker import KroneckerRows, outer_moment, weighted_gram
 from skinfluence.rows._moments import Moments
 from skinfluence.rows._shared import SharedRows
+from skinfluence.rows._stored import StoredRows
 from skinfluence.rows._streamed import StreamedRows
 from skinfluence.rows._tokens import TokenRows
 
@@ -31,6 +32,7 @@ __all__ = [
     "Rows",
     "SelectedRows",
     "SharedRows",
+    "StoredRows",
     "StreamedRows",
     "TokenRows",
     "WrappedRows",
