@@ -106,8 +106,8 @@ def test_import_leaves_optional_packages_alone():
     code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
-    # Some versions of scikit-learn import pandas themselves.
-    imported = CONFINED.keys() & set(run.stdout.split()) - {"pandas"}
+    # Some versions of scikit-learn import pandas themselves, which imports pyarrow.
+    imported = CONFINED.keys() & set(run.stdout.split()) - {"pandas", "pyarrow"}
     assert not imported
 
 
@@ -238,11 +238,8 @@ SHARED = {
         *("LeaveOneOutSearch", "AveragedInfluence"),
     },
     "n_jobs": {"SketchedInfluenceCV", "LeaveOneOutSearch", "AveragedInfluence"},
-    # These find a size, and tell it, or count candidates or trainings.
-    "verbose": {
-        *("SketchedInfluence", "SketchedInfluenceCV", "RelativeHessianInfluence"),
-        *("LeaveOneOutSearch", "AveragedInfluence"),
-    },
+    # It prints what GridSearchCV prints.
+    "verbose": {"LeaveOneOutSearch"},
     # A scorer of models, not of influences.
     "scoring": {"LeaveOneOutSearch"},
     # The other rows are not there.

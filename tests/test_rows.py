@@ -293,7 +293,7 @@ def test_rows_of_tokens_are_those_of_their_one_hot_inputs(global_random_seed):
 
 def test_inner_products_of_sparse_features_and_others_are_centred(rng):
     features = rng.poisson(0.7, (37, 5)) * rng.uniform(1.0, 100.0, 5)
-    centring = Centring(sp.csr_matrix(features), np.ones(37))
+    centring = Centring(Moments.of(lambda: [(sp.csr_matrix(features), np.ones(37))]))
     left, right = centring(sp.csr_matrix(features[:20])), centring(sp.csr_matrix(features[20:]))
     expected = (features[:20] - features.mean(axis=0)) @ (features[20:] - features.mean(axis=0)).T
     assert_allclose(left.gram(right), expected, atol=1e-9 * np.abs(expected).max())

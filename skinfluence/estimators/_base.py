@@ -14,10 +14,10 @@ from os import PathLike
 
 import numpy as np
 from sklearn.base import clone, is_classifier
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 
 from skinfluence._utils.batching import Schedule
+from skinfluence._utils.progress import reported
 from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_context
 from skinfluence._utils.validation import (
     ChunkCheck,
@@ -26,21 +26,13 @@ from skinfluence._utils.validation import (
     check_weights,
     reads_raw_data,
 )
-from skinfluence._utils.warnings import warn_user
 from skinfluence.data import Chunks
+from skinfluence.estimators._convergence import check_remaining_step, check_stationarity
 from skinfluence.estimators._damping import network_damping
 from skinfluence.estimators._fitted import FittedInfluence
 from skinfluence.estimators._linearisation import Linearisation
 from skinfluence.estimators._storage import stored_rows
 from skinfluence.models import ChunkedModel, FittedModel, can_read_pieces, fit_arguments
-from skinfluence.models.convergence import STATIONARITY_TOLERANCE, STEP_TOLERANCE
-
-TO_CONVERGE = (
-    "Influence is that of a model which is not at its minimum. Fit it longer or with a smaller "
-    "tol; if a frozen model, check that it was fitted on these rows; if the columns differ so "
-    "much in scale that its solver has lost some of them, scale them, for example by "
-    "StandardScaler in a Pipeline"
-)
 
 
 def fit_model(influence, X, y, sample_weight):
@@ -128,6 +120,7 @@ class BaseInfluence(FittedInfluence, ABC):
     # Fitting.
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @reported
     def fit(self, X, y=None, sample_weight=None):
         """Fit the model, then linearise its loss at the fitted parameters.
 
@@ -170,7 +163,7 @@ class BaseInfluence(FittedInfluence, ABC):
         """
         objective = self._make_objective(fitted_model)
         _check_parameters(objective, fitted_model.model)
-        _check_stationarity(objective, fitted_model.model)
+        check_stationarity(objective, fitted_model.model)
         damping = self._choose_damping(objective)
         objective = objective.conditioned(damping)
         kind, curvature, space = self._make_curvature(objective, damping)
@@ -180,8 +173,7 @@ class BaseInfluence(FittedInfluence, ABC):
         found = Linearisation(
             fitted_model, objective, kind, curvature, damping, space, rows, schedule
         )
-        if objective.stationarity <= STATIONARITY_TOLERANCE:
-            _check_remaining_step(found, fitted_model.model)
+        check_remaining_step(found, fitted_model.model)
         return self.learn(found.refined(self.refine, self.eps) if self.refine else found)
 
     def _training_rows(self, fitted_model, objective, space):
@@ -209,29 +201,4 @@ def _check_parameters(objective, model):
             f"The L1 penalty of this {type(model).__name__} keeps all weights at 0, and no "
             "intercept is left: no row influences it. Expected at least one parameter that is "
             "not 0; lower the penalty."
-        )
-
-
-def _check_stationarity(objective, model):
-    if not objective.stationarity <= STATIONARITY_TOLERANCE:
-        warn_user(
-            f"{type(model).__name__} has not converged on these rows: "
-            f"the gradient of its objective is {objective.stationarity:.2e} of the sum of its "
-            f"terms (expected at most {STATIONARITY_TOLERANCE:.0e}). {TO_CONVERGE}; if the "
-            "classes are perfectly separable, there is no minimum without a penalty: give the "
-            "model one, or raise damping.",
-            ConvergenceWarning,
-        )
-
-
-def _check_remaining_step(linearisation, model):
-    step = linearisation.remaining_step()
-    tolerance = STEP_TOLERANCE[linearisation.objective.loss.quadratic]
-    if not step <= tolerance:
-        warn_user(
-            f"{type(model).__name__} has not converged on these rows: the step that is left to "
-            f"its minimum has {step:.2e} of the length of its residuals (expected at most "
-            f"{tolerance:.0e}), and effects have relative errors of that size or more. "
-            f"{TO_CONVERGE}.",
-            ConvergenceWarning,
         )

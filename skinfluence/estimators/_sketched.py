@@ -6,6 +6,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skinfluence._utils.progress import tell
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature import exact_curvature
@@ -117,7 +118,8 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         higher is better. None means an :class:`~skinfluence.metrics.InfluenceScorer` with its
         default parameters, the linear datamodeling score.
     verbose : int, default=0
-        How much joblib reports of the batches; from 1 on, sizes found in ``fit`` are printed too.
+        Above 0, progress is shown, by a bar where tqdm is installed, else by lines; the lines
+        also go to the logger "skinfluence".
 
     Attributes
     ----------
@@ -302,12 +304,10 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
             relative_error=probes.relative_error,
         )
         self._warn_if_saturated(projection)
-        if self.verbose:
-            print(
-                f"[{type(self).__name__}] {projection.sketched_size} of "
-                f"{plan.factor_rows.n_columns} numbers for each row by "
-                f"{type(projection.feature_sketch).__name__}; tried {projection.tried_sizes}"
-            )
+        tell(
+            f"{projection.sketched_size} of {plan.factor_rows.n_columns} numbers for each row by "
+            f"{type(projection.feature_sketch).__name__}; tried {projection.tried_sizes}"
+        )
         if projection.sketch.is_identity:
             return kind, exact_curvature(objective, kind, damping, seed), projection
         return kind, projection.curvature, projection

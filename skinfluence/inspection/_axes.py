@@ -41,4 +41,4 @@ def cut(name):
 
 def model_of(estimator):
     """The model whose influence an estimator gives, the last of all steps."""
-    return estimator.linearisation_.fitted_model.model
+    return estimator.fitted_model_.model

@@ -5,6 +5,7 @@ from functools import cached_property
 import numpy as np
 from sklearn.base import clone
 
+from skinfluence._utils.progress import track
 from skinfluence.data import stacked
 from skinfluence.models.chunked_objective import ChunkedObjective, Pieces
 from skinfluence.models.fitted_model import FittedModel
@@ -35,7 +36,7 @@ class ChunkedModel(FittedModel):
         self.chunks = chunks
         self._last = None, None
         self._pieces = None
-        for position, chunk in enumerate(chunks.scan()):
+        for position, chunk in enumerate(track(chunks.scan(), "chunks", len(chunks.parts))):
             try:
                 check(*chunk)
                 self._take_in(chunk)

@@ -16,6 +16,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from skinfluence._utils.progress import track
 from skinfluence.models.doors import objective
 from skinfluence.models.linear_objective import LinearObjective
 from skinfluence.models.objectives import select
@@ -147,7 +148,7 @@ class ChunkedObjective(LinearObjective):
         return piece if self.centring is None else piece.centred(self.centring)
 
     def _in_pieces(self):
-        return map(self.piece, self.features.slices())
+        return map(self.piece, track(self.features.slices(), "chunks"))
 
     def centred(self, centring):
         part = super().centred(centring)
@@ -164,7 +165,7 @@ class ChunkedObjective(LinearObjective):
         if self.pieces.sums is not None and self.centring is None:
             return self.pieces.sums
         sums = FirstSums()
-        for samples in self.features.slices():
+        for samples in track(self.features.slices(), "chunks"):
             piece = self.pieces[samples]
             sums.add(piece if self.centring is None else piece.centred(self.centring))
         return sums

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from skinfluence._utils.batching import batches
+from skinfluence._utils.progress import track
 
 # Slices of this many bytes and rows keep a product busy while they stay in the cache.
 CACHE_BYTES = 2**23
@@ -225,7 +226,7 @@ class Rows(ABC):
         return map(_written, self._parts())
 
     def _parts(self):
-        return (self[batch] for batch in self.batches())
+        return (self[batch] for batch in track(list(self.batches()), "batches of rows"))
 
 
 def _written(rows):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
+from skinfluence._utils.progress import track
 from skinfluence.rows._base import DenseRows
 from skinfluence.rows._composed import BlockRows
 from skinfluence.rows._kronecker import KroneckerRows
@@ -83,7 +84,8 @@ class StoredRows(StreamedRows):
         wanted = {"format": FORMAT, **identity, "layout": layout, "edges": [0, *stops]}
         manifest = _agreed(folder, wanted)
         edges = manifest["edges"]
-        for i, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        parts = list(zip(edges[:-1], edges[1:], strict=True))
+        for i, (start, stop) in enumerate(track(parts, "stored parts")):
             path = _path(folder, i)
             if not _is_whole(path, (stop - start, width(layout))):
                 found, array = packed(keep(rows[start:stop]))

@@ -7,13 +7,14 @@ from operator import add
 import numpy as np
 import scipy.sparse as sp
 
+from skinfluence._utils.progress import track
 from skinfluence.curvature.kronecker._tokens import token_moments
 from skinfluence.rows import KroneckerRows, SharedRows
 
 
 def block_batches(rows):
     """Slices of samples and the blocks of their rows."""
-    for batch in rows.batches():
+    for batch in track(list(rows.batches()), "batches of rows"):
         yield batch, rows[batch].blocks
 
 

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 
 import numpy as np
 from torch import nn
@@ -63,10 +64,12 @@ def read_criterion(loss, y, n_outputs):
     Raises
     ------
     TypeError
-        If a loss module does not take the mean.
+        If a loss module does not take the mean, or takes more than outputs and targets; if the
+        loss is a class.
     ValueError
         If the targets or the number of outputs do not fit the loss.
     """
+    _check_takes_two(loss)
     if loss == "cross_entropy" or isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
         return _cross_entropy(
             nn.CrossEntropyLoss() if isinstance(loss, str) else loss, y, n_outputs
@@ -87,6 +90,24 @@ def read_criterion(loss, y, n_outputs):
         _check_mean(loss)
         return Criterion(CallableLoss(_per_sample(loss), y.dtype, y.ndim))
     return Criterion(CallableLoss(loss, y.dtype, y.ndim))
+
+
+def _check_takes_two(loss):
+    if isinstance(loss, type):
+        raise TypeError(
+            f"loss is the class {loss.__name__}. Expected an object of it, {loss.__name__}(), a "
+            f"name ({', '.join(sorted(NAMES))}), or a function (outputs, targets) that returns "
+            "the loss of each sample."
+        )
+    if isinstance(loss, nn.modules.loss._Loss):
+        parameters = signature(loss.forward).parameters.values()
+        needed = [p.name for p in parameters if p.default is p.empty]
+        if len(needed) != 2:
+            raise TypeError(
+                f"{type(loss).__name__} takes {', '.join(needed)}. Expected a loss of outputs and "
+                "targets; let the module return its own loss and use loss='returned', or give a "
+                "function (outputs, targets) that returns the loss of each sample."
+            )
 
 
 def _check_mean(criterion):
