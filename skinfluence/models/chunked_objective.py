@@ -208,6 +208,10 @@ class ChunkedObjective(LinearObjective):
     def squared_residuals(self):
         return self._distance[1]
 
+    @property
+    def n_target_columns(self):
+        return self.pieces.template.targets.shape[1]
+
     # Rows, made whenever a product needs them.
 
     def training_gradient_rows(self):
