@@ -1,5 +1,6 @@
 """What a fit says of its training set as a whole: functions of a fitted influence estimator."""
 
+from skinfluence.diagnostics._contributions import column_contributions
 from skinfluence.diagnostics._covariance import coefficient_table, parameter_covariance
 from skinfluence.diagnostics._frame import diagnostics_frame
 from skinfluence.diagnostics._functional import functional_without_each
@@ -11,6 +12,7 @@ from skinfluence.diagnostics._without import estimator_without
 
 __all__ = [
     "coefficient_table",
+    "column_contributions",
     "diagnostics_frame",
     "estimator_without",
     "functional_without_each",

@@ -47,7 +47,8 @@ def fit_model(influence, X, y, sample_weight):
     estimator = check_model(influence.estimator)
     checked, y = check_training_data(influence, X, y, classifier=is_classifier(estimator))
     weight = check_weights(sample_weight, checked)
-    if is_classifier(estimator):
+    # Integers in several columns are labels, such as the tokens of a text: more than the rows.
+    if is_classifier(estimator) and not (y.ndim == 2 and y.dtype.kind in "iu"):
         check_classification_targets(y)
     given = None if sample_weight is None else weight
     fitted = clone(estimator).fit(X, y, **fit_arguments(estimator, given))

@@ -35,10 +35,12 @@ def label_colours(ax, colours):
 
 
 def cut(name):
-    """A name, cut where it is too long for a picture."""
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
+    """A name as text, cut where it is too long for a picture."""
+    short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
+    # Between two dollar signs matplotlib reads formulas.
+    return short.replace("$", r"\$")
 
 
 def model_of(estimator):
     """The model whose influence an estimator gives, the last of all steps."""
-    return estimator.linearisation_.fitted_model.model
+    return estimator.fitted_model_.model

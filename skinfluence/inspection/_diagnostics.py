@@ -93,7 +93,7 @@ class DiagnosticsDisplay:
         Parameters
         ----------
         estimator : influence estimator
-            Fitted; `diagnostics_frame` is computed.
+            Fitted; `diagnostics_frame` is computed, and its mean over several trainings.
         k : int, default=3
             How many rows are named, by the index of the training table.
         ax : matplotlib Axes, default=None
@@ -104,8 +104,9 @@ class DiagnosticsDisplay:
         display : DiagnosticsDisplay
             The display, drawn.
         """
+        frames = [diagnostics_frame(fit) for fit in estimator.fits_]
         title = type(model_of(estimator)).__name__
-        return cls.from_frame(diagnostics_frame(estimator), k=k, title=title, ax=ax)
+        return cls.from_frame(sum(frames) / len(frames), k=k, title=title, ax=ax)
 
     @classmethod
     def from_frame(cls, frame, *, k=3, title=None, ax=None):

@@ -9,7 +9,7 @@ takes the Hessian of the mean objective, ``T`` over ``total_weight``, the sum of
 
 from abc import ABC, abstractmethod
 from copy import copy
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from sklearn.utils import check_array
@@ -187,15 +187,41 @@ class Objective(ABC):
         """Loss of every row, (n,)."""
         return self.loss.value(self.outputs(features), targets)
 
+    @cached_property
+    def n_outputs(self):
+        """Number of raw outputs, k."""
+        return self.outputs(self.features[:1]).shape[1]
+
+    def pulled_rows(self, vectors_of, features, *arrays):
+        """Rows ``J_i' v_ij`` for vectors that follow from the raw outputs.
+
+        Parameters
+        ----------
+        vectors_of : callable
+            ``vectors_of(outputs, *arrays)`` gives the vectors (n, s, k), sample by sample.
+        features : array of shape (n_samples, d)
+            Samples; the training rows are ``self.features``.
+        *arrays : ndarray of shape (n_samples, ...)
+            What else belongs to the samples, such as targets.
+
+        Returns
+        -------
+        Rows
+        """
+        own = features is self.features
+        outputs = self.training_outputs if own else self.outputs(features)
+        return self.pullback(features, vectors_of(outputs, *arrays))
+
     def gradient_rows(self, features, targets):
         """Gradients of the losses, one row for each sample."""
-        residual = self.loss.residual(self.outputs(features), targets)
-        return self.pullback(features, residual[:, None, :])
+        return self.pulled_rows(self._residuals, features, targets)
 
     def training_gradient_rows(self):
         """Gradients of the losses of the training rows."""
-        residual = self.loss.residual(self.training_outputs, self.targets)
-        return self.pullback(self.features, residual[:, None, :])
+        return self.gradient_rows(self.features, self.targets)
+
+    def _residuals(self, outputs, targets):
+        return self.loss.residual(outputs, targets)[:, None, :]
 
     def rows_of(self, features, of, targets=None):
         """Gradients of what is asked of each query, one row for each.
@@ -213,12 +239,15 @@ class Objective(ABC):
         -------
         Rows
         """
-        vectors = derivative_of(self.loss, self.outputs(features), of, targets)
-        return self.pullback(features, vectors[:, None, :])
+        arrays = [] if targets is None else [targets]
+        return self.pulled_rows(partial(self._derivatives, of), features, *arrays)
+
+    def _derivatives(self, of, outputs, targets=None):
+        return derivative_of(self.loss, outputs, of, targets)[:, None, :]
 
     def jacobian_rows(self, features):
         """Gradients of the raw outputs, k rows for each sample."""
-        n_outputs = self.training_outputs.shape[1]
+        n_outputs = self.n_outputs
         identity = np.broadcast_to(np.eye(n_outputs), (features.shape[0], n_outputs, n_outputs))
         return self.pullback(features, identity).as_jacobian()
 
@@ -237,8 +266,8 @@ class Objective(ABC):
         if curvature == "empirical_fisher":
             rows = self.training_gradient_rows()
         else:
-            root = self.loss.hessian_factor(self.training_outputs, self.targets)
-            rows = self.pullback(self.features, self.checked_factor(root))
+            self.check_curvature()
+            rows = self.pulled_rows(self.loss.hessian_factor, self.features, self.targets)
         return rows.weighted(np.sqrt(self.weight / self.total_weight))
 
     def sampled_factor_rows(self, random_state):
@@ -253,14 +282,15 @@ class Objective(ABC):
         -------
         Rows
         """
-        outputs, targets = self.training_outputs, self.targets
-        root = self.loss.sampled_factor(outputs, targets, random_state)
-        rows = self.pullback(self.features, self.checked_factor(root))
+        self.check_curvature()
+        draws = self.loss.draws(self.features.shape[0], self.n_outputs, random_state)
+        sampled = self.loss.sampled_factor
+        rows = self.pulled_rows(sampled, self.features, self.targets, draws)
         return rows.weighted(np.sqrt(self.weight / self.total_weight))
 
-    def checked_factor(self, factor):
-        """A factor (n, s, k) of the loss's Hessian; an error where it must not be 0, but is."""
-        return factor
+    def check_curvature(self):
+        """Raise a ValueError where the loss must have curvature in the outputs, but has none."""
+        return None
 
     def describe_block(self, position):
         """Name of a block of columns, for messages."""
@@ -287,6 +317,9 @@ class Objective(ABC):
         rows = self.factor_rows(curvature)
         moment = rows.moment()
         return np.arange(len(moment))[None], moment[None]
+
+    # Whether outputs are so many that products with the GGN are cheaper than its factor rows.
+    has_many_outputs = False
 
     def residual_length(self):
         """Length of the residuals in the metric of the curvature.
@@ -318,7 +351,8 @@ class Objective(ABC):
         for name in ("weight", "stationarity"):
             part.__dict__.pop(name, None)
         part.features, part.targets = self.features[index], self.targets[index]
-        part.training_outputs = self.training_outputs[index]
+        if "training_outputs" in vars(self):
+            part.training_outputs = self.training_outputs[index]
         part.weighting = Weighting(weight[index])
         return part
 
@@ -366,9 +400,13 @@ class Objective(ABC):
         size = self.weight @ np.sqrt(rows.squared_norms())
         if self.loss.quadratic:
             # After a perfect fit, all terms are rounding errors of the outputs.
-            outputs = self.pullback(self.features, self.training_outputs[:, None, :])
+            outputs = self.pulled_rows(_as_vectors, self.features)
             size += ROUNDING * (self.weight @ np.sqrt(outputs.squared_norms()))
         return float(np.linalg.norm(gradient) / max(size, np.finfo(float).tiny))
+
+
+def _as_vectors(outputs):
+    return outputs[:, None, :]
 
 
 def select(rows, active):

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from skinfluence._utils.batching import fits_in_memory
 from skinfluence.models.losses import Loss
 
 
@@ -60,6 +61,13 @@ class CallableLoss(Loss):
     def hessian(self, z, y):
         flat, gradient = self._gradient(z, y)
         k = z.shape[-1]
+        if not fits_in_memory(8 * k**2):
+            raise ValueError(
+                f"The second derivative of a loss of {k} outputs has {k} times {k} numbers a "
+                "sample, which do not fit into the working memory. Give a loss whose second "
+                "derivative is known: 'cross_entropy', or torch.nn.CrossEntropyLoss with class "
+                "weights, label smoothing or ignored targets."
+            )
         if not gradient.requires_grad:
             return np.zeros((*z.shape, k))
         columns = [
