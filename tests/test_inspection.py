@@ -7,23 +7,38 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import linregress
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from skinfluence import (
+    AveragedInfluence,
     ClassifierHeadInfluence,
     ExactInfluence,
     KFACInfluence,
     RelativeHessianInfluence,
     SketchedInfluence,
+    SketchedInfluenceCV,
 )
+from skinfluence.diagnostics import coefficient_table, diagnostics_frame, removal_curve
 from skinfluence.inspection import (
+    CoefficientDisplay,
+    DiagnosticsDisplay,
     EffectiveDimensionDisplay,
     InfluenceDisplay,
     MemorizationDisplay,
+    RemovalCurveDisplay,
     RetrainingDisplay,
     SketchErrorDisplay,
 )
-from tests.helpers import NEWTON, assert_close, cancer, logistic, perceptron
+from tests.helpers import (
+    NEWTON,
+    assert_close,
+    cancer,
+    diabetes,
+    digits,
+    logistic,
+    perceptron,
+    split,
+)
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
@@ -36,6 +51,9 @@ DISPLAYS = {
     "effective dimension": lambda ax: EffectiveDimensionDisplay([0.1, 1.0], [2.0, 1.0]).plot(ax),
     "sketch error": lambda ax: SketchErrorDisplay([1, 2], {"a": [2, 1]}, 1).plot(ax),
     "retraining": lambda ax: RetrainingDisplay([[1, 2]], [[1, 3]]).plot(ax),
+    "removal": lambda ax: RemovalCurveDisplay([0, 2], {"a": [2, 1]}).plot(ax),
+    "diagnostics": lambda ax: DiagnosticsDisplay([0.1, 0.5], [1, -2], [1, 3]).plot(ax),
+    "coefficients": lambda ax: CoefficientDisplay([1, -2], [0, -3], [2, -1]).plot(ax),
 }
 
 
@@ -84,6 +102,51 @@ def test_missing_matplotlib_is_named(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"pip install 'skinfluence\[plot\]'"):
         DISPLAYS[name](None)
+
+
+# Each case draws a display of a fitted estimator and queries.
+FROM_ESTIMATOR = {
+    "influence": lambda e, X, y: InfluenceDisplay.from_estimator(e, X, y),
+    "memorization": lambda e, X, y: MemorizationDisplay.from_estimator(e),
+    "effective dimension": lambda e, X, y: EffectiveDimensionDisplay.from_estimator(e),
+    "sketch error": lambda e, X, y: SketchErrorDisplay.from_estimator(e, X, y, n_repeats=1),
+    "retraining": lambda e, X, y: RetrainingDisplay.from_estimator(e, X, y, n_removals=3),
+    "removal": lambda e, X, y: RemovalCurveDisplay.from_estimator(e, X, y, n_steps=2),
+    "diagnostics": lambda e, X, y: DiagnosticsDisplay.from_estimator(e),
+    "coefficients": lambda e, X, y: CoefficientDisplay.from_estimator(e),
+}
+EVERY_ESTIMATOR = {
+    "exact": ExactInfluence(logistic()),
+    "cg": ExactInfluence(logistic(), solver="cg", damping=1e-3),
+    "sketched": SketchedInfluence(logistic(), sketch_size=20, random_state=0),
+    "cv": SketchedInfluenceCV(
+        logistic(), sketch_sizes=[10], dampings=[1e-3], cv=2, random_state=0
+    ),
+    "kfac": KFACInfluence(perceptron()),
+    "head": ClassifierHeadInfluence(perceptron()),
+    "relative": RelativeHessianInfluence(logistic(), subset_size=80, random_state=0),
+    "averaged": AveragedInfluence(ExactInfluence(perceptron()), n_fits=2, random_state=0),
+}
+
+
+@pytest.fixture(scope="module")
+def fits():
+    X, y, X_valid, y_valid = split(*digits(3), 20, 120)
+    return {name: each.fit(X, y) for name, each in EVERY_ESTIMATOR.items()}, X_valid, y_valid
+
+
+@pytest.mark.parametrize("display", FROM_ESTIMATOR)
+@pytest.mark.parametrize("estimator", EVERY_ESTIMATOR)
+def test_every_display_draws_every_estimator(display, estimator, fits):
+    influence = fits[0][estimator]
+    if (display, estimator) == ("coefficients", "averaged"):
+        with pytest.raises(TypeError, match="Pass one of the estimators_ of AveragedInfluence"):
+            CoefficientDisplay.from_estimator(influence)
+        return
+    drawn = FROM_ESTIMATOR[display](influence, *fits[1:])
+    model = "MLPClassifier" if estimator in ("kfac", "head", "averaged") else "LogisticRegression"
+    assert drawn.ax_.get_title().startswith(model)
+    assert drawn.ax_.get_xlabel() and drawn.ax_.get_ylabel()
 
 
 # ---------------------------------------------------------------------------
@@ -331,6 +394,13 @@ def test_line_of_slope_one_half_lies_on_such_errors():
     assert_allclose(ends, [[1, 0.6], [9, 0.2]])
 
 
+def test_few_sketch_sizes_are_the_ticks():
+    display = SketchErrorDisplay([10, 11, 25], {"sjlt": [0.5, 0.4, 0.3]}, 10).plot()
+    display.figure_.canvas.draw()
+    assert [tick.get_text() for tick in display.ax_.get_xticklabels()] == ["1", "1.1", "2.5"]
+    assert not any(tick.get_text() for tick in display.ax_.get_xticklabels(minor=True))
+
+
 def test_sketches_below_the_effective_dimension_can_be_drawn():
     SketchErrorDisplay([1, 2], {"sjlt": [0.9, 0.8]}, 10).plot()
 
@@ -348,6 +418,132 @@ def test_sketches_below_the_effective_dimension_can_be_drawn():
 def test_sketch_error_says_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         SketchErrorDisplay(*arguments)
+
+
+def test_sketch_errors_of_an_estimator_are_those_of_written_out_sketches():
+    X, y, X_valid, y_valid = split(*cancer(), 30, 100)
+    influence = ExactInfluence(logistic(), damping=1e-2).fit(X, y)
+    display = SketchErrorDisplay.from_estimator(
+        influence, X_valid, y_valid, sketches=["gaussian"], sketch_sizes=[5, 20], n_repeats=2
+    )
+    assert display.errors["gaussian"].shape == (2, 2)
+    assert_allclose(display.effective_dimension, influence.effective_dimension_)
+    median = np.median(display.errors["gaussian"], axis=0)
+    assert median[1] < median[0] < 1
+
+
+def test_a_sketch_of_full_size_has_no_error():
+    X, y, X_valid, y_valid = split(*cancer(), 30, 100)
+    influence = ExactInfluence(LogisticRegression(C=0.1, fit_intercept=False)).fit(X, y)
+    display = SketchErrorDisplay.from_estimator(
+        influence, X_valid, y_valid, sketches=["nystrom"], sketch_sizes=[2, 30], n_repeats=1
+    )
+    assert display.errors["nystrom"][0, 1] < 1e-6 < display.errors["nystrom"][0, 0]
+
+
+# ---------------------------------------------------------------------------
+# Removal curves
+# ---------------------------------------------------------------------------
+
+
+def test_removal_curves_are_those_of_the_diagnostics():
+    X, y, X_valid, y_valid = split(*cancer(), 60, 100)
+    influence = ExactInfluence(logistic()).fit(X, y)
+    display = RemovalCurveDisplay.from_estimator(
+        influence, X_valid, y_valid, scoring="neg_log_loss", share=0.2, n_steps=2, n_random=2
+    )
+    harm = influence.influence(X_valid, y_valid, reduce="mean")
+    assert_array_equal(display.ks, [0, 10, 20])
+    for name, order in (("harmful", np.argsort(-harm)), ("helpful", np.argsort(harm))):
+        expected = removal_curve(
+            influence, order, X_valid, y_valid, "neg_log_loss", ks=[0, 10, 20]
+        )
+        assert_allclose(display.scores[f"{name} rows first"][0], expected.score)
+    assert display.scores["random rows"].shape == (2, 3)
+    assert display.ax_.get_ylabel() == "neg_log_loss of the queries"
+    assert legend(display) == ["harmful rows first", "random rows", "helpful rows first"]
+
+
+def test_removal_curves_may_leave_random_orders_out():
+    X, y, X_valid, y_valid = split(*diabetes(), 60, 100)
+    influence = ExactInfluence(Ridge()).fit(X, y)
+    display = RemovalCurveDisplay.from_estimator(
+        influence, X_valid, y_valid, n_steps=1, n_random=0
+    )
+    assert legend(display) == ["harmful rows first", "helpful rows first"]
+    assert display.ax_.get_ylabel() == "R² of the queries"
+
+
+def test_removal_curve_says_what_is_wrong():
+    with pytest.raises(ValueError, match=r"scores\['a'\] must have the shape.*= \(1, 2\)"):
+        RemovalCurveDisplay([0, 1], {"a": [1.0]})
+    with pytest.raises(ValueError, match="scores must name at least one order"):
+        RemovalCurveDisplay([0, 1], {})
+    with pytest.raises(ValueError, match="share must be between 0 and 1. Got 1.5"):
+        RemovalCurveDisplay.from_estimator(None, None, None, share=1.5)
+
+
+# ---------------------------------------------------------------------------
+# Diagnostics and coefficients
+# ---------------------------------------------------------------------------
+
+
+def test_diagnostics_of_one_output_have_contours_of_cooks_distance():
+    pytest.importorskip("pandas")
+    X, y, *_ = split(*diabetes(), 60, 100)
+    calm = DiagnosticsDisplay.from_estimator(ExactInfluence(Ridge()).fit(X, y))
+    # No contour is in sight.
+    assert legend(calm) == ["area: Cook's distance"]
+    X[17] *= 10
+    influence = ExactInfluence(Ridge()).fit(X, y)
+    frame = diagnostics_frame(influence)
+    display = DiagnosticsDisplay.from_estimator(influence, k=2)
+    assert_allclose(display.residual, frame["standardised_residual"])
+    assert_array_equal(display.indices_, np.argsort(-frame["cooks_distance"].to_numpy())[:2])
+    assert [text.get_text() for text in display.ax_.texts] == [str(i) for i in display.indices_]
+    # A row on a contour has its Cook's distance: r^2 h / (1 - h) / p.
+    h, r = line(display, "Cook's distance 0.5").get_xydata().T
+    assert_allclose(r**2 * h / (1 - h) / frame["leverage"].sum(), 0.5)
+
+
+def test_diagnostics_of_several_classes_have_losses_for_residuals():
+    pytest.importorskip("pandas")
+    influence = ExactInfluence(logistic()).fit(*digits(3))
+    display = DiagnosticsDisplay.from_estimator(influence)
+    assert_allclose(display.residual**2 / 2, diagnostics_frame(influence)["loss"])
+    assert display.ax_.get_ylabel() == "Root of twice the loss"
+    assert legend(display) == ["area: Cook's distance"]
+
+
+def test_diagnostics_name_rows_by_the_index_of_the_table():
+    pd = pytest.importorskip("pandas")
+    X, y, *_ = split(*diabetes(), 60, 100)
+    names = [f"person {i}" for i in range(100)]
+    influence = ExactInfluence(Ridge()).fit(pd.DataFrame(X, index=names).rename(columns=str), y)
+    display = DiagnosticsDisplay.from_estimator(influence, k=1)
+    assert [text.get_text() for text in display.ax_.texts] == [f"person {display.indices_[0]}"]
+
+
+def test_coefficients_are_those_of_the_table_and_few():
+    pytest.importorskip("pandas")
+    X, y, *_ = split(*cancer(), 60)
+    influence = ExactInfluence(logistic()).fit(X, y)
+    display = CoefficientDisplay.from_estimator(influence, kind="HC3", level=0.9, k=5)
+    table = coefficient_table(influence, kind="HC3", level=0.9)
+    assert_allclose(display.lower, table["lower"])
+    sure = (table["estimate"] / table["standard_error"]).abs().to_numpy()
+    assert set(display.indices_) == set(np.argsort(-sure)[:5])
+    assert (np.diff(display.estimate[display.indices_]) < 0).all()
+    assert display.ax_.get_title() == "LogisticRegression, 5 of 31"
+    assert display.ax_.get_xlabel() == "Estimate and 90% interval"
+
+
+def test_coefficients_tell_intervals_with_0_from_those_without():
+    display = CoefficientDisplay([1.0, 2.0], [-1.0, 1.0], [3.0, 3.0], names=["a", "b"]).plot()
+    without, with_0 = (lines.get_segments() for lines in display.ax_.collections)
+    assert_allclose(without, [[[1.0, 0], [3.0, 0]]])
+    assert_allclose(with_0, [[[-1.0, 1], [3.0, 1]]])
+    assert legend(display) == ["interval without 0", "interval with 0"]
 
 
 # ---------------------------------------------------------------------------
@@ -372,7 +568,10 @@ def test_retraining_pools_the_queries(changes):
 
 def test_retraining_from_estimator_draws_the_rows_left_out(changes):
     predicted, actual = changes
-    estimator = SimpleNamespace(leave_one_out_effect=lambda X, y: predicted)
+    estimator = SimpleNamespace(
+        leave_one_out_effect=lambda X, y: predicted,
+        fitted_model_=SimpleNamespace(model=LogisticRegression()),
+    )
     display = RetrainingDisplay.from_estimator(estimator, None, None, actual)
     assert_allclose(display.predicted, predicted)
     rows = [4, 2, 7]

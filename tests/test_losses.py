@@ -229,7 +229,8 @@ def test_targets_of_several_labels():
 
 
 def test_the_scale_of_huber_is_positive():
-    assert losses.ConcomitantHuber().value(np.array([[0.0, -1.0]]), np.array([[1.0]])) == np.inf
+    loss, outputs = losses.ConcomitantHuber(1.35), np.array([[0.0, -1.0]])
+    assert loss.value(outputs, np.array([[1.0]])) == np.inf
 
 
 # The domains of the deviances: power, a target outside, a target at the edge that is inside.
@@ -256,7 +257,7 @@ def test_targets_outside_of_the_domain_are_an_error(power, message, outside, ins
         losses.HalfTweedieLoss(0),
         losses.HalfTweedieLoss(-1, log_link=False),
         losses.SquaredLoss(),
-        losses.ConcomitantHuber(),
+        losses.ConcomitantHuber(1.35),
         losses.SquaredEpsilonInsensitive(0.1),
     ],
 )

@@ -212,7 +212,7 @@ def test_auto_takes_all_rows_when_no_two_subsets_agree():
 def test_verbose_reports_the_sizes(capsys):
     X, y = make_data(600)
     RelativeHessianInfluence(LogisticRegression(), random_state=0, verbose=1).fit(X, y)
-    assert "256 rows: relative error of the Hessian" in capsys.readouterr().out
+    assert "256 rows: relative error of the Hessian" in capsys.readouterr().err
 
 
 def errors_of_inverse(relative, full):

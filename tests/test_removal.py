@@ -130,7 +130,7 @@ def test_queries_outside_of_the_domain_after_a_removal_are_named():
 def test_steps_end_inside_the_domain_of_the_loss():
     z = np.array([[[1.0, 2.0], [1.0, 2.0]]])
     moves = np.array([[[-5.0, -4.0], [-5.0, 1.0]]])
-    share = ConcomitantHuber().largest_step(z, moves)
+    share = ConcomitantHuber(1.35).largest_step(z, moves)
     assert 0 < share[0, 0] < 0.5 and share[0, 1] == 1
     share = HalfTweedieLoss(1.0, log_link=False).largest_step(z[..., :1], moves[..., :1])
     assert ((0 < share) & (share < 0.2)).all()

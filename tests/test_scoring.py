@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn import config_context
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression, Ridge
 from torch import nn
 
 from skinfluence import ExactInfluence, KFACInfluence, SketchedInfluence
@@ -78,3 +79,37 @@ def test_scores_do_not_depend_on_threads_groups_and_batches(name, network, monke
         with config_context(working_memory=2e-3):
             influence = make(model, **settings, **more).fit(X, y)
             assert_close(influence.influence(*queries), expected, 1e-10)
+
+
+@pytest.fixture(scope="module")
+def tied():
+    """A fit with many equal scores: every row is there three times."""
+    rng = np.random.default_rng(0)
+    X, y = np.tile(rng.standard_normal((50, 4)), (3, 1)), np.tile(rng.integers(0, 2, 50), 3)
+    model = LogisticRegression(solver="newton-cholesky", tol=1e-12).fit(X, y)
+    queries = rng.standard_normal((20, 4)), rng.integers(0, 2, 20)
+    return FrozenEstimator(model), (X, y), queries
+
+
+@pytest.mark.parametrize("by", ["harmful", "helpful", "absolute"])
+@pytest.mark.parametrize("settings", [{}, {"n_jobs": 3}, {"batch_size": 7}], ids=str)
+@pytest.mark.parametrize("k", [1, 10, 150])
+def test_a_ranking_is_that_of_all_scores_with_ties_in_order(by, settings, k, tied, monkeypatch):
+    # Tiles of one training row each, or of k.
+    monkeypatch.setattr("skinfluence.estimators._training_pass.TILE_BYTES", 1)
+    model, (X, y), queries = tied
+    influence = ExactInfluence(model, **settings).fit(X, y)
+    scores = influence.influence(*queries)
+    # Copies of a row may differ by rounding, which is none of the ranking's business.
+    key = {"harmful": -scores, "helpful": scores, "absolute": -np.abs(scores)}[by]
+    indices, values = influence.most_influential(*queries, k=k, by=by)
+    assert_close(np.take_along_axis(scores, indices, axis=1), values, 1e-12)
+    assert_close(np.take_along_axis(key, indices, axis=1), np.sort(key, axis=1)[:, :k], 1e-12)
+    assert all(len(set(row)) == k for row in indices)
+
+
+def test_equal_scores_are_ranked_in_the_order_of_the_rows():
+    X, y = np.repeat([[1.0], [-1.0]], 30, axis=0), np.repeat([1.0, -1.0], 30)
+    influence = ExactInfluence(Ridge(fit_intercept=False)).fit(X, y)
+    indices, _ = influence.most_influential([[1.0]], [3.0], k=4)
+    assert indices.tolist() == [[0, 1, 2, 3]]

@@ -186,3 +186,15 @@ def test_trainings_are_averaged():
     expected = np.mean([fit.influence(X[:5], y[:5]) for fit in influence.estimators_], axis=0)
     assert_allclose(found[0], found[1])
     assert_allclose(found[1], expected)
+
+
+@pytest.mark.filterwarnings("ignore:NeuralNetClassifier has not converged")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_a_compiled_net_is_the_net():
+    X, y = problem()
+    found = []
+    for params in ({}, {"compile": True, "compile__backend": "eager"}):
+        net = make_net(optimizer__weight_decay=0.1, **params)
+        influence = ExactInfluence(net, curvature="ggn", damping=0.1).fit(X, y)
+        found.append(influence.influence(X[:5], y[:5]))
+    assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-4)

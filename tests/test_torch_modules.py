@@ -10,8 +10,10 @@ from numpy.testing import assert_allclose
 from sklearn.frozen import FrozenEstimator
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from skinfluence import ExactInfluence, KFACInfluence, SketchedInfluence
+from skinfluence.curvature.kronecker import moments
 from skinfluence.models import objective
 from skinfluence.models.torch import TorchModel
 from skinfluence.rows import DenseRows, KroneckerRows, SharedRows, TokenRows
@@ -183,6 +185,37 @@ def convolution(*layers):
     return nn.Sequential(nn.Unflatten(1, (2, 2, 3)), *layers, nn.Flatten(), nn.LazyLinear(3))
 
 
+class Steps(nn.Module):
+    """A recurrent layer over three steps, and a head on its outputs and its last state."""
+
+    def __init__(self, cls, **settings):
+        super().__init__()
+        self.steps = cls(4, 3, **settings)
+        self.head = nn.LazyLinear(3)
+
+    def forward(self, x):
+        h = x.reshape(len(x), 3, 4)
+        first = self.steps.batch_first
+        outputs, last = self.steps(h if first else h.transpose(0, 1))
+        outputs = outputs if first else outputs.transpose(0, 1)
+        last = torch.cat(last, dim=-1) if isinstance(last, tuple) else last
+        return self.head(torch.cat([outputs.flatten(1), last.transpose(0, 1).flatten(1)], 1))
+
+
+class Cells(nn.Module):
+    """A cell that is called for each step, with a state that is learned."""
+
+    def __init__(self, cls, **settings):
+        super().__init__()
+        self.cell, self.head = cls(4, 3, **settings), nn.Linear(3, 3)
+
+    def forward(self, x):
+        state = None
+        for step in x.reshape(len(x), 3, 4).unbind(1):
+            state = self.cell(step, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
 def flat_positions(first):
     """Positions and samples in one axis, as some models flatten them."""
 
@@ -241,6 +274,18 @@ CASES = {
     ),
     "encoder": (lambda: Encoder(True), 12, [S] * 6 + [K] + [D] * 4),
     "encoder, positions first": (lambda: Encoder(False), 12, [S] * 6 + [K] + [D] * 4),
+    "LSTM": (lambda: Steps(nn.LSTM, batch_first=True), 12, [S, S, K]),
+    "LSTM, all settings": (
+        lambda: Steps(nn.LSTM, num_layers=2, bidirectional=True, proj_size=2),
+        12,
+        [S] * 12 + [K],
+    ),
+    "GRU": (lambda: Steps(nn.GRU, num_layers=2, bidirectional=True), 12, [S] * 8 + [K]),
+    "RNN": (lambda: Steps(nn.RNN, bias=False, batch_first=True), 12, [S, S, K]),
+    "RNN of ReLU": (lambda: Steps(nn.RNN, nonlinearity="relu"), 12, [S, S, K]),
+    "LSTM cell": (lambda: Cells(nn.LSTMCell), 12, [S, S, K]),
+    "GRU cell": (lambda: Cells(nn.GRUCell), 12, [S, S, K]),
+    "RNN cell": (lambda: Cells(nn.RNNCell, bias=False), 12, [S, S, K]),
     "flat": (lambda: flat_positions(False), 12, [S, K]),
     "flat, positions first": (lambda: flat_positions(True), 12, [S, K]),
     "places": (lambda: positional(lambda w, p, x: w(x) + p(every_place(x))), (7, 5), [T, T, K]),
@@ -321,6 +366,7 @@ def problem(name, seed=0):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_influence_is_that_of_the_dense_reference(name, global_random_seed):
     module, X, y, kinds = problem(name, global_random_seed)
     influence = exact(module, X, y)
@@ -331,7 +377,7 @@ def test_influence_is_that_of_the_dense_reference(name, global_random_seed):
     assert_close(influence.influence(X[:5], y[:5]), expected, 1e-9)
 
 
-@pytest.mark.parametrize("name", ["attention", "encoder", "depthwise"])
+@pytest.mark.parametrize("name", ["attention", "encoder", "depthwise", "GRU"])
 def test_single_precision_and_copies_keep_the_factors(name):
     module, X, y, kinds = problem(name)
     influence = exact(copy.deepcopy(module).float(), X, y)
@@ -341,6 +387,36 @@ def test_single_precision_and_copies_keep_the_factors(name):
         assert_close(fitted.influence(X[:5], y[:5]), expected, 1e-3)
     blocks = again.linearisation_.objective.training_gradient_rows().blocks
     assert [type(block) for block in blocks] == kinds
+
+
+@pytest.mark.parametrize("cls", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("first", [False, True])
+def test_recurrent_layers_take_a_state_and_a_single_sample(cls, first):
+    torch.manual_seed(0)
+    layer = cls(4, 3, num_layers=2, batch_first=first)
+
+    class Everything(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            h = x.reshape(len(x), 3, 4)
+            state = x[:, :6].reshape(len(x), 2, 3).transpose(0, 1)
+            alone = state[:, 0]
+            if cls is nn.LSTM:
+                state, alone = (state, state + 1), (alone, alone + 1)
+            outputs, last = self.layer(h if first else h.transpose(0, 1), state)
+            single, final = self.layer(h[0], alone)
+            last, final = (part[0] if cls is nn.LSTM else part for part in (last, final))
+            outputs = outputs if first else outputs.transpose(0, 1)
+            rest = single.sum() + final.sum()
+            return torch.cat([outputs.flatten(1), last.transpose(0, 1).flatten(1)], 1) + 0 * rest
+
+    module = Everything().double().eval()
+    X, _ = numbers(12)
+    model = TorchModel(module, loss="mse").fit(X, np.zeros((N, 15)))
+    assert_allclose(model.decision_function(X), module(as_tensor(X)).detach(), atol=1e-12)
 
 
 def test_attention_returns_its_weights():
@@ -509,16 +585,19 @@ def test_half_precision_is_computed_in_single(dtype):
     assert next(module.parameters()).dtype == dtype
 
 
+class Cast(nn.Module):
+    """A module that computes in bfloat16, and keeps its parameters in single precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = small_module()
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.inner(x)
+
+
 def test_autocast_inside_the_module():
-    class Cast(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = small_module()
-
-        def forward(self, x):
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                return self.inner(x)
-
     X, y = numbers()
     module = Cast()
     influence = exact(module, X, y)
@@ -529,6 +608,106 @@ def test_autocast_inside_the_module():
     assert_close(
         influence.influence(X[:5], y[:5]), dense_influence(plain, X, y, X[:5], y[:5]), 0.1
     )
+
+
+def test_kfac_under_autocast():
+    X, y = numbers()
+    module = Cast()
+    found, expected = (
+        KFACInfluence(TorchModel(network), damping=0.1).fit(X, y).influence(X[:5], y[:5])
+        for network in (module, copy.deepcopy(module.inner).double())
+    )
+    assert_close(found, expected, 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_over_samples_are_double(dtype):
+    # In single precision, sums of 4,000 squares of 1,000 would drown a variance of 1.
+    rng = np.random.default_rng(0)
+    X = (1000 + rng.standard_normal((4000, 6))).astype(np.float32)
+    module = nn.Linear(6, 3).to(dtype)
+    model = TorchModel(module, loss="mse").fit(X, rng.standard_normal((4000, 3)))
+    rows = objective(model, X, np.zeros((4000, 3)), np.ones(4000)).factor_rows("ggn")
+    (found,) = moments(rows, np.full(4000, 1 / 4000))
+    x = np.hstack([X, np.ones((4000, 1))]).astype(np.float64)
+    assert_close(found.inputs, x.T @ x / 4000, 1e-12)
+
+
+class Checkpointed(nn.Module):
+    """Two blocks whose activations are computed again on the way back."""
+
+    def __init__(self, use_reentrant=False):
+        super().__init__()
+        module = small_module()
+        self.first, self.second = module[:2], module[2:]
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x):
+        x = checkpoint(self.first, x, use_reentrant=self.use_reentrant)
+        return checkpoint(self.second, x, use_reentrant=self.use_reentrant)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda model: ExactInfluence(model, curvature="ggn"), KFACInfluence]
+)
+def test_checkpoints_change_nothing(make):
+    X, y = numbers()
+    found = []
+    for module in (Checkpointed(), small_module()):
+        influence = make(TorchModel(module.double())).set_params(damping=0.1).fit(X, y)
+        rows = influence.linearisation_.objective.training_gradient_rows()
+        assert [type(block) for block in rows.blocks] == [KroneckerRows] * 2
+        found.append(influence.influence(X[:5], y[:5]))
+    assert_close(found[0], found[1], 1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:.*requires_grad=True. Gradients will be None")
+def test_checkpoints_that_autograd_cannot_follow_are_named():
+    with pytest.raises(ValueError, match="no gradient by the parameters.*use_reentrant=False"):
+        exact(Checkpointed(use_reentrant=True).double(), *numbers())
+
+
+def compiled_forward(module):
+    module.forward = torch.compile(module.forward, backend="eager")
+
+
+def compiled_child(module):
+    module[0] = torch.compile(module[0], backend="eager")
+
+
+COMPILED = {
+    "child": compiled_child,
+    "in place": lambda module: module.compile(backend="eager"),
+    "child in place": lambda module: module[0].compile(backend="eager"),
+    "forward": compiled_forward,
+    "forward of a child": lambda module: compiled_forward(module[0]),
+}
+
+
+@pytest.mark.parametrize("how", COMPILED)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_compiled_parts_are_read_as_they_were(how):
+    X, y = numbers()
+    module = small_module().double()
+    expected = exact(module, X, y).influence(X, y)
+    COMPILED[how](module)
+    # A graph exists before the copy.
+    before = module(torch.as_tensor(X)).detach()
+    influence = exact(module, X, y)
+    rows = influence.linearisation_.objective.training_gradient_rows()
+    assert [type(block) for block in rows.blocks] == [KroneckerRows] * 2
+    assert_close(influence.influence(X, y), expected, 1e-12)
+    # The user's module is as compiled as it was.
+    assert torch.equal(module(torch.as_tensor(X)).detach(), before)
+
+
+def test_outputs_depend_on_the_parameters():
+    X, y = numbers()
+    module = small_module().double()
+    other = small_module(1).double()
+    module.forward = lambda x: other(x)
+    with pytest.raises(ValueError, match="no gradient by the parameters.*0.weight.*replaced"):
+        exact(module, X, y)
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])

@@ -3,6 +3,9 @@
 import numpy as np
 from sklearn.utils import check_array, column_or_1d
 
+# What is compared to rank scores, the largest first.
+SORT_KEYS = {"harmful": np.asarray, "helpful": np.negative, "absolute": np.abs}
+
 
 def matrix(values, name):
     """Two-dimensional array of finite floats."""
@@ -98,16 +101,14 @@ def ranking(scores, k, by):
     indices, values : ndarray of shape (m, k)
         Positions, and the scores there.
     """
-    order = {"harmful": np.negative, "helpful": np.positive, "absolute": lambda s: -np.abs(s)}
-    indices = smallest(order[by](scores), k)
+    indices = largest(SORT_KEYS[by](scores), k)
     return indices, np.take_along_axis(scores, indices, axis=1)
 
 
-def smallest(order, k):
-    """Positions of the k smallest of each row of an array, in ascending order."""
-    k = min(k, order.shape[1])
-    some = np.argpartition(order, k - 1, axis=1)[:, :k]
-    some.sort(axis=1)
-    # Ties keep the order of the training rows.
-    by_value = np.argsort(np.take_along_axis(order, some, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(some, by_value, axis=1)
+def largest(values, k):
+    """Positions of the k largest of each row, in descending order; of equal ones the first."""
+    kth = np.partition(values, -k, axis=1)[:, -k]
+    row, column = np.nonzero(values >= kth[:, None])
+    order = np.lexsort((column, -values[row, column], row))
+    first = np.searchsorted(row, np.arange(len(values)))
+    return column[order][first[:, None] + np.arange(k)]

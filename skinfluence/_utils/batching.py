@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from joblib import effective_n_jobs
 from sklearn import get_config
-from sklearn.utils.parallel import Parallel, delayed
+
+from skinfluence._utils.parallel import run_in_threads
+from skinfluence._utils.progress import reporting
 
 
 def batches(n_rows, row_bytes, batch_size=None, *, at_least=0, at_most=float("inf")):
@@ -58,7 +60,8 @@ class Schedule:
     n_jobs : int, default=None
         Threads over batches.
     verbose : int, default=0
-        How much joblib reports of the batches.
+        Above 0, progress is shown, by a bar where tqdm is installed, else by lines; the lines
+        also go to the logger "skinfluence".
     """
 
     batch_size: int | None = None
@@ -74,10 +77,17 @@ class Schedule:
         """Slices that cover ``range(n_rows)``."""
         return batches(n_rows, row_bytes, self.batch_size)
 
-    def run(self, function, tasks):
-        """Call a function, which writes into shared results, for every task."""
-        # BLAS and NumPy release the lock, and threads can write into one result.
-        parallel = Parallel(
-            n_jobs=self.n_jobs, prefer="threads", require="sharedmem", verbose=self.verbose
-        )
-        parallel(delayed(function)(task) for task in tasks)
+    def run(self, function, tasks, what="batches"):
+        """Call a function, which writes into shared results, for every task.
+
+        Parameters
+        ----------
+        function : callable
+            Takes one task.
+        tasks : list
+            The tasks.
+        what : str, default="batches"
+            What is done, in the plural, for the report.
+        """
+        with reporting(self.verbose):
+            run_in_threads(function, tasks, what, self.n_jobs)

@@ -18,6 +18,7 @@ from sklearn.utils.validation import (
     _check_feature_names,
     _check_method_params,
     _check_n_features,
+    _is_fitted,
     _num_samples,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "_check_method_params",
     "_check_n_features",
     "_fit_context",
+    "_is_fitted",
     "_num_samples",
     "_routing_enabled",
     "check_parameters",

@@ -164,7 +164,8 @@ def coefficient_table(influence, *, kind="HC0", groups=None, use_correction=True
     )
     fit = influence.linearisation_
     estimate = fit.objective.to_parameters(fit.objective.theta[None])[0]
-    error = np.sqrt(np.diag(covariance))
+    # The variance of a parameter that nothing moves is 0 up to rounding, of either sign.
+    error = np.sqrt(np.maximum(np.diag(covariance), 0))
     half = norm.ppf((1 + level) / 2) * error
     columns = {
         "estimate": estimate,

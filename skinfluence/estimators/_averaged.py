@@ -14,14 +14,16 @@ from sklearn.base import (
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, check_random_state, get_tags
-from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._utils.arrays import ranking
 from skinfluence._utils.batching import batches
+from skinfluence._utils.parallel import results
 from skinfluence._utils.persistence import VersionedMixin
+from skinfluence._utils.progress import reported
+from skinfluence._utils.shared import Shared
 from skinfluence._utils.sklearn_private import HasMethods, Interval, _fit_context, _num_samples
-from skinfluence._utils.validation import check_ranking, packed
+from skinfluence._utils.validation import check_model, check_ranking, packed
 from skinfluence.metrics import InfluenceScorer
 from skinfluence.models import innermost
 
@@ -54,7 +56,8 @@ class AveragedInfluence(
     n_jobs : int, default=None
         Number of trainings that run at once, by joblib.
     verbose : int, default=0
-        How much joblib reports of the trainings.
+        Above 0, progress is shown, by a bar where tqdm is installed, else by lines; the lines
+        also go to the logger "skinfluence".
 
     Attributes
     ----------
@@ -114,6 +117,7 @@ class AveragedInfluence(
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @reported
     def fit(self, X, y, sample_weight=None):
         """Fit the wrapped influence estimator ``n_fits`` times, with other seeds of its model.
 
@@ -137,15 +141,16 @@ class AveragedInfluence(
             If the model is frozen, or two trainings of a network end at the same parameters; if
             the data are unfit.
         """
-        model = self.estimator.estimator
+        model = check_model(self.estimator.estimator)
         _check_trains_again(model)
         random = check_random_state(self.random_state)
         members = [
             clone(self.estimator).set_params(estimator=_with_seeds(model, random))
             for _ in range(self.n_fits)
         ]
-        run = Parallel(n_jobs=self.n_jobs, verbose=self.verbose)
-        fits = run(delayed(_fitted)(member, X, y, sample_weight) for member in members)
+        shared = Shared((X, y, sample_weight))
+        tasks = [(member, shared) for member in members]
+        fits = list(results(_fitted, tasks, "trainings", n_jobs=self.n_jobs))
         _check_differ(fits)
         self.estimators_ = fits
         self.n_samples_ = fits[0].n_samples_
@@ -419,8 +424,8 @@ class AveragedInfluence(
         return tags
 
 
-def _fitted(influence, X, y, sample_weight):
-    return influence.fit(X, y, sample_weight)
+def _fitted(influence, shared):
+    return influence.fit(*shared.value)
 
 
 def _with_seeds(model, random):

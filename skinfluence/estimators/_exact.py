@@ -42,7 +42,8 @@ class ExactInfluence(BaseInfluence):
         higher is better. None means an :class:`~skinfluence.metrics.InfluenceScorer` with its
         default parameters, the linear datamodeling score.
     verbose : int, default=0
-        How much joblib reports of the batches.
+        Above 0, progress is shown, by a bar where tqdm is installed, else by lines; the lines
+        also go to the logger "skinfluence".
 
     Attributes
     ----------

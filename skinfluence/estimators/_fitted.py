@@ -15,7 +15,9 @@ from sklearn.base import (
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from skinfluence._utils.fitted_html import FittedHTMLMixin
 from skinfluence._utils.persistence import VersionedMixin
+from skinfluence._utils.progress import CallbackSupportMixin, reporting
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence._utils.validation import (
     check_indices,
@@ -25,6 +27,7 @@ from skinfluence._utils.validation import (
     reads_raw_data,
 )
 from skinfluence.estimators._effects import EffectsMixin
+from skinfluence.estimators._found import found_by
 from skinfluence.estimators._memorization import memorization
 from skinfluence.estimators._ranking import RankingMixin
 from skinfluence.metrics import InfluenceScorer
@@ -34,6 +37,8 @@ from skinfluence.rows import DenseRows
 
 class FittedInfluence(
     VersionedMixin,
+    FittedHTMLMixin,
+    CallbackSupportMixin,
     EffectsMixin,
     RankingMixin,
     ClassNamePrefixFeaturesOutMixin,
@@ -332,7 +337,8 @@ class FittedInfluence(
         self._check_fitted()
         X = check_queries(self, X, numeric=not reads_raw_data(self))
         scorer = InfluenceScorer() if self.scoring is None else self.scoring
-        return scorer(self, X, y)
+        with reporting(self.verbose):
+            return scorer(self, X, y)
 
     # The embedding.
 
@@ -380,6 +386,9 @@ class FittedInfluence(
         """Numbers that stand for each training row when scores are computed."""
         self._check_fitted()
         return self.linearisation_.training_rows.n_stored
+
+    def _found(self):
+        return found_by(self)
 
     @property
     def _n_features_out(self):

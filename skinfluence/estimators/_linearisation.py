@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from skinfluence.curvature import (
     Space,
     make_curvature,
 )
+from skinfluence.estimators._training_pass import TrainingPass
 from skinfluence.metrics._model_functional import ModelFunctional
 from skinfluence.models import FittedModel, Objective
 from skinfluence.models.responses import OF
@@ -209,30 +210,29 @@ class Linearisation:
         """``tr(F H^{-1})``."""
         return self.curvature.effective_dimension(self.damping)
 
-    def query_groups(self, queries):
-        """Slices of queries whose solutions are kept while all training rows pass by."""
-        return batches(len(queries), 8 * 2 * queries.n_columns, at_least=KEPT_SOLUTIONS)
+    def query_groups(self, queries, query_bytes=0):
+        """Slices of queries whose solutions are kept while all training rows pass by.
+
+        Parameters
+        ----------
+        queries : Rows
+            Queries in the coordinates of the curvature.
+        query_bytes : int, default=0
+            Bytes that each query needs beside its solution.
+        """
+        row_bytes = max(8 * 2 * queries.n_columns, query_bytes)
+        return batches(len(queries), row_bytes, at_least=KEPT_SOLUTIONS)
+
+    def training_pass(self, queries):
+        """Scores ``-queries H^{-1} rows'`` of one group of queries, to be read in one pass."""
+        solved = self.solve(queries.weighted(-np.ones(len(queries))))
+        return TrainingPass(solved, self.training_rows, self.schedule)
 
     def fill_influence(self, queries, out):
         """Write ``-queries H^{-1} rows'`` into ``out`` (n_queries, n_train) and return it."""
         for group in self.query_groups(queries):
-            # Training rows outside, queries inside: each training row is made once.
-            solved = self._solved_for_scores(queries[group])
-            fill = partial(self._fill_part, solved, out=out[group])
-            self.schedule.run(fill, self._training_parts(len(solved)))
+            self.training_pass(queries[group]).fill(out[group])
         return out
-
-    def _solved_for_scores(self, queries):
-        return self.solve(queries.weighted(-np.ones(len(queries))))
-
-    def _fill_part(self, solved, part, out):
-        solved.inner(self.training_rows[part], out=out[:, part])
-
-    def _training_parts(self, n_queries):
-        """Slices of training rows, at least one for each thread."""
-        share = -(-self.n_samples // self.schedule.n_threads)
-        parts = self.training_rows.parts(n_queries, self.schedule.batch_size)
-        return self.training_rows.parts(n_queries, min(parts[0].stop, share))
 
     # How far the scores are from exact ones.
 
@@ -272,10 +272,9 @@ class Linearisation:
         certificate.interval(self.damping)
 
         def fill(batch):
-            solved = self._solved_for_scores(queries[batch])
-            for part in self._training_parts(len(solved)):
-                self._fill_part(solved, part, out[batch])
-            right, solution = gradients[batch], -solved.toarray()
+            scores = self.training_pass(queries[batch])
+            scores.fill(out[batch])
+            right, solution = gradients[batch], -scores.solved.toarray()
             if self.space.is_full:
                 right = self.space.project(right)
             else:
@@ -284,7 +283,8 @@ class Linearisation:
 
         # Gradients, solutions and residuals are written out.
         query_bytes = 8 * 8 * gradients.n_columns
-        self.schedule.run(fill, self.schedule.batches(len(queries), query_bytes))
+        for batch in self.schedule.batches(len(queries), query_bytes):
+            fill(batch)
 
     def remaining_step(self):
         """How far the minimum is, where that is known.
@@ -303,7 +303,7 @@ class Linearisation:
         residual = objective.residual_length()
         if not residual:
             return 0.0
-        gradient = objective.weight[None] @ self.training_rows
+        gradient = objective.loss_gradient()[None]
         gradient += objective.penalty * objective.theta + objective.l1_gradient
         length = self.curvature.leverages(DenseRows(gradient), self.damping)[0, 0, 0]
         return float(np.sqrt(max(length, 0.0) / objective.total_weight)) / residual

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from skinfluence._utils.arrays import ranking
 from skinfluence._utils.validation import check_ranking
 
 
@@ -41,16 +40,10 @@ class RankingMixin:
         """
         self._check_fitted()
         check_ranking(by, k, self.n_samples_)
-        queries = self._query_rows(X, y, of)
+        queries, fit = self._query_rows(X, y, of), self.linearisation_
         indices = np.empty((len(queries), k), dtype=np.intp)
         values = np.empty((len(queries), k))
-
-        def fill(batch):
-            scores = np.empty((batch.stop - batch.start, self.n_samples_))
-            self.linearisation_.fill_influence(queries[batch], scores)
-            indices[batch], values[batch] = ranking(scores, k, by)
-
-        row_bytes = 8 * 4 * max(self.n_samples_, queries.n_columns)
-        for batch in self.linearisation_.schedule.batches(len(queries), row_bytes):
-            fill(batch)
+        # The leaders so far, those of a tile, and what sorts them.
+        for group in fit.query_groups(queries, 8 * 8 * k):
+            indices[group], values[group] = fit.training_pass(queries[group]).ranking(k, by)
         return indices, values

@@ -5,6 +5,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
+from skinfluence._utils.progress import tell
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence.curvature import SOLVERS, Space, choose_curvature
 from skinfluence.estimators._base import REFINEMENT, BaseInfluence
@@ -76,7 +77,8 @@ class RelativeHessianInfluence(BaseInfluence):
         higher is better. None means an :class:`~skinfluence.metrics.InfluenceScorer` with its
         default parameters, the linear datamodeling score.
     verbose : int, default=0
-        How much joblib reports of the batches; from 1 on, sizes found in ``fit`` are printed too.
+        Above 0, progress is shown, by a bar where tqdm is installed, else by lines; the lines
+        also go to the logger "skinfluence".
 
     Attributes
     ----------
@@ -232,11 +234,7 @@ class RelativeHessianInfluence(BaseInfluence):
     def _report(self, size, error):
         self.tried_sizes_ = np.append(self.tried_sizes_, size)
         self.tried_errors_ = np.append(self.tried_errors_, error)
-        if self.verbose:
-            print(
-                f"[{type(self).__name__}] {size} rows: relative error of the Hessian "
-                f"{error:.3g} (tol={self.tol:g})"
-            )
+        tell(f"{size} rows: relative error of the Hessian {error:.3g} (tol={self.tol:g})")
 
     # Is it loss estimate preserving?
 

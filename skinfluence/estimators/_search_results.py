@@ -19,7 +19,7 @@ def best(scores):
     return int(np.nanargmax(scores))
 
 
-def results(grid, found):
+def tabulated(grid, found):
     """Results of all candidates, from the scores and dimensions of each split."""
     scores, dimensions = zip(*found, strict=True)
     of_splits = np.array([[values.mean() for values in split] for split in scores])

@@ -1,5 +1,6 @@
 """Sketch size and damping chosen by the agreement of influences with refits."""
 
+from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
 
@@ -7,12 +8,14 @@ import numpy as np
 from sklearn.base import clone, is_classifier
 from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils import _safe_indexing
-from sklearn.utils.parallel import Parallel, delayed
 
+from skinfluence._utils.parallel import results
+from skinfluence._utils.progress import reported, track
+from skinfluence._utils.shared import Shared
 from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_context, check_parameters
 from skinfluence._utils.validation import check_training_data
 from skinfluence.estimators._base import fit_model
-from skinfluence.estimators._search_results import best, results
+from skinfluence.estimators._search_results import best, tabulated
 from skinfluence.estimators._sketched import SketchedInfluence
 from skinfluence.estimators._sketched_scores import SketchedScores
 from skinfluence.metrics import InfluenceScorer
@@ -81,7 +84,8 @@ class SketchedInfluenceCV(SketchedScores):
     random_state : int, RandomState or None, default=None
         Determines the sketches.
     verbose : int, default=0
-        How much joblib reports of the batches; from 1 on, sizes found in ``fit`` are printed too.
+        Above 0, progress is shown, by a bar where tqdm is installed, else by lines; the lines
+        also go to the logger "skinfluence".
 
     Attributes
     ----------
@@ -191,6 +195,7 @@ class SketchedInfluenceCV(SketchedScores):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @reported
     def fit(self, X, y, sample_weight=None):
         """Choose sketch size and damping, then fit with them on all rows.
 
@@ -220,10 +225,11 @@ class SketchedInfluenceCV(SketchedScores):
         given = None if sample_weight is None else fitted_model.sample_weight
         splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         splits = list(splitter.split(X, y))
-        run = Parallel(n_jobs=self.n_jobs)
-        found = run(delayed(self._search)(X, y, given, *split, grid) for split in splits)
+        shared = Shared(_Splits(self.estimator, self._candidate, self.scoring, X, y, given, grid))
+        tasks = [(shared, *split) for split in splits]
+        found = list(results(_search, tasks, "splits", n_jobs=self.n_jobs))
         self.n_splits_ = len(splits)
-        self.cv_results_ = results(grid, found)
+        self.cv_results_ = tabulated(grid, found)
         self.best_index_ = best(self.cv_results_["mean_test_score"])
         self.best_score_ = float(self.cv_results_["mean_test_score"][self.best_index_])
         self.best_params_ = self.cv_results_["params"][self.best_index_]
@@ -268,27 +274,61 @@ class SketchedInfluenceCV(SketchedScores):
         check_parameters(candidate)
         return candidate.linearise(fitted_model)
 
-    def _search(self, X, y, sample_weight, train, test, grid):
+
+@dataclass
+class _Splits:
+    """What the searches of all splits share.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The model, as it was given.
+    candidate : callable
+        ``candidate(fitted_model, sketch_size, damping, sketch)`` gives a candidate.
+    scoring : callable or None
+        Score of an influence estimator.
+    X, y : array-like
+        Training rows and their targets.
+    sample_weight : ndarray of shape (n_samples,) or None
+        Their weights.
+    grid : list of dict
+        All candidates.
+    """
+
+    estimator: object
+    candidate: object
+    scoring: object
+    X: object
+    y: object
+    sample_weight: object
+    grid: list
+
+    def search(self, train, test):
         """Scores of the queries (n_defined,) of every candidate, and effective dimensions."""
-        X_train, y_train = _safe_indexing(X, train), y[train]
-        queries = _safe_indexing(X, test), y[test]
-        weight = np.ones(len(y)) if sample_weight is None else sample_weight
-        given = None if sample_weight is None else sample_weight[train]
+        X_train, y_train = _safe_indexing(self.X, train), self.y[train]
+        queries = _safe_indexing(self.X, test), self.y[test]
+        weight = np.ones(len(self.y)) if self.sample_weight is None else self.sample_weight
+        given = None if self.sample_weight is None else weight[train]
         # A frozen model has seen the queries.
         fresh = unfrozen(self.estimator)
         fitted = clone(fresh).fit(X_train, y_train, **fit_arguments(fresh, given))
         fitted_model = FittedModel(self.estimator, fitted, X_train, y_train, weight[train])
-        score = _Score(self.scoring)
-        path = _Path(partial(self._candidate, fitted_model), grid)
+        score, grid = _Score(self.scoring), self.grid
+        path = _Path(partial(self.candidate, fitted_model), grid)
         scores, dimensions = [None] * len(grid), {}
         # The largest size comes first: it draws the basis for the others.
-        for i in sorted(range(len(grid)), key=lambda i: -grid[i]["sketch_size"]):
+        order = sorted(range(len(grid)), key=lambda i: -grid[i]["sketch_size"])
+        for i in track(order, "candidates"):
             candidate = path.at(**grid[i])
             scores[i] = score(candidate, *queries)
             damping = grid[i]["damping"]
             if damping not in dimensions:
                 dimensions[damping] = candidate.linearisation_.effective_dimension()
         return scores, [dimensions[point["damping"]] for point in grid]
+
+
+def _search(shared, train, test):
+    return shared.value.search(train, test)
 
 
 class _Path:

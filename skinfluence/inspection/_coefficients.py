@@ -87,8 +87,18 @@ class CoefficientDisplay:
         -------
         display : CoefficientDisplay
             The display, drawn.
+
+        Raises
+        ------
+        TypeError
+            If the estimator averages several trainings.
         """
-        table = coefficient_table(estimator, kind=kind, groups=groups, level=level)
+        if len(estimator.fits_) > 1:
+            raise TypeError(
+                "Parameters of several trainings cannot be compared one by one. Pass one of the "
+                f"estimators_ of {type(estimator).__name__}."
+            )
+        table = coefficient_table(estimator.fits_[0], kind=kind, groups=groups, level=level)
         return cls(
             table["estimate"],
             table["lower"],

@@ -135,7 +135,8 @@ class EffectiveDimensionDisplay:
         Parameters
         ----------
         estimator : influence estimator
-            Fitted. Iterative solvers ("cg", "lissa") estimate each point by random signs.
+            Fitted. Iterative solvers ("cg", "lissa") estimate each point by random signs. Of
+            several trainings the mean is drawn.
         dampings : array-like of shape (n_dampings,), default=None
             Positive dampings of the curve, on top of the model's own penalty. None means a
             range around the mean eigenvalue of the curvature.
@@ -148,17 +149,21 @@ class EffectiveDimensionDisplay:
             The display, drawn; `damping_` of the estimator is marked.
         """
         # A damping is defined in the model's own coordinates.
-        fit = estimator.linearisation_.in_model_coordinates()
+        fits = [each.linearisation_.in_model_coordinates() for each in estimator.fits_]
+        first = fits[0]
         if dampings is None:
-            scale = fit.objective.mean_eigenvalue(fit.curvature_kind)
+            scale = first.objective.mean_eigenvalue(first.curvature_kind)
             dampings = np.geomspace(SMALLEST * scale, LARGEST * scale, N_DAMPINGS)
         dampings = vector(dampings, "dampings")
         require_positive(dampings, "dampings")
+        curves = [
+            [fit.at_damping(damping).effective_dimension() for damping in dampings] for fit in fits
+        ]
         return cls(
             dampings,
-            [fit.at_damping(damping).effective_dimension() for damping in dampings],
-            damping=fit.damping,
-            marked_dimension=fit.effective_dimension(),
+            np.mean(curves, axis=0),
+            damping=np.mean([fit.damping for fit in fits]),
+            marked_dimension=np.mean([fit.effective_dimension() for fit in fits]),
             title=type(model_of(estimator)).__name__,
         ).plot(ax)
 

@@ -86,7 +86,8 @@ class RemovalCurveDisplay:
         Parameters
         ----------
         estimator : influence estimator
-            Fitted. Rows are ordered by their influence on the mean loss of the queries.
+            Fitted. Rows are ordered by their influence on the mean loss of the queries. Of
+            several trainings the mean score is drawn.
         X : {array-like, sparse matrix} of shape (n_queries, n_features)
             Queries.
         y : array-like of shape (n_queries,)
@@ -122,7 +123,8 @@ class RemovalCurveDisplay:
         ks = np.unique(np.linspace(0, last, n_steps + 1).round().astype(int))
 
         def curve(order):
-            return removal_curve(estimator, order, X, y, scoring, ks=ks).score
+            curves = [removal_curve(fit, order, X, y, scoring, ks=ks) for fit in estimator.fits_]
+            return np.mean([each.score for each in curves], axis=0)
 
         rng = check_random_state(random_state)
         scores = {HARMFUL_FIRST: curve(np.argsort(-harm, kind="stable"))}

@@ -1,9 +1,10 @@
 """Predicted changes of losses against changes under real refits."""
 
+import numpy as np
 from sklearn.utils import check_array
 
 from skinfluence._utils.arrays import require_shape
-from skinfluence.inspection._axes import HELPFUL, make_axes, short_ticks
+from skinfluence.inspection._axes import HELPFUL, make_axes, model_of, short_ticks
 from skinfluence.metrics import InfluenceScorer, leave_one_out_correlation
 
 
@@ -21,6 +22,8 @@ class RetrainingDisplay:
         positive when the loss rises.
     actual : array-like of shape (n_queries, n_removals)
         The changes measured by refitting.
+    title : str, default=None
+        Title of the picture.
 
     Attributes
     ----------
@@ -41,10 +44,11 @@ class RetrainingDisplay:
     'slope 2.00, Pearson 1.000'
     """
 
-    def __init__(self, predicted, actual):
+    def __init__(self, predicted, actual, *, title=None):
         self.predicted = check_array(predicted, input_name="predicted", dtype=float)
         self.actual = check_array(actual, input_name="actual", dtype=float)
         require_shape(self.actual, "actual", self.predicted.shape, "that of predicted")
+        self.title = title
 
     @classmethod
     def from_estimator(
@@ -86,7 +90,9 @@ class RetrainingDisplay:
         predicted = estimator.leave_one_out_effect(X, y)
         if indices is not None:
             predicted = predicted[:, indices]
-        return cls(predicted, actual).plot(ax)
+        n_queries, n_shown = np.shape(predicted)
+        title = f"{type(model_of(estimator)).__name__}, {n_queries} queries, {n_shown} removals"
+        return cls(predicted, actual, title=title).plot(ax)
 
     @classmethod
     def from_predictions(cls, predicted, actual, *, ax=None):
@@ -127,14 +133,15 @@ class RetrainingDisplay:
         self.ax_ = make_axes(ax)
         self.figure_ = self.ax_.figure
         self.ax_.scatter(
-            predicted, actual, s=10, alpha=0.5, color=HELPFUL, linewidths=0, label=label
+            predicted, actual, s=16, alpha=0.6, color=HELPFUL, linewidths=0, zorder=2, label=label
         )
-        self.ax_.axline((0, 0), slope=1, color="0.2", linewidth=0.8, label="identity")
+        self.ax_.axline((0, 0), slope=1, color="0.5", linewidth=0.8, zorder=1, label="identity")
         short_ticks(self.ax_, "both")
         self.ax_.set_aspect("equal", adjustable="datalim")
         self.ax_.set(
             xlabel="Predicted change of the loss",
             ylabel="Change of the loss after refitting",
         )
+        self.ax_.set_title(self.title or "")
         self.ax_.legend()
         return self

@@ -1,5 +1,7 @@
 """Refits of linear models by Newton steps on their objective, for many subsets together."""
 
+from functools import cached_property
+
 import numpy as np
 
 from skinfluence._utils.batching import batches
@@ -26,29 +28,50 @@ class ClosedForm:
     """
 
     def __init__(self, objective, query_features, y_query, tol):
-        turned = decorrelated(objective)
-        self.objective, self.tol = turned.objective, tol
-        self.targets = self.objective.encode_queries(y_query, query_features.shape[0])
-        self.query_features = turned.turn(query_features)
-        features = self.objective.features
-        identity = np.eye(self.objective.training_outputs.shape[1])
+        self.given, self.given_queries, self.tol = objective, query_features, tol
+        self.targets = objective.encode_queries(y_query, query_features.shape[0])
+
+    def __getstate__(self):
+        # Another process turns the features itself: those that were given may be in a file.
+        names = ("given", "given_queries", "tol", "targets")
+        return {name: self.__dict__[name] for name in names}
+
+    @cached_property
+    def turned(self):
+        """The objective in coordinates that make its curvature close to diagonal."""
+        return decorrelated(self.given)
+
+    @property
+    def objective(self):
+        """The objective in these coordinates."""
+        return self.turned.objective
+
+    @cached_property
+    def query_features(self):
+        """Queries in these coordinates."""
+        return self.turned.turn(self.given_queries)
+
+    @cached_property
+    def refits(self):
+        """Newton steps from the model that was fitted on all rows."""
+        objective, features = self.objective, self.objective.features
+        identity = np.eye(objective.training_outputs.shape[1])
         identity = np.broadcast_to(identity, (features.shape[0], *identity.shape))
-        self.n_intercepts = len(self.objective.intercepts)
-        squares = self.objective.pullback(_squared(features), identity)
-        self.refits = Refit(
-            self.objective,
-            self.objective.jacobian_rows(features),
+        squares = objective.pullback(_squared(features), identity)
+        return Refit(
+            objective,
+            objective.jacobian_rows(features),
             DiagonalPreconditioner(squares),
-            self.objective.penalty,
-            balance=-self.objective.penalty * self.objective.theta,
+            objective.penalty,
+            balance=-objective.penalty * objective.theta,
         )
 
     def blocks(self, index):
         """Positions of subsets, in blocks that are refitted together."""
-        n_train, k = self.objective.training_outputs.shape
+        n_train, k = self.given.training_outputs.shape
         # Outputs, their derivatives and the vectors of conjugate gradients.
-        columns = 12 * n_train * (k + 1) + 12 * len(self.objective.theta)
-        fit_bytes = 8 * (columns + 4 * self.query_features.shape[0] * k)
+        columns = 12 * n_train * (k + 1) + 12 * len(self.given.theta)
+        fit_bytes = 8 * (columns + 4 * self.given_queries.shape[0] * k)
         fitting = batches(BLOCK, fit_bytes)[0].stop
         return [index[part] for part in batches(len(index), fit_bytes, fitting)]
 

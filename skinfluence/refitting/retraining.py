@@ -9,10 +9,12 @@ from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight
 
 from skinfluence._utils.arrays import booleans, require_shape
+from skinfluence._utils.parallel import results
+from skinfluence._utils.progress import reporting
+from skinfluence._utils.shared import Shared
 from skinfluence._utils.sklearn_private import Interval, validate_params
 from skinfluence._utils.warnings import warn_user
 from skinfluence.models import FittedModel, fit_arguments
@@ -38,6 +40,7 @@ from skinfluence.refitting.random_subsets import draw_subsets
         "tol": [Interval(Real, 0, None, closed="neither")],
         "memory": "no_validation",
         "n_jobs": [None, Integral],
+        "verbose": ["verbose"],
     },
     prefer_skip_nested_validation=True,
 )
@@ -56,6 +59,7 @@ def retrain_on_subsets(
     tol=1e-8,
     memory=None,
     n_jobs=None,
+    verbose=0,
 ):
     r"""Refit a model on random subsets of its training rows and record the queries' losses.
 
@@ -106,6 +110,9 @@ def retrain_on_subsets(
         give one that you trust.
     n_jobs : int, default=None
         Number of refits that run at once, by joblib.
+    verbose : int, default=0
+        Above 0, progress is shown, by a bar where tqdm is installed, else by lines; the lines
+        also go to the logger "skinfluence".
 
     Returns
     -------
@@ -174,7 +181,8 @@ def retrain_on_subsets(
     retraining = Retraining.of(fitted_model, X_query, y_query)
     if subsets is None:
         subsets = retraining.draw(n_subsets, share, random_state)
-    losses, converged = retraining.losses(subsets, tol=tol, memory=memory, n_jobs=n_jobs)
+    with reporting(verbose):
+        losses, converged = retraining.losses(subsets, tol=tol, memory=memory, n_jobs=n_jobs)
     return Bunch(subsets=np.asarray(subsets), losses=losses, converged=converged)
 
 
@@ -196,6 +204,7 @@ class Retraining:
     @classmethod
     def of(cls, fitted_model, X_query, y_query):
         """Check the queries, given before all steps of the model."""
+        fitted_model = fitted_model.gathered()
         return cls(fitted_model, Queries.of(fitted_model, X_query, y_query))
 
     @property
@@ -324,34 +333,53 @@ class Retraining:
             closed = ClosedForm(self.objective, self.queries.features, self.queries.y, tol)
             blocks = closed.blocks(index[exact])
             # Products release Python's lock, and threads share the data.
-            yield from _as_they_end(closed.refit, subsets, blocks, n_jobs=n_jobs, prefer="threads")
-        yield from _as_they_end(self._refit_of_clone, subsets, index[~exact, None], n_jobs=n_jobs)
+            threads = {"n_jobs": n_jobs, "prefer": "threads"}
+            yield from _as_they_end(closed, subsets, blocks, "blocks of refits", **threads)
+        clones = _Clones(self.fitted_model, self.model, self.queries, self.objective is not None)
+        yield from _as_they_end(clones, subsets, index[~exact, None], "refits", n_jobs=n_jobs)
 
-    def _refit_of_clone(self, subsets):
+
+class _Clones:
+    """Refits of any model: a clone is fitted on the rows of a subset.
+
+    Parameters
+    ----------
+    fitted_model : FittedModel
+        The fitted model with its training data.
+    model : estimator
+        The model to clone, without wrappers.
+    queries : Queries
+        Queries whose losses are wanted.
+    is_known : bool
+        Whether the objective of the model is known.
+    """
+
+    def __init__(self, fitted_model, model, queries, is_known):
+        self.features, self.y = fitted_model.features, fitted_model.y
+        self.sample_weight = fitted_model.sample_weight
+        self.model, self.queries, self.is_known = model, queries, is_known
+
+    def refit(self, subsets):
+        """Losses of the queries under the refit on one subset, (1, n_queries + 1)."""
         (subset,) = subsets
-        fitted = self.fitted_model
-        X, y, weight = fitted.features[subset], fitted.y[subset], fitted.sample_weight[subset]
-        given = None if (fitted.sample_weight == 1).all() else weight
+        X, y, weight = self.features[subset], self.y[subset], self.sample_weight[subset]
+        given = None if (self.sample_weight == 1).all() else weight
         model = clone(self.model).fit(X, y, **fit_arguments(self.model, given))
         known = None
-        if self.objective is not None:
+        if self.is_known:
             known = FittedModel(model, model, X, y, weight).known_objective
         return np.append(self.queries.losses_under(model, known), 0.0)[None]
 
 
-def _as_they_end(refit, subsets, blocks, **settings):
-    """Blocks of positions and the results of `refit` for their subsets, in the order they end."""
-    tasks = (delayed(_numbered)(refit, block, subsets[block]) for block in blocks)
-    try:
-        run = Parallel(return_as="generator_unordered", **settings)
-    except ValueError:
-        # Backends of process pools return all results at once.
-        run = Parallel(**settings)
-    return run(tasks)
+def _as_they_end(refits, subsets, blocks, what, **settings):
+    """Blocks of positions and the losses for their subsets, in the order they end."""
+    shared = Shared(refits)
+    tasks = [(shared, block, subsets[block]) for block in blocks]
+    return results(_refit, tasks, what, in_order=False, **settings)
 
 
-def _numbered(refit, block, subsets):
-    return block, refit(subsets)
+def _refit(shared, block, subsets):
+    return block, shared.value.refit(subsets)
 
 
 def _require_weight(totals):

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from skinfluence._utils.batching import batches
+from skinfluence._utils.progress import track
 
 # Slices of this many bytes and rows keep a product busy while they stay in the cache.
 CACHE_BYTES = 2**23
@@ -236,7 +237,8 @@ class Rows(ABC):
         return map(_written, self._parts())
 
     def _parts(self):
-        return (self[batch] for batch in self.batches(cached=True))
+        parts = self.batches(cached=True)
+        return (self[batch] for batch in track(parts, "batches of rows"))
 
 
 def _written(rows):

@@ -19,6 +19,7 @@ from skinfluence._utils.sklearn_private import (
     _num_samples,
     _routing_enabled,
 )
+from skinfluence._utils.validation import check_model
 from skinfluence.estimators._exact import ExactInfluence
 from skinfluence.models import fit_arguments
 from skinfluence.selection._selector import MemorizationSelector
@@ -112,7 +113,7 @@ class FilteredEstimator(VersionedMixin, MetaEstimatorMixin, BaseEstimator):
     """
 
     _parameter_constraints: dict = {
-        "estimator": [HasMethods("fit")],
+        "estimator": "no_validation",
         "selector": [HasMethods(["fit_resample", "get_support"]), None],
         "use_selector_weight": [StrOptions({"auto"}), "boolean"],
         "rounds": [Interval(Integral, 1, None, closed="left")],
@@ -150,6 +151,7 @@ class FilteredEstimator(VersionedMixin, MetaEstimatorMixin, BaseEstimator):
             If the estimator takes no ``sample_weight``, and ``use_selector_weight=True`` or
             ``rounds > 1`` needs it.
         """
+        check_model(self.estimator)
         X, y = indexable(X, y)
         params = {name: value for name, value in params.items() if value is not None}
         for_selector, for_estimator = self._route_fit(params)

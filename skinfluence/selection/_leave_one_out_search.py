@@ -11,13 +11,12 @@ from sklearn.utils import get_tags, indexable
 
 from skinfluence._utils.persistence import VersionedMixin
 from skinfluence._utils.sklearn_private import (
-    HasMethods,
     Interval,
     StrOptions,
     _fit_context,
     _num_samples,
 )
-from skinfluence._utils.validation import check_weights
+from skinfluence._utils.validation import check_model, check_weights
 from skinfluence.diagnostics import leave_one_out_score
 from skinfluence.estimators._exact import ExactInfluence
 from skinfluence.models import fit_arguments
@@ -109,7 +108,7 @@ class LeaveOneOutSearch(VersionedMixin, GridSearchCV):
     """
 
     _parameter_constraints: dict = {
-        "estimator": [HasMethods("fit")],
+        "estimator": "no_validation",
         "param_grid": [dict, list],
         "scoring": [StrOptions(set(get_scorer_names())), callable, None],
         "refine": [StrOptions({"auto"}), "boolean", Interval(Integral, 0, None, closed="left")],
@@ -177,6 +176,7 @@ class LeaveOneOutSearch(VersionedMixin, GridSearchCV):
         NumericalWarning
             Counts the rows that are not known to have reached the minimum without them.
         """
+        check_model(self.estimator)
         X, y, groups = indexable(X, y, groups)
         weight = None if sample_weight is None else check_weights(sample_weight, X)
         score = _LeaveOneOutScore(self.scoring, weight, groups, self.refine)

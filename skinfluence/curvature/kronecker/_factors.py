@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
+from skinfluence._utils.progress import track
 from skinfluence.curvature.kronecker._tokens import token_moments
 from skinfluence.rows import KroneckerRows, SharedRows
 
@@ -20,7 +21,8 @@ def block_batches(rows):
     if not len(rows):
         return
     sample_bytes = 8 * rows[:1].n_stored
-    for batch in batches(rows.n_samples, sample_bytes, at_most=FACTOR_BYTES):
+    parts = batches(rows.n_samples, sample_bytes, at_most=FACTOR_BYTES)
+    for batch in track(parts, "batches of rows"):
         yield batch, rows[batch].blocks
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from skinfluence._utils.progress import tell
 from skinfluence.curvature.sketched._projection import Projection
 from skinfluence.curvature.sketched._rank import is_injective
 
@@ -41,6 +42,7 @@ class Projections:
     def __getitem__(self, m_A):
         plan, c = self.plan, self.plan.layer_shape[0]
         if self.tried_sizes[-1:] != (c * m_A,):
+            tell(f"trying a sketch of {c * m_A} numbers for each row")
             features = self._leading(m_A) if plan.draws_basis else None
             self._last = Projection(plan, plan.sketch(m_A, c, features))
             self.tried_sizes += (c * m_A,)

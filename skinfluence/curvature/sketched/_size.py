@@ -4,6 +4,7 @@ from numbers import Integral
 
 import numpy as np
 
+from skinfluence._utils.progress import tell
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature.sketched._added_ridge import exact_effective_dimension
 from skinfluence.curvature.sketched._basis_size import Projections, smallest_basis
@@ -174,6 +175,7 @@ def by_certificate(plan, eps, relative_error):
     cheapest = min(plan.factor_rows.shape)
     sizes = [m for m in _sizes(plan) if c * m + plan.n_unsketched < cheapest]
     for k, m_A in enumerate(sizes):
+        tell(f"trying a sketch of {c * m_A} numbers for each row")
         projection = Projection(plan, plan.sketch(m_A, c))
         projection.tried_sizes = tuple(c * m for m in sizes[: k + 1])
         if relative_error(projection) <= eps:

@@ -10,8 +10,8 @@ from skinfluence.inspection._removal_curve import RemovalCurveDisplay
 
 DPI, SIZE = 110, (6.4, 4.4)
 
-# Share of the training rows up to which the curve drops rows.
-SHARE = 0.2
+# Share of the training rows up to which the curve drops rows, in so many steps.
+SHARE, N_STEPS = 0.2, 5
 
 
 def figures(evidence, k):
@@ -38,7 +38,13 @@ def figures(evidence, k):
         ),
         "Score of the validation rows after dropping training rows": lambda ax: (
             RemovalCurveDisplay.from_estimator(
-                evidence.estimator, evidence.X, evidence.y, share=SHARE, n_random=1, ax=ax
+                evidence.estimator,
+                evidence.X,
+                evidence.y,
+                share=SHARE,
+                n_steps=N_STEPS,
+                n_random=1,
+                ax=ax,
             )
         ),
         "Residual and leverage of the training rows": lambda ax: DiagnosticsDisplay.from_frame(

@@ -54,7 +54,7 @@ class SquaredLoss(RegressionLoss):
 class SquaredEpsilonInsensitive(RegressionLoss):
     """``max(0, |y - z| - epsilon)^2`` with the generalised Hessian, 2 outside the tube."""
 
-    epsilon: float = 0.0
+    epsilon: float
 
     def value(self, z, y):
         return self._total(np.maximum(0, np.abs(y - z) - self.epsilon) ** 2)
@@ -70,7 +70,7 @@ class SquaredEpsilonInsensitive(RegressionLoss):
 class FixedHuber(RegressionLoss):
     """``(y - z)^2 / 2`` up to ``epsilon``, then linear: the Huber loss of SGDRegressor."""
 
-    epsilon: float = 0.1
+    epsilon: float
 
     def value(self, z, y):
         size = np.abs(y - z)
@@ -92,7 +92,7 @@ class ConcomitantHuber(RegressionLoss):
     of HuberRegressor, in which the scale is a parameter. Jointly convex.
     """
 
-    epsilon: float = 1.35
+    epsilon: float
     separable = False
 
     def _ratio(self, z, y):

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 
 import numpy as np
 from torch import nn
@@ -10,6 +11,9 @@ from torch import nn
 from skinfluence.models.losses import LogisticLoss, Loss, SoftmaxScores, SquaredLoss
 from skinfluence.models.torch._cross_entropy import CrossEntropy
 from skinfluence.models.torch._losses import CallableLoss, ReturnedLoss
+
+# Of more classes, such as the tokens of a vocabulary, no matrix of classes is made.
+MAX_DENSE_CLASSES = 1000
 
 NAMES = {"cross_entropy", "binary_cross_entropy", "mse", "returned"}
 
@@ -63,10 +67,12 @@ def read_criterion(loss, y, n_outputs):
     Raises
     ------
     TypeError
-        If a loss module does not take the mean.
+        If a loss module does not take the mean, or takes more than outputs and targets; if the
+        loss is a class.
     ValueError
         If the targets or the number of outputs do not fit the loss.
     """
+    _check_takes_two(loss)
     if loss == "cross_entropy" or isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
         return _cross_entropy(
             nn.CrossEntropyLoss() if isinstance(loss, str) else loss, y, n_outputs
@@ -87,6 +93,24 @@ def read_criterion(loss, y, n_outputs):
         _check_mean(loss)
         return Criterion(CallableLoss(_per_sample(loss), y.dtype, y.ndim))
     return Criterion(CallableLoss(loss, y.dtype, y.ndim))
+
+
+def _check_takes_two(loss):
+    if isinstance(loss, type):
+        raise TypeError(
+            f"loss is the class {loss.__name__}. Expected an object of it, {loss.__name__}(), a "
+            f"name ({', '.join(sorted(NAMES))}), or a function (outputs, targets) that returns "
+            "the loss of each sample."
+        )
+    if isinstance(loss, nn.modules.loss._Loss):
+        parameters = signature(loss.forward).parameters.values()
+        needed = [p.name for p in parameters if p.default is p.empty]
+        if len(needed) != 2:
+            raise TypeError(
+                f"{type(loss).__name__} takes {', '.join(needed)}. Expected a loss of outputs and "
+                "targets; let the module return its own loss and use loss='returned', or give a "
+                "function (outputs, targets) that returns the loss of each sample."
+            )
 
 
 def _check_mean(criterion):
@@ -123,6 +147,7 @@ def _cross_entropy(criterion, y, n_outputs):
     own = CrossEntropy(n_classes, weight, smoothing, ignored)
     codes = y.reshape(len(y), -1)
     is_plain = n_positions == 1 and not smoothing and not (codes == ignored).any()
+    is_plain = is_plain and n_classes <= MAX_DENSE_CLASSES
     loss = SoftmaxScores(n_classes) if is_plain else own
     row_weight = None if is_plain and weight is None else own.row_weight(codes)
     return Criterion(loss, np.arange(n_classes), row_weight)

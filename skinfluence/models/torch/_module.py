@@ -8,12 +8,13 @@ from torch import nn
 
 from skinfluence.models.torch._attention import split_attention
 from skinfluence.models.torch._bag import split_bags
+from skinfluence.models.torch._recurrent import split_recurrent
 
 HALF = (torch.float16, torch.bfloat16)
 
 
 def working_copy(module):
-    """A copy in eval mode, in single precision at least, with attention as separate layers.
+    """A copy in eval mode, in single precision at least, where linear parts are layers.
 
     Parameters
     ----------
@@ -40,11 +41,11 @@ def working_copy(module):
             "The module is on the meta device, so its parameters have no values. Load them: "
             "module.to_empty(device='cpu'), then load_state_dict."
         )
-    twin = copy.deepcopy(module).eval()
+    twin = _uncompiled(copy.deepcopy(module)).eval()
     if any(value.dtype in HALF for value in twin.parameters()):
         # Every half precision number is a single precision number too.
         twin = twin.float()
-    return split_bags(split_attention(twin))
+    return split_recurrent(split_bags(split_attention(twin)))
 
 
 def unwrapped(module):
@@ -57,6 +58,25 @@ def unwrapped(module):
             module = module._orig_mod
         else:
             return module
+
+
+def _uncompiled(module):
+    """A copied module with its compiled parts as they were: graphs call no hooks.
+
+    A compiled ``forward`` would even run the module that was copied.
+    """
+    for child in list(module.modules()):
+        for name, inner in list(child.named_children()):
+            setattr(child, name, unwrapped(inner))
+        if hasattr(vars(child).get("forward"), "_torchdynamo_orig_callable"):
+            # What remains is the method of its class.
+            del child.forward
+    return module
+
+
+def plain_name(name):
+    """Name of a parameter without the wrappers that `working_copy` takes off."""
+    return name.replace("_orig_mod.", "")
 
 
 def chosen_parameters(module, include=None, exclude=None):

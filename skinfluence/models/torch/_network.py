@@ -137,8 +137,8 @@ class Network:
 
     # Rows.
 
-    def rows(self, features, vectors, *, summed=False):
-        """Blocks of rows ``J_i' v_ij`` for vectors (n, s, k), in the order of `names`.
+    def rows(self, features, vectors, *, weight=None, summed=False):
+        """Blocks of rows ``w_i J_i' v_ij`` for vectors (n, s, k), in the order of `names`.
 
         With ``summed``, rows of shared layers are sums over their positions where these have fewer
         numbers than the factors.
@@ -146,7 +146,8 @@ class Network:
         n, s = vectors.shape[:2]
         whole = None
         for samples in gen_batches(n, self._together(s)) if n else []:
-            found = self.factors(features[samples], vectors[samples])
+            part = weighted_vectors(vectors, weight, samples)
+            found = self.factors(features[samples], part)
             found = self._summed(found) if summed else found
             arrays = [tuple(map(to_array, tensors)) for tensors in found]
             whole = _written(arrays, samples, n, whole)
@@ -323,6 +324,12 @@ def _differentiable_attention():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def weighted_vectors(vectors, weight, samples):
+    """Vectors (n, s, k) of some samples, multiplied by their weights where there are any."""
+    vectors = np.asarray(vectors[samples])
+    return vectors if weight is None else vectors * weight[samples, None, None]
 
 
 def _written(blocks, samples, n, whole):

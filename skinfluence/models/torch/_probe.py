@@ -60,6 +60,7 @@ def probe(network, features):
         network.precision = _lowest_precision(network, x)
         k = _checked_outputs(network, x)
         vectors = network.tensor(generator.standard_normal((len(x), 2, k)))
+        _check_depends(network, features)
         expected = network.by_loop(list(network.selected), x, vectors)
         _keep_right_layers(network, x, vectors, expected)
         for (part,) in network.in_chunks(features):
@@ -108,6 +109,23 @@ def _checked_outputs(network, x):
             "such as BatchNorm with track_running_stats=True."
         )
     return together.shape[1]
+
+
+def _check_depends(network, features):
+    """Raise a ValueError if autograd finds no way from the outputs to the parameters."""
+    chosen = list(network.selected.values())
+    for (part,) in network.in_chunks(features):
+        outputs = network(network.inputs(part)).sum()
+        if outputs.requires_grad:
+            gradients = torch.autograd.grad(outputs, chosen, allow_unused=True)
+            if any(gradient is not None for gradient in gradients):
+                return
+    raise ValueError(
+        "The outputs of the module have no gradient by the parameters under study "
+        f"({', '.join(network.selected)}). Choose others with parameters=, or give a module that "
+        "autograd can follow: not under torch.no_grad, without detach, with checkpoints by "
+        "use_reentrant=False, and no forward that was replaced by a function of another module."
+    )
 
 
 def _keep_right_layers(network, x, vectors, expected):

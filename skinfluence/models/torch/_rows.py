@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from skinfluence.models.torch._network import to_array
+from skinfluence.models.torch._network import to_array, weighted_vectors
 from skinfluence.rows import BlockRows
 
 
@@ -20,7 +20,7 @@ class ModuleRows(BlockRows):
         The module.
     features : array of shape (n_samples, ...)
         Samples.
-    vectors : ndarray of shape (n_samples, rows_per_sample, k)
+    vectors : ndarray or OutputVectors of shape (n_samples, rows_per_sample, k)
         Vectors by which the Jacobian of the outputs is multiplied.
     weight : ndarray of shape (n_samples,), default=None
         Factors of the rows of each sample, in double precision.
@@ -41,13 +41,9 @@ class ModuleRows(BlockRows):
     @cached_property
     def blocks(self):
         """The blocks of columns, factored."""
-        vectors = self._weighted_vectors(slice(None))
-        rows = BlockRows(self.network.rows(self.features, vectors, summed=self.is_summed))
+        settings = {"weight": self.weight, "summed": self.is_summed}
+        rows = BlockRows(self.network.rows(self.features, self.vectors, **settings))
         return (rows if self.scale is None else rows.rescaled(self.scale)).blocks
-
-    def _weighted_vectors(self, samples):
-        vectors = self.vectors[samples]
-        return vectors if self.weight is None else vectors * self.weight[samples, None, None]
 
     @property
     def n_samples(self):
@@ -70,7 +66,8 @@ class ModuleRows(BlockRows):
     def pieces(self):
         scale = None if self.scale is None else self.network.tensor(self.scale)
         for batch in self.batches(cached=True):
-            rows = self.network.gradients(self.features[batch], self._weighted_vectors(batch))
+            vectors = weighted_vectors(self.vectors, self.weight, batch)
+            rows = self.network.gradients(self.features[batch], vectors)
             rows = rows if scale is None else rows * scale
             yield to_array(rows) if self.device is None else rows
 
@@ -93,10 +90,11 @@ class ModuleRows(BlockRows):
 
     def picked(self, index):
         samples, place = np.divmod(index, self.rows_per_sample)
+        vectors = np.asarray(self.vectors[samples])[np.arange(len(index)), place]
         return self._changed(
             lambda block: block.picked(index),
             features=self.features[samples],
-            vectors=self.vectors[samples, place][:, None],
+            vectors=vectors[:, None],
             weight=None if self.weight is None else self.weight[samples],
         )
 

@@ -10,6 +10,7 @@ from skinfluence.models.heads import head
 from skinfluence.models.registry import objective
 from skinfluence.models.torch._criteria import read_criterion
 from skinfluence.models.torch._head import find_layer
+from skinfluence.models.torch._module import plain_name, unwrapped
 from skinfluence.models.torch._network import Network
 from skinfluence.models.torch._objective import TorchObjective
 from skinfluence.models.weighting import Weighting
@@ -31,7 +32,7 @@ def _objective(net, X, y, sample_weight, parameters=None):
     """Objective of the parameters with these names, by default of all parameters."""
     _warn_of_rows_held_out(net)
     network = Network(net.module_, X, parameters, transform=_transform(net))
-    criterion = read_criterion(net.criterion_, np.asarray(y), network.n_outputs(X))
+    criterion = read_criterion(unwrapped(net.criterion_), np.asarray(y), network.n_outputs(X))
     return TorchObjective(
         network=network,
         l2=_weight_decay(net, network),
@@ -45,7 +46,7 @@ def _objective(net, X, y, sample_weight, parameters=None):
 
 def _transform(net):
     """Function that skorch applies to the outputs before the criterion."""
-    if isinstance(net, NeuralNetClassifier) and isinstance(net.criterion_, nn.NLLLoss):
+    if isinstance(net, NeuralNetClassifier) and isinstance(unwrapped(net.criterion_), nn.NLLLoss):
         # The outputs are probabilities; their logarithms are scores of a softmax.
         return _logarithm
     return None
@@ -61,7 +62,7 @@ def _weight_decay(net, network):
     decay = {}
     for group in optimiser.param_groups:
         decay |= dict.fromkeys(map(id, group["params"]), group.get("weight_decay", 0.0))
-    named = dict(net.module_.named_parameters())
+    named = {plain_name(name): value for name, value in net.module_.named_parameters()}
     sizes = [value.numel() for value in network.selected.values()]
     values = [decay.get(id(named[name]), 0.0) for name in network.selected]
     if isinstance(optimiser, torch.optim.AdamW) and any(values):

@@ -1,0 +1,144 @@
+"""One pass over the training rows for many queries: training rows outside, queries inside."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from skinfluence._utils.arrays import SORT_KEYS, largest
+from skinfluence._utils.batching import Schedule, batches
+from skinfluence.rows import Rows
+
+# A tile of scores of this many bytes is still in the cache when its numbers are compared.
+TILE_BYTES = 2**22
+
+
+@dataclass
+class TrainingPass:
+    """Inner products of the solutions of some queries with all training rows.
+
+    Every training row is made once, whatever the number of queries.
+
+    Parameters
+    ----------
+    solved : Rows
+        Solutions, one row for each query.
+    rows : Rows
+        Training rows.
+    schedule : Schedule
+        Divides training rows into batches and threads.
+    """
+
+    solved: Rows
+    rows: Rows
+    schedule: Schedule
+
+    def fill(self, out):
+        """Write the products into ``out`` (n_queries, n_train)."""
+        parts = [part for span in self._spans() for part in self._parts(span)]
+        self.schedule.run(lambda part: self._write(self.rows[part], out[:, part]), parts)
+
+    def ranking(self, k, by):
+        """The k products of each query that come first, and the training rows.
+
+        Parameters
+        ----------
+        k : int
+            How many of each query.
+        by : {"harmful", "helpful", "absolute"}
+            Largest, smallest or largest absolute product first.
+
+        Returns
+        -------
+        indices, values : ndarray of shape (n_queries, k)
+            Training rows, of equal products the first ones first, and the products.
+        """
+        found = {}
+
+        def search(span):
+            leaders = found[span.start] = _Leaders(len(self.solved), k, SORT_KEYS[by])
+            for part in self._parts(span):
+                rows = self.rows[part]
+                for tile, products in self._tiles(rows, k):
+                    leaders.compare(products, part.start + tile.start)
+
+        self.schedule.run(search, self._spans())
+        first, *others = (found[start] for start in sorted(found))
+        return first.joined(others)
+
+    def _spans(self):
+        """Slices of training rows, one for each thread."""
+        share = -(-len(self.rows) // self.schedule.n_threads)
+        return batches(len(self.rows), 0, share)
+
+    def _parts(self, span):
+        """Slices of a slice of training rows that fit into the working memory."""
+        # Rows may be read in pieces of several sizes.
+        fitting = self.rows.parts(len(self.solved), self.schedule.batch_size)
+        parts = [slice(max(p.start, span.start), min(p.stop, span.stop)) for p in fitting]
+        return [part for part in parts if part.start < part.stop]
+
+    def _tiles(self, rows, k):
+        """Slices of rows and the products with them, all in the same memory."""
+        n_queries = len(self.solved)
+        # Fewer rows than are looked for would be compared with these again and again.
+        size = min(len(rows), max(k, TILE_BYTES // (8 * n_queries)))
+        memory = np.empty(n_queries * size)
+        for tile in batches(len(rows), 0, size):
+            n_rows = tile.stop - tile.start
+            products = memory[: n_queries * n_rows].reshape(n_queries, n_rows)
+            self._write(rows[tile], products)
+            yield tile, products
+
+    def _write(self, rows, out):
+        self.solved.inner(rows, out=out)
+
+
+class _Leaders:
+    """The k numbers of each query with the largest keys so far, largest first."""
+
+    def __init__(self, n_queries, k, key):
+        self.key = key
+        self.keys = np.full((n_queries, k), -np.inf)
+        self.values = np.zeros((n_queries, k))
+        self.indices = np.zeros((n_queries, k), dtype=np.intp)
+
+    def compare(self, values, start):
+        """Let numbers (n_queries, n_rows) of the training rows from ``start`` on take places."""
+        keys = self.key(values)
+        query, place = self._candidates(keys)
+        self._take(query, keys[query, place], values[query, place], place + start)
+
+    def _candidates(self, keys):
+        """Queries and places of the numbers that may come before the last leaders."""
+        n_queries, k = self.keys.shape
+        if np.isneginf(self.keys[:, 0]).all() and keys.shape[1] > k:
+            return np.repeat(np.arange(n_queries), k), largest(keys, k).ravel()
+        last = self.keys[:, -1]
+        # Most queries have no such number here.
+        rows = np.flatnonzero(keys.max(axis=1) > last)
+        query, place = np.divmod(np.flatnonzero(keys[rows] > last[rows, None]), keys.shape[1])
+        return rows[query], place
+
+    def joined(self, others):
+        """Indices and values of the leaders of these rows and of later ones, (n_queries, k)."""
+        n_queries, k = self.keys.shape
+        for other in others:
+            query = np.repeat(np.arange(n_queries), k)
+            self._take(query, other.keys.ravel(), other.values.ravel(), other.indices.ravel())
+        return self.indices, self.values
+
+    def _take(self, query, keys, values, indices):
+        """Let numbers of some queries take places among their leaders."""
+        if not len(query):
+            return
+        rows, k = np.unique(query), self.keys.shape[1]
+        query = np.concatenate([np.repeat(rows, k), query])
+        found = [
+            np.concatenate([mine[rows].ravel(), new])
+            for mine, new in ((self.keys, keys), (self.values, values), (self.indices, indices))
+        ]
+        # Of equal keys, the leaders before the new ones.
+        order = np.lexsort((-found[0], query))
+        first = np.searchsorted(query[order], rows)
+        kept = order[first[:, None] + np.arange(k)]
+        self.keys[rows], self.values[rows], self.indices[rows] = (part[kept] for part in found)
