@@ -135,14 +135,23 @@ def matched_damping(objective, kind, curvature, space, damping):
         1e-2 * np.linalg.norm(sums, axis=1),
         max_iter=N_ITERATIONS,
     )
-    moved = factor_rows.dotted_by(full)
-    tried = damping * MULTIPLES
-    correlations = [_correlation(factor_rows.dotted_by(solve(sums, d)), moved) for d in tried]
+    moved, tried = factor_rows.dotted_by(_single(full)), damping * MULTIPLES
+    correlations = [
+        _correlation(factor_rows.dotted_by(_single(solve(sums, d))), moved) for d in tried
+    ]
     return float(tried[np.argmax(correlations)])
 
 
 def _correlation(left, right):
     return np.sum(left * right) / np.sqrt(np.sum(left**2) * np.sum(right**2))
+
+
+def _single(vectors):
+    """Vectors in single precision, which is enough for the two digits of a damping.
+
+    Products with rows that have it too then take half the time.
+    """
+    return vectors.astype(np.float32)
 
 
 def _full_curvature(objective, kind):
@@ -157,4 +166,8 @@ def _full_curvature(objective, kind):
         weight[chosen] = objective.weight[chosen]
         objective = objective.restricted(weight)
     factor_rows = objective.factor_rows(kind).summed()
-    return lambda vectors: factor_rows.gram_product(vectors) + penalty * vectors, factor_rows
+
+    def multiply(vectors):
+        return factor_rows.gram_product(_single(vectors)) + penalty * vectors
+
+    return multiply, factor_rows
