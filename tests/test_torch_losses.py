@@ -155,7 +155,8 @@ def test_sampled_rows_have_the_curvature_as_their_mean(name):
     loss, random_state = result.loss, np.random.RandomState(0)
     known = result.training_outputs, result.targets
     many = [np.repeat(array, 20_000, axis=0) for array in known]
-    rows = loss.sampled_factor(*many, random_state)[:, 0].reshape(2, 20_000, -1)
+    draws = loss.draws(40_000, n_outputs, random_state)
+    rows = loss.sampled_factor(*many, draws)[:, 0].reshape(2, 20_000, -1)
     mean = np.einsum("nsa,nsb->nab", rows, rows) / 20_000
     assert_close(mean, result.output_curvature("ggn"), 0.05)
 

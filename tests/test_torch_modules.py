@@ -185,6 +185,37 @@ def convolution(*layers):
     return nn.Sequential(nn.Unflatten(1, (2, 2, 3)), *layers, nn.Flatten(), nn.LazyLinear(3))
 
 
+class Steps(nn.Module):
+    """A recurrent layer over three steps, and a head on its outputs and its last state."""
+
+    def __init__(self, cls, **settings):
+        super().__init__()
+        self.steps = cls(4, 3, **settings)
+        self.head = nn.LazyLinear(3)
+
+    def forward(self, x):
+        h = x.reshape(len(x), 3, 4)
+        first = self.steps.batch_first
+        outputs, last = self.steps(h if first else h.transpose(0, 1))
+        outputs = outputs if first else outputs.transpose(0, 1)
+        last = torch.cat(last, dim=-1) if isinstance(last, tuple) else last
+        return self.head(torch.cat([outputs.flatten(1), last.transpose(0, 1).flatten(1)], 1))
+
+
+class Cells(nn.Module):
+    """A cell that is called for each step, with a state that is learned."""
+
+    def __init__(self, cls, **settings):
+        super().__init__()
+        self.cell, self.head = cls(4, 3, **settings), nn.Linear(3, 3)
+
+    def forward(self, x):
+        state = None
+        for step in x.reshape(len(x), 3, 4).unbind(1):
+            state = self.cell(step, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
 def flat_positions(first):
     """Positions and samples in one axis, as some models flatten them."""
 
@@ -243,6 +274,18 @@ CASES = {
     ),
     "encoder": (lambda: Encoder(True), 12, [S] * 6 + [K] + [D] * 4),
     "encoder, positions first": (lambda: Encoder(False), 12, [S] * 6 + [K] + [D] * 4),
+    "LSTM": (lambda: Steps(nn.LSTM, batch_first=True), 12, [S, S, K]),
+    "LSTM, all settings": (
+        lambda: Steps(nn.LSTM, num_layers=2, bidirectional=True, proj_size=2),
+        12,
+        [S] * 12 + [K],
+    ),
+    "GRU": (lambda: Steps(nn.GRU, num_layers=2, bidirectional=True), 12, [S] * 8 + [K]),
+    "RNN": (lambda: Steps(nn.RNN, bias=False, batch_first=True), 12, [S, S, K]),
+    "RNN of ReLU": (lambda: Steps(nn.RNN, nonlinearity="relu"), 12, [S, S, K]),
+    "LSTM cell": (lambda: Cells(nn.LSTMCell), 12, [S, S, K]),
+    "GRU cell": (lambda: Cells(nn.GRUCell), 12, [S, S, K]),
+    "RNN cell": (lambda: Cells(nn.RNNCell, bias=False), 12, [S, S, K]),
     "flat": (lambda: flat_positions(False), 12, [S, K]),
     "flat, positions first": (lambda: flat_positions(True), 12, [S, K]),
     "places": (lambda: positional(lambda w, p, x: w(x) + p(every_place(x))), (7, 5), [T, T, K]),
@@ -323,6 +366,7 @@ def problem(name, seed=0):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_influence_is_that_of_the_dense_reference(name, global_random_seed):
     module, X, y, kinds = problem(name, global_random_seed)
     influence = exact(module, X, y)
@@ -333,7 +377,7 @@ def test_influence_is_that_of_the_dense_reference(name, global_random_seed):
     assert_close(influence.influence(X[:5], y[:5]), expected, 1e-9)
 
 
-@pytest.mark.parametrize("name", ["attention", "encoder", "depthwise"])
+@pytest.mark.parametrize("name", ["attention", "encoder", "depthwise", "GRU"])
 def test_single_precision_and_copies_keep_the_factors(name):
     module, X, y, kinds = problem(name)
     influence = exact(copy.deepcopy(module).float(), X, y)
@@ -343,6 +387,36 @@ def test_single_precision_and_copies_keep_the_factors(name):
         assert_close(fitted.influence(X[:5], y[:5]), expected, 1e-3)
     blocks = again.linearisation_.objective.training_gradient_rows().blocks
     assert [type(block) for block in blocks] == kinds
+
+
+@pytest.mark.parametrize("cls", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("first", [False, True])
+def test_recurrent_layers_take_a_state_and_a_single_sample(cls, first):
+    torch.manual_seed(0)
+    layer = cls(4, 3, num_layers=2, batch_first=first)
+
+    class Everything(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            h = x.reshape(len(x), 3, 4)
+            state = x[:, :6].reshape(len(x), 2, 3).transpose(0, 1)
+            alone = state[:, 0]
+            if cls is nn.LSTM:
+                state, alone = (state, state + 1), (alone, alone + 1)
+            outputs, last = self.layer(h if first else h.transpose(0, 1), state)
+            single, final = self.layer(h[0], alone)
+            last, final = (part[0] if cls is nn.LSTM else part for part in (last, final))
+            outputs = outputs if first else outputs.transpose(0, 1)
+            rest = single.sum() + final.sum()
+            return torch.cat([outputs.flatten(1), last.transpose(0, 1).flatten(1)], 1) + 0 * rest
+
+    module = Everything().double().eval()
+    X, _ = numbers(12)
+    model = TorchModel(module, loss="mse").fit(X, np.zeros((N, 15)))
+    assert_allclose(model.decision_function(X), module(as_tensor(X)).detach(), atol=1e-12)
 
 
 def test_attention_returns_its_weights():

@@ -87,9 +87,9 @@ def choose_solver(objective, curvature, solver, damping=0.0):
     """
     if solver != "auto":
         return solver
-    n_coordinates, n_factor_rows = len(objective.penalty), objective.features.shape[0]
+    n_coordinates, n_factor_rows = len(objective.penalty), objective.n_samples
     if curvature != "empirical_fisher":
-        n_factor_rows *= objective.training_outputs.shape[1]
+        n_factor_rows *= objective.n_outputs
     fewer = n_factor_rows < n_coordinates and n_factor_rows <= MAX_DENSE
     # The Gram solver divides by the ridge of the columns, and needs some columns with a ridge.
     has_ridge = damping > 0 or objective.penalty.any()

@@ -63,7 +63,7 @@ def parameter_names(fit):
     model, n_params = fit.fitted_model.model, fit.objective.n_params
     if not fit.fitted_model.objective.is_linear:
         return [f"parameter {i}" for i in range(n_params)]
-    names = _feature_names(fit.fitted_model)
+    names = feature_names(fit.fitted_model)
     linear = fit.fitted_model.objective
     n_outputs = len(linear.weights if linear.expand is None else linear.expand)
     rest = n_params - n_outputs * len(names)
@@ -76,7 +76,7 @@ def parameter_names(fit):
     return every + [f"{output}: intercept" for output in outputs][:rest]
 
 
-def _feature_names(fitted_model):
+def feature_names(fitted_model):
     """Names of the features of the final model, by the steps in front of it."""
     model, names = fitted_model.model, None
     default = [f"x{i}" for i in range(fitted_model.features.shape[1])]

@@ -54,7 +54,7 @@ class Head:
                 f"objective of the model, whose blocks are {', '.join(full.layers)}. Explain all "
                 "parameters, and do not share the head's with other layers."
             )
-        nothing = np.zeros((1, 1, full.training_outputs.shape[1]))
+        nothing = np.zeros((1, 1, full.n_outputs))
         sizes = [b.n_columns for b in full.pullback(full.features[:1], nothing).blocks]
         position = full.layers.index(self.layer)
         return sum(sizes[:position]) + np.arange(sizes[position])

@@ -109,7 +109,7 @@ class MLPObjective(NetworkObjective):
 
     def make_rows(self, features, vectors):
         inputs, _ = self._forward(features)
-        delta = vectors
+        delta = np.asarray(vectors)
         blocks = []
         for weight, h in zip(self.weights[::-1], inputs[::-1], strict=True):
             blocks.append(KroneckerRows(delta, h, delta))

@@ -5,10 +5,20 @@ from functools import partial
 
 import numpy as np
 
-from skinfluence._utils.batching import batches
+from skinfluence._utils.batching import batches, fits_in_memory
 from skinfluence._utils.bound import Bound
 from skinfluence.models.objectives import Objective
+from skinfluence.models.output_vectors import OutputVectors
 from skinfluence.rows._streamed import StreamedRows
+
+# Arrays of the size of the outputs that a loss takes to differentiate itself.
+N_COPIES = 4
+
+# With more outputs, products with the Gauss-Newton matrix are cheaper than one row for each.
+MANY_OUTPUTS = 512
+
+# Samples that are looked at together for any curvature of their losses.
+N_LOOKED_AT = 256
 
 
 class NetworkObjective(Objective):
@@ -54,8 +64,29 @@ class NetworkObjective(Objective):
     def _make_rows(self, features, vectors, samples):
         return self.make_rows(features[samples], vectors[samples])
 
-    def checked_factor(self, factor):
-        if factor.size and not factor.any():
+    def pulled_rows(self, vectors_of, features, *arrays):
+        n_samples, k = features.shape[0], self.n_outputs
+        if fits_in_memory(8 * N_COPIES * n_samples * k):
+            return super().pulled_rows(vectors_of, features, *arrays)
+        make = partial(self._vectors, vectors_of, features, arrays)
+        return self.pullback(features, OutputVectors(make, n_samples))
+
+    def _vectors(self, vectors_of, features, arrays, samples):
+        outputs = self.outputs(features[samples])
+        return vectors_of(outputs, *(array[samples] for array in arrays))
+
+    @property
+    def has_many_outputs(self):
+        return self.n_outputs > MANY_OUTPUTS
+
+    def check_curvature(self):
+        n_samples = self.features.shape[0]
+        few = min(N_LOOKED_AT, batches(N_LOOKED_AT, 8 * N_COPIES * self.n_outputs)[0].stop)
+        for batch in batches(n_samples, 0, few):
+            outputs = self.outputs(self.features[batch])
+            if self.loss.hessian_diagonal(outputs, self.targets[batch]).any():
+                return
+        if n_samples:
             raise ValueError(
                 "The loss has no curvature in the outputs of the module, so its Gauss-Newton "
                 "matrix is 0: scores would be products of gradients alone. So it is for a module "
@@ -63,7 +94,6 @@ class NetworkObjective(Objective):
                 "curvature='empirical_fisher', which KFACInfluence calls fisher='empirical'; or "
                 "let the module return logits and give the loss to TorchModel."
             )
-        return factor
 
     def describe_block(self, position):
         return self.layers[position]
@@ -77,6 +107,14 @@ class NetworkObjective(Objective):
                 "The Hessian of a network has negative eigenvalues, so it is no sum of outer "
                 "products of rows. Use curvature='ggn' or 'empirical_fisher', or "
                 "solver='direct' or 'cg' with enough damping."
+            )
+        k = self.n_outputs
+        if curvature == "ggn" and not fits_in_memory(8 * k**2):
+            raise ValueError(
+                f"The Gauss-Newton matrix has a row for each of the {k} outputs of a sample, and "
+                "those of one sample do not fit into the working memory. Use "
+                "KFACInfluence(fisher='sampled'), which draws labels, or 'empirical' in place of "
+                "'true' or 'ggn'."
             )
         return super().factor_rows(curvature)
 

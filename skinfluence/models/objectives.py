@@ -9,7 +9,7 @@ takes the Hessian of the mean objective, ``T`` over ``total_weight``, the sum of
 
 from abc import ABC, abstractmethod
 from copy import copy
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from sklearn.utils import check_array
@@ -151,10 +151,20 @@ class Objective(ABC):
         """Weights of the training rows in the objective, class weights included."""
         return self.weighting.weight
 
-    @property
+    @cached_property
     def total_weight(self):
         """N, the sum of the weights, which divides the objective into a mean."""
         return self.weight.sum()
+
+    @property
+    def n_samples(self):
+        """Number of training rows."""
+        return self.features.shape[0]
+
+    @property
+    def n_target_columns(self):
+        """Columns of the targets as the loss reads them, t."""
+        return self.targets.shape[1]
 
     @cached_property
     def training_outputs(self):
@@ -176,10 +186,10 @@ class Objective(ABC):
         if y is None:
             raise ValueError("y is None. Expected the targets of the queries.")
         targets = self.encode(check_array(y, ensure_2d=False, dtype=None, input_name="y"))
-        if targets.shape != (n_queries, self.targets.shape[1]):
+        if targets.shape != (n_queries, self.n_target_columns):
             raise ValueError(
                 f"y must hold one target for each of the {n_queries} queries, in "
-                f"{self.targets.shape[1]} column(s). Got an array of shape {np.shape(y)} instead."
+                f"{self.n_target_columns} column(s). Got an array of shape {np.shape(y)} instead."
             )
         return targets
 
@@ -187,15 +197,46 @@ class Objective(ABC):
         """Loss of every row, (n,)."""
         return self.loss.value(self.outputs(features), targets)
 
+    @cached_property
+    def n_outputs(self):
+        """Number of raw outputs, k."""
+        return self.outputs(self.features[:1]).shape[1]
+
+    def pulled_rows(self, vectors_of, features, *arrays):
+        """Rows ``J_i' v_ij`` for vectors that follow from the raw outputs.
+
+        Parameters
+        ----------
+        vectors_of : callable
+            ``vectors_of(outputs, *arrays)`` gives the vectors (n, s, k), sample by sample.
+        features : array of shape (n_samples, d)
+            Samples; the training rows are ``self.features``.
+        *arrays : ndarray of shape (n_samples, ...)
+            What else belongs to the samples, such as targets.
+
+        Returns
+        -------
+        Rows
+        """
+        own = features is self.features
+        outputs = self.training_outputs if own else self.outputs(features)
+        return self.pullback(features, vectors_of(outputs, *arrays))
+
     def gradient_rows(self, features, targets):
         """Gradients of the losses, one row for each sample."""
-        residual = self.loss.residual(self.outputs(features), targets)
-        return self.pullback(features, residual[:, None, :])
+        return self.pulled_rows(self._residuals, features, targets)
 
     def training_gradient_rows(self):
         """Gradients of the losses of the training rows."""
-        residual = self.loss.residual(self.training_outputs, self.targets)
-        return self.pullback(self.features, residual[:, None, :])
+        return self.gradient_rows(self.features, self.targets)
+
+    def term_rows(self, indices):
+        """Gradients of the terms of the losses of training rows, one row for each term."""
+        features, targets = self.features[indices], self.targets[indices]
+        return self.pulled_rows(self.loss.residual_terms, features, targets)
+
+    def _residuals(self, outputs, targets):
+        return self.loss.residual(outputs, targets)[:, None, :]
 
     def rows_of(self, features, of, targets=None):
         """Gradients of what is asked of each query, one row for each.
@@ -213,13 +254,16 @@ class Objective(ABC):
         -------
         Rows
         """
-        vectors = derivative_of(self.loss, self.outputs(features), of, targets)
-        return self.pullback(features, vectors[:, None, :])
+        arrays = [] if targets is None else [targets]
+        return self.pulled_rows(partial(self._derivatives, of), features, *arrays)
+
+    def _derivatives(self, of, outputs, targets=None):
+        return derivative_of(self.loss, outputs, of, targets)[:, None, :]
 
     def jacobian_rows(self, features):
         """Gradients of the raw outputs, k rows for each sample."""
-        n_outputs = self.training_outputs.shape[1]
-        identity = np.broadcast_to(np.eye(n_outputs), (features.shape[0], n_outputs, n_outputs))
+        shape = features.shape[0], self.n_outputs, self.n_outputs
+        identity = np.broadcast_to(np.eye(self.n_outputs), shape)
         return self.pullback(features, identity).as_jacobian()
 
     def factor_rows(self, curvature):
@@ -237,8 +281,8 @@ class Objective(ABC):
         if curvature == "empirical_fisher":
             rows = self.training_gradient_rows()
         else:
-            root = self.loss.hessian_factor(self.training_outputs, self.targets)
-            rows = self.pullback(self.features, self.checked_factor(root))
+            self.check_curvature()
+            rows = self.pulled_rows(self.loss.hessian_factor, self.features, self.targets)
         return rows.weighted(np.sqrt(self.weight / self.total_weight))
 
     def sampled_factor_rows(self, random_state):
@@ -253,14 +297,15 @@ class Objective(ABC):
         -------
         Rows
         """
-        outputs, targets = self.training_outputs, self.targets
-        root = self.loss.sampled_factor(outputs, targets, random_state)
-        rows = self.pullback(self.features, self.checked_factor(root))
+        self.check_curvature()
+        draws = self.loss.draws(self.features.shape[0], self.n_outputs, random_state)
+        sampled = self.loss.sampled_factor
+        rows = self.pulled_rows(sampled, self.features, self.targets, draws)
         return rows.weighted(np.sqrt(self.weight / self.total_weight))
 
-    def checked_factor(self, factor):
-        """A factor (n, s, k) of the loss's Hessian; an error where it must not be 0, but is."""
-        return factor
+    def check_curvature(self):
+        """Raise a ValueError where the loss must have curvature in the outputs, but has none."""
+        return None
 
     def describe_block(self, position):
         """Name of a block of columns, for messages."""
@@ -287,6 +332,9 @@ class Objective(ABC):
         rows = self.factor_rows(curvature)
         moment = rows.moment()
         return np.arange(len(moment))[None], moment[None]
+
+    # Whether outputs are so many that products with the GGN are cheaper than its factor rows.
+    has_many_outputs = False
 
     def residual_length(self):
         """Length of the residuals in the metric of the curvature.
@@ -315,10 +363,11 @@ class Objective(ABC):
         """
         index = np.flatnonzero(weight)
         part = copy(self)
-        for name in ("weight", "stationarity"):
+        for name in ("weight", "total_weight", "stationarity"):
             part.__dict__.pop(name, None)
         part.features, part.targets = self.features[index], self.targets[index]
-        part.training_outputs = self.training_outputs[index]
+        if "training_outputs" in vars(self):
+            part.training_outputs = self.training_outputs[index]
         part.weighting = Weighting(weight[index])
         return part
 
@@ -357,18 +406,46 @@ class Objective(ABC):
         """Penalty of the mean objective on every coordinate, (n_coordinates,)."""
         return self.penalty / self.total_weight
 
-    @cached_property
-    def stationarity(self):
-        """Norm of the gradient of the objective over the sum of the norms of its terms."""
+    def loss_gradient(self):
+        """Gradient of the losses of the training rows, ``sum_i w_i g_i``, (n_coordinates,)."""
+        return (self.weight[None] @ self.training_gradient_rows())[0]
+
+    def gradient_and_size(self):
+        """Gradient of the losses, and the size of its terms; both are sums over the rows.
+
+        Returns
+        -------
+        gradient : ndarray of shape (n_coordinates,)
+            ``sum_i w_i g_i``.
+        size : float or ndarray of shape (n_coordinates,)
+            Sum of the norms of the terms, or of their sizes in each coordinate.
+        """
         rows = self.training_gradient_rows()
-        gradient = (self.weight[None] @ rows)[0]
-        gradient += self.penalty * self.theta + self.l1_gradient
         size = self.weight @ np.sqrt(rows.squared_norms())
         if self.loss.quadratic:
             # After a perfect fit, all terms are rounding errors of the outputs.
-            outputs = self.pullback(self.features, self.training_outputs[:, None, :])
+            outputs = self.pulled_rows(_as_vectors, self.features)
             size += ROUNDING * (self.weight @ np.sqrt(outputs.squared_norms()))
-        return float(np.linalg.norm(gradient) / max(size, np.finfo(float).tiny))
+        return (self.weight[None] @ rows)[0], size
+
+    @cached_property
+    def stationarity(self):
+        """Gradient of the objective relative to its terms, a float.
+
+        Norm of the gradient over the sum of the norms of its terms. Where sizes are known in
+        each coordinate, root of the mean of the squares of the gradient over the sizes.
+        """
+        gradient, size = self.gradient_and_size()
+        own = self.penalty * self.theta + self.l1_gradient
+        tiny = np.finfo(float).tiny
+        if np.ndim(size):
+            shares = (gradient + own) / np.maximum(size + np.abs(own), tiny)
+            return float(np.sqrt(np.mean(shares**2)))
+        return float(np.linalg.norm(gradient + own) / max(size, tiny))
+
+
+def _as_vectors(outputs):
+    return outputs[:, None, :]
 
 
 def select(rows, active):

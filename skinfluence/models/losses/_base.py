@@ -40,6 +40,10 @@ class Loss(ABC):
         """Terms of the loss of each sample: one for each output, (..., n, k), or (..., n, 1)."""
         return self.value(z, y)[..., None]
 
+    def residual_terms(self, z, y):
+        """First derivatives of the terms of the loss, (n, r, k): one, or one for each position."""
+        return self.residual(z, y)[:, None, :]
+
     def hessian_product(self, z, y):
         """Function that multiplies vectors (..., n, k) with the Hessian of each sample."""
         hessian = self.hessian(z, y)
@@ -70,8 +74,21 @@ class Loss(ABC):
         root = np.sqrt(np.clip(values, 0, None))
         return root[..., None] * np.swapaxes(vectors, -1, -2)
 
-    def sampled_factor(self, z, y, random_state):
+    def draws(self, n_samples, n_outputs, random_state):
+        """Random numbers of each sample, (n_samples, r), of which `sampled_factor` makes a row."""
+        return random_state.choice([-1.0, 1.0], size=(n_samples, n_outputs))
+
+    def sampled_factor(self, z, y, draws):
         """One random row for each sample whose outer product has the mean Hessian, (n, 1, k).
+
+        Parameters
+        ----------
+        z : ndarray of shape (n, k)
+            Raw outputs.
+        y : ndarray of shape (n, t)
+            Targets.
+        draws : ndarray of shape (n, r)
+            Random numbers of these samples, as the method ``draws`` gives them.
 
         Raises
         ------
@@ -80,8 +97,7 @@ class Loss(ABC):
         """
         factor = self.hessian_factor(z, y)
         # Independent signs make all cross terms vanish in the mean.
-        signs = np.sign(random_state.standard_normal(factor.shape[:2]))
-        return np.einsum("ns,nsk->nk", signs, factor)[:, None]
+        return np.einsum("ns,nsk->nk", draws[:, : factor.shape[1]], factor)[:, None]
 
     def third_derivative(self, z, y):
         """Third derivative with respect to one raw output, (..., n, 1).

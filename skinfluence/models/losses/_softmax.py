@@ -79,6 +79,16 @@ class SoftmaxLoss(ClassificationLoss):
         p = self._probabilities(z)
         return p @ self.contrasts**2 - (p @ self.contrasts) ** 2
 
+    def draws(self, n_samples, n_outputs, random_state):
+        return random_state.uniform(size=(n_samples, 1))
+
+    def sampled_factor(self, z, y, draws):
+        # Labels drawn from the model: the gradients p - e_c have the covariance diag(p) - p p'.
+        rows = self._probabilities(z)
+        drawn = (np.cumsum(rows, axis=1) < draws).sum(axis=1)
+        rows[np.arange(len(rows)), np.minimum(drawn, rows.shape[1] - 1)] -= 1
+        return _times(rows, self.contrasts)[:, None]
+
     def visible(self, k):
         return self.contrasts
 

@@ -1,64 +1,16 @@
 """Attention whose projections are layers of their own.
 
-MultiheadAttention multiplies with slices of one weight and calls no layer, so that nothing tells
-the inputs of its weights. In the copies below each projection is called as a layer, which keeps
-no parameter of its own: it looks up its slice whenever it is called.
+MultiheadAttention multiplies with slices of one weight and calls no layer. In the copies below
+each projection is called as one.
 """
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+
+from skinfluence.models.torch._parts import Part
 
 # Name of each projection, its weight where the inputs have one width, and otherwise.
 PROJECTIONS = {"query": "q_proj_weight", "key": "k_proj_weight", "value": "v_proj_weight"}
-
-
-class Projection(nn.Module):
-    """A projection of an attention.
-
-    Parameters
-    ----------
-    attention : MultiheadAttention
-        Owner of the parameters.
-    position : int
-        Which of query, key and value is projected.
-    name : str
-        Name of the weight where each projection has its own.
-    """
-
-    def __init__(self, attention, position, name):
-        super().__init__()
-        # Inside a tuple, the owner is no submodule of its own part.
-        self.owner = (attention,)
-        size = attention.embed_dim
-        self.slice = slice(position * size, (position + 1) * size)
-        self.is_packed = attention.in_proj_weight is not None
-        self.name = "in_proj_weight" if self.is_packed else name
-
-    @property
-    def weight(self):
-        """The parameter of which this projection uses `weight_slice`."""
-        return getattr(self.owner[0], self.name)
-
-    @property
-    def weight_slice(self):
-        """Rows of the weight."""
-        return self.slice if self.is_packed else slice(0, len(self.weight))
-
-    @property
-    def bias(self):
-        """The parameter of which this projection uses `bias_slice`, or None."""
-        return self.owner[0].in_proj_bias
-
-    @property
-    def bias_slice(self):
-        """Numbers of the bias."""
-        return self.slice
-
-    def forward(self, x):
-        """Projected vectors."""
-        bias = None if self.bias is None else self.bias[self.bias_slice]
-        return F.linear(x, self.weight[self.weight_slice], bias)
 
 
 class SplitAttention(nn.MultiheadAttention):
@@ -122,10 +74,18 @@ def split_attention(module):
     for attention in list(module.modules()):
         if type(attention) is nn.MultiheadAttention and _is_plain(attention):
             for position, (name, weight) in enumerate(PROJECTIONS.items()):
-                attention.add_module(f"in_proj_{name}", Projection(attention, position, weight))
+                attention.add_module(f"in_proj_{name}", _projection(attention, position, weight))
             # A class, unlike a function on the instance, can be pickled.
             attention.__class__ = SplitAttention
     return module
+
+
+def _projection(attention, position, weight):
+    size = attention.embed_dim
+    share = slice(position * size, (position + 1) * size)
+    if attention.in_proj_weight is None:
+        return Part(attention, weight, "in_proj_bias", bias_outputs=share)
+    return Part(attention, "in_proj_weight", "in_proj_bias", share, share)
 
 
 def _is_plain(attention):

@@ -12,6 +12,9 @@ from skinfluence.models.losses import LogisticLoss, Loss, SoftmaxScores, Squared
 from skinfluence.models.torch._cross_entropy import CrossEntropy
 from skinfluence.models.torch._losses import CallableLoss, ReturnedLoss
 
+# Of more classes, such as the tokens of a vocabulary, no matrix of classes is made.
+MAX_DENSE_CLASSES = 1000
+
 NAMES = {"cross_entropy", "binary_cross_entropy", "mse", "returned"}
 
 
@@ -144,6 +147,7 @@ def _cross_entropy(criterion, y, n_outputs):
     own = CrossEntropy(n_classes, weight, smoothing, ignored)
     codes = y.reshape(len(y), -1)
     is_plain = n_positions == 1 and not smoothing and not (codes == ignored).any()
+    is_plain = is_plain and n_classes <= MAX_DENSE_CLASSES
     loss = SoftmaxScores(n_classes) if is_plain else own
     row_weight = None if is_plain and weight is None else own.row_weight(codes)
     return Criterion(loss, np.arange(n_classes), row_weight)

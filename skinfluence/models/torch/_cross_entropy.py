@@ -1,7 +1,6 @@
 """Cross-entropy of every position of a sample, as torch defines it."""
 
 import numpy as np
-from scipy.special import logsumexp, softmax
 
 from skinfluence._utils.validation import column_or_2d
 from skinfluence.models.losses import ClassificationLoss
@@ -61,45 +60,81 @@ class CrossEntropy(ClassificationLoss):
         return self.class_weight[codes] * kept, codes
 
     def _coefficients(self, y):
-        """``a`` over the weight of the sample, (n, t, n_classes)."""
+        """The coefficients ``a`` over the weight of the sample, without an array of them.
+
+        Returns
+        -------
+        codes : ndarray of int of shape (n, t)
+            Class at every position.
+        own : ndarray of shape (n, t)
+            What the class has of ``a`` beyond the smoothing.
+        smooth : ndarray of shape (n, t)
+            What all classes have, times their weights.
+        """
         weight, codes = self._target_weight(y)
-        smooth = self.smoothing / self.n_classes * self.class_weight
-        a = (y != self.ignored)[:, :, None] * smooth
-        own = (1 - self.smoothing) * weight
-        np.put_along_axis(
-            a, codes[:, :, None], np.take_along_axis(a, codes[:, :, None], 2) + own[:, :, None], 2
-        )
-        total = weight.sum(axis=1)
-        return a / np.where(total > 0, total, 1.0)[:, None, None]
+        total = weight.sum(axis=1, keepdims=True)
+        share = 1 / np.where(total > 0, total, 1.0)
+        smooth = (y != self.ignored) * (self.smoothing / self.n_classes) * share
+        return codes, (1 - self.smoothing) * weight * share, smooth
+
+    def _counts(self, y):
+        """How much each position counts, the sum of ``a`` over the classes, (n, 1, t)."""
+        _, own, smooth = self._coefficients(y)
+        return (own + smooth * self.class_weight.sum())[:, None]
 
     def _scores(self, z):
-        """Scores by position, (..., n, t, n_classes)."""
-        return np.swapaxes(z.reshape(*z.shape[:-1], self.n_classes, -1), -1, -2)
+        """Scores by class and position, (..., n, n_classes, t)."""
+        return z.reshape(*z.shape[:-1], self.n_classes, -1)
 
-    def _flat(self, scores):
-        return np.swapaxes(scores, -1, -2).reshape(*scores.shape[:-2], -1)
+    def _exponentials(self, z):
+        """``exp(z - max)`` over the classes, and the maximum, (..., n, 1, t)."""
+        scores = self._scores(z)
+        largest = scores.max(axis=-2, keepdims=True)
+        e = scores - largest
+        return np.exp(e, out=e), largest
 
-    def _spread(self, z, y):
-        """Probabilities (..., n, t, n_classes), and how much each position counts, (n, t)."""
-        return softmax(self._scores(z), axis=-1), self._coefficients(y).sum(axis=-1)
+    def _probabilities(self, z):
+        """Probabilities by class and position, (..., n, n_classes, t)."""
+        p, _ = self._exponentials(z)
+        p /= p.sum(axis=-2, keepdims=True)
+        return p
 
     def value(self, z, y):
-        scores, a = self._scores(z), self._coefficients(y)
-        losses = a.sum(axis=-1) * logsumexp(scores, axis=-1) - (a * scores).sum(axis=-1)
+        codes, own, smooth = self._coefficients(y)
+        e, largest = self._exponentials(z)
+        scores = self._scores(z)
+        logs = np.log(e.sum(axis=-2)) + largest[..., 0, :]
+        counts = self._counts(y)[:, 0]
+        losses = counts * logs - own * _taken(scores, codes)
+        if self.smoothing:
+            losses -= smooth * np.einsum("c,...ct->...t", self.class_weight, scores)
         return losses.sum(axis=-1)
 
     def residual(self, z, y):
-        a = self._coefficients(y)
-        p = softmax(self._scores(z), axis=-1)
-        return self._flat(a.sum(axis=-1, keepdims=True) * p - a)
+        codes, own, smooth = self._coefficients(y)
+        rows = self._probabilities(z)
+        rows *= self._counts(y)
+        if self.smoothing:
+            rows -= self.class_weight[:, None] * smooth[:, None]
+        _subtract(rows, codes, own)
+        return rows.reshape(z.shape)
+
+    def residual_terms(self, z, y):
+        by_position = np.swapaxes(self._scores(self.residual(z, y)), 1, 2)
+        n, t, c = by_position.shape
+        terms = np.zeros((n, t, c, t))
+        terms[:, np.arange(t), :, np.arange(t)] = np.swapaxes(by_position, 0, 1)
+        return terms.reshape(n, t, -1)
 
     def hessian_product(self, z, y):
-        p, total = self._spread(z, y)
+        p, counts = self._probabilities(z), self._counts(y)
 
         def product(vectors):
             scores = self._scores(vectors)
-            scores = scores - (p * scores).sum(axis=-1, keepdims=True)
-            return self._flat(total[..., None] * p * scores)
+            scores = scores - np.einsum("...ct,...ct->...t", p, scores)[..., None, :]
+            scores *= p
+            scores *= counts
+            return scores.reshape(vectors.shape)
 
         return product
 
@@ -109,48 +144,70 @@ class CrossEntropy(ClassificationLoss):
         return np.stack(columns, axis=-1)
 
     def hessian_diagonal(self, z, y):
-        p, total = self._spread(z, y)
-        return self._flat(total[..., None] * (p - p**2))
+        p = self._probabilities(z)
+        return (self._counts(y) * (p - p**2)).reshape(z.shape)
 
     def hessian_factor(self, z, y):
-        # diag(p) - p p' is the sum over c of p_c (e_c - p)(e_c - p)'.
-        p, total = self._spread(z, y)
+        # Positions have a block each, diag(p) - p p', the sum over c of p_c (e_c - p)(e_c - p)'.
+        p = np.swapaxes(self._probabilities(z), 1, 2)
         n, t, c = p.shape
-        rows = np.sqrt(total[:, :, None] * p)[..., None] * (np.eye(c) - p[:, :, None])
+        roots = np.sqrt(np.swapaxes(self._counts(y), 1, 2) * p)
         factor = np.zeros((n, t, c, c, t))
         for i in range(t):
-            factor[:, i, :, :, i] = rows[:, i]
+            factor[:, i, :, :, i] = roots[:, i, :, None] * (np.eye(c) - p[:, i, None])
         return factor.reshape(n, t * c, c * t)
 
-    def sampled_factor(self, z, y, random_state):
+    def draws(self, n_samples, n_outputs, random_state):
+        return random_state.uniform(size=(n_samples, n_outputs // self.n_classes))
+
+    def sampled_factor(self, z, y, draws):
         # Labels drawn from the model: the gradients p - e_c have the covariance diag(p) - p p'.
-        p, total = self._spread(z, y)
-        place = random_state.uniform(size=(*p.shape[:2], 1))
-        drawn = np.minimum((p.cumsum(axis=-1) < place).sum(axis=-1), self.n_classes - 1)
-        rows = p.copy()
-        np.put_along_axis(
-            rows, drawn[..., None], np.take_along_axis(p, drawn[..., None], 2) - 1, 2
-        )
-        return self._flat(np.sqrt(total)[..., None] * rows)[:, None]
+        rows = self._probabilities(z)
+        drawn = (np.cumsum(rows, axis=1) < draws[:, None]).sum(axis=1)
+        _subtract(rows, np.minimum(drawn, self.n_classes - 1), np.ones(draws.shape))
+        rows *= np.sqrt(self._counts(y))
+        return rows.reshape(len(z), 1, -1)
 
     def own(self, values):
         # Scores of all classes, or labels: `margin` and `choice` see which by the width.
         return values
 
     def margin(self, outputs, own=None):
-        chosen, counts = self._classes(outputs, own)
-        others = np.where(chosen > 0, -np.inf, self._scores(outputs))
-        next_best = np.eye(self.n_classes)[others.argmax(axis=-1)]
-        return self._flat((chosen - next_best) * counts)
+        codes, counts = self._classes(outputs, own)
+        others = self._scores(outputs).copy()
+        _subtract(others, codes, np.full(codes.shape, np.inf))
+        chosen = self._one_hot(codes, counts)
+        _subtract(chosen, others.argmax(axis=1), counts)
+        return chosen.reshape(outputs.shape)
 
     def choice(self, outputs, own=None):
-        chosen, counts = self._classes(outputs, own)
-        return self._flat(chosen * counts)
+        return self._one_hot(*self._classes(outputs, own)).reshape(outputs.shape)
 
     def _classes(self, outputs, own):
-        """The class in question at every position, (n, t, n_classes), and whether it counts."""
+        """The class in question at every position, (n, t), and whether it counts, 0 or 1."""
         is_label = own.shape[1] < outputs.shape[1]
-        labels = own if is_label else self._scores(own).argmax(axis=-1)
+        labels = own if is_label else self._scores(own).argmax(axis=1)
         counts = labels != self.ignored if is_label else np.ones(labels.shape, dtype=bool)
-        codes = np.where(counts, labels, 0).astype(int)
-        return np.eye(self.n_classes)[codes], counts[..., None]
+        return np.where(counts, labels, 0).astype(int), counts.astype(np.float64)
+
+    def _one_hot(self, codes, values):
+        """Values (n, t) at the classes of their positions, (n, n_classes, t)."""
+        rows = np.zeros((len(codes), self.n_classes, codes.shape[1]))
+        _subtract(rows, codes, -values)
+        return rows
+
+
+def _place(rows, codes):
+    """Index of the classes (n, t) in rows (..., n, n_classes, t)."""
+    return codes.reshape((1,) * (rows.ndim - 3) + (len(codes), 1, -1))
+
+
+def _taken(rows, codes):
+    """Numbers of the classes (n, t) in rows (..., n, n_classes, t), (..., n, t)."""
+    return np.take_along_axis(rows, _place(rows, codes), axis=-2)[..., 0, :]
+
+
+def _subtract(rows, codes, values):
+    """Subtract values (n, t) at the classes (n, t) from rows (..., n, n_classes, t)."""
+    left = _taken(rows, codes) - values
+    np.put_along_axis(rows, _place(rows, codes), left[..., None, :], axis=-2)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from skinfluence.models.torch._attention import Projection
 from skinfluence.models.torch._bag import Lookup
+from skinfluence.models.torch._parts import Part
 from skinfluence.rows import KroneckerRows, SharedRows, TokenRows
 
 # Where the samples and the positions of a call may lie: (n, t, ...) or (t, n, ...), maybe with
@@ -248,8 +248,8 @@ def layers_of(name, module, names):
         return [EmbeddingLayer(**own)]
     if type(module) in (nn.Conv1d, nn.Conv2d):
         return _groups(own, module)
-    if isinstance(module, Projection):
-        return [Layer(**own, outputs=module.weight_slice, bias_outputs=module.bias_slice)]
+    if isinstance(module, Part):
+        return [Layer(**own, outputs=module.outputs, bias_outputs=module.bias_outputs)]
     if type(module).__name__ == "Conv1D" and weight.ndim == 2 and hasattr(module, "nf"):
         # The class of language models; the name of its package is not needed.
         return [TransposedLayer(**own)]

@@ -8,12 +8,13 @@ from torch import nn
 
 from skinfluence.models.torch._attention import split_attention
 from skinfluence.models.torch._bag import split_bags
+from skinfluence.models.torch._recurrent import split_recurrent
 
 HALF = (torch.float16, torch.bfloat16)
 
 
 def working_copy(module):
-    """A copy in eval mode, in single precision at least, with attention as separate layers.
+    """A copy in eval mode, in single precision at least, where linear parts are layers.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ def working_copy(module):
     if any(value.dtype in HALF for value in twin.parameters()):
         # Every half precision number is a single precision number too.
         twin = twin.float()
-    return split_bags(split_attention(twin))
+    return split_recurrent(split_bags(split_attention(twin)))
 
 
 def unwrapped(module):

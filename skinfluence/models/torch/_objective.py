@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from skinfluence._utils.bound import Bound
 from skinfluence.models.network_objective import NetworkObjective
 from skinfluence.models.torch._measurements import measurement_gradient
 from skinfluence.models.torch._network import to_array
@@ -72,29 +73,39 @@ class TorchObjective(NetworkObjective):
         return ModuleRows(self.network, features, vectors)
 
     def hessian_product(self, vectors):
+        return self._product(vectors, self.loss.residual)
+
+    def curvature_product(self, curvature):
+        if curvature == "ggn" and self.has_many_outputs:
+            return Bound(self, "gauss_newton_product")
+        return super().curvature_product(curvature)
+
+    def gauss_newton_product(self, vectors):
+        """Products of vectors (m, n_coordinates) with the Gauss-Newton matrix."""
+        # Without residuals, the Hessian has no other part.
+        return self._product(vectors, lambda z, y: np.zeros_like(z))
+
+    def _product(self, vectors, residual):
+        """Products of vectors (m, n_coordinates) with the Hessian, for a residual of the loss."""
         network = self.network.in_double()
         own = np.asarray(vectors)[:, self.order]
         total = np.zeros_like(own)
         for samples in network.chunks(self.features.shape[0]):
-            total += self._chunk_product(network, samples, own)
+            total += self._chunk_product(network, samples, own, residual)
         out = np.empty_like(total)
         out[:, self.order] = total
         return out / self.total_weight
 
-    def _chunk_product(self, network, samples, vectors):
-        targets, weight = self.targets[samples], self.weight[samples]
+    def _chunk_product(self, network, samples, vectors, residual):
+        targets, weight = self.targets[samples], self.weight[samples, None]
         z = network(network.inputs(self.features[samples]))
         at = to_array(z).astype(np.float64)
-        residual = self.loss.residual(at, targets) * weight[:, None]
-        second = self.loss.hessian(at, targets)
-        if self.loss.separable:
-            second = second[:, :, None] * np.eye(second.shape[1])
+        second = self.loss.hessian_product(at, targets)
         # The Taylor polynomial of second order in the outputs has the gradient and Hessian of
         # the loss, so torch needs to know no loss: NumPy's derivatives are enough.
         step = z - z.detach()
-        second = network.tensor(second * weight[:, None, None])
-        quadratic = torch.einsum("na,nab,nb->", step, second, step) / 2
-        loss = (network.tensor(residual) * step).sum() + quadratic
+        quadratic = (_SymmetricProduct.apply(step, second, weight) * step).sum() / 2
+        loss = (network.tensor(residual(at, targets) * weight) * step).sum() + quadratic
         chosen = list(network.selected.values())
         gradients = torch.autograd.grad(loss, chosen, create_graph=True, materialize_grads=True)
         flat = torch.cat([g.flatten() for g in gradients])
@@ -102,6 +113,20 @@ class TorchObjective(NetworkObjective):
             return np.zeros_like(vectors)
         rows = [_backward(flat, chosen, network.tensor(v)) for v in vectors]
         return np.stack(rows).astype(np.float64)
+
+
+class _SymmetricProduct(torch.autograd.Function):
+    """``weight * product(x)`` for a product of NumPy with symmetric matrices, its own gradient."""
+
+    @staticmethod
+    def forward(ctx, x, product, weight):
+        ctx.product, ctx.weight = product, weight
+        found = weight * product(to_array(x).astype(np.float64))
+        return torch.as_tensor(found).to(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _SymmetricProduct.apply(gradient, ctx.product, ctx.weight), None, None
 
 
 def _backward(flat, chosen, vector):

@@ -20,7 +20,7 @@ class ModuleRows(BlockRows):
         The module.
     features : array of shape (n_samples, ...)
         Samples.
-    vectors : ndarray of shape (n_samples, rows_per_sample, k)
+    vectors : ndarray or OutputVectors of shape (n_samples, rows_per_sample, k)
         Vectors by which the Jacobian of the outputs is multiplied.
     weight : ndarray of shape (n_samples,), default=None
         Factors of the rows of each sample, in double precision.
@@ -63,7 +63,7 @@ class ModuleRows(BlockRows):
     def pieces(self):
         scale = None if self.scale is None else self.network.tensor(self.scale)
         for batch in self.batches():
-            vectors = self.vectors[batch]
+            vectors = np.asarray(self.vectors[batch])
             if self.weight is not None:
                 vectors = vectors * self.weight[batch, None, None]
             rows = self.network.gradients(self.features[batch], vectors)
@@ -88,10 +88,11 @@ class ModuleRows(BlockRows):
 
     def picked(self, index):
         samples, place = np.divmod(index, self.rows_per_sample)
+        vectors = np.asarray(self.vectors[samples])[np.arange(len(index)), place]
         return self._changed(
             lambda block: block.picked(index),
             features=self.features[samples],
-            vectors=self.vectors[samples, place][:, None],
+            vectors=vectors[:, None],
             weight=None if self.weight is None else self.weight[samples],
         )
 
