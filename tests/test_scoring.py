@@ -1,5 +1,7 @@
 """How scores are computed: passes over the training rows, memory, threads."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +116,19 @@ def test_equal_scores_are_ranked_in_the_order_of_the_rows():
     influence = ExactInfluence(Ridge(fit_intercept=False)).fit(X, y)
     indices, _ = influence.most_influential([[1.0]], [3.0], k=4)
     assert indices.tolist() == [[0, 1, 2, 3]]
+
+
+def test_self_influence_writes_out_one_tile_at_a_time():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((100_000, 50)), rng.integers(0, 2, 100_000)
+    model = FrozenEstimator(LogisticRegression(solver="newton-cholesky").fit(X, y))
+    influence = ExactInfluence(model).fit(X, y)
+    tracemalloc.start()
+    found = influence.self_influence()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Rows written out as a whole would take as much as the features, and their solutions again.
+    assert peak < X.nbytes
+    some = rng.permutation(len(y))[:200]
+    own = -np.diag(influence.influence(X[some], y[some])[:, some])
+    assert_close(found[some], own, 1e-10)
