@@ -132,3 +132,41 @@ def test_self_influence_writes_out_one_tile_at_a_time():
     some = rng.permutation(len(y))[:200]
     own = -np.diag(influence.influence(X[some], y[some])[:, some])
     assert_close(found[some], own, 1e-10)
+
+
+def test_blocks_of_queries_are_the_scores(tied):
+    model, (X, y), queries = tied
+    influence = ExactInfluence(model).fit(X, y)
+    expected = influence.influence(*queries)
+    # Three queries a block.
+    with config_context(working_memory=3 * 8 * 150 / 2**20):
+        blocks = list(influence.iter_influence(*queries))
+    assert [part.stop - part.start for part, _ in blocks] == [3, 3, 3, 3, 3, 3, 2]
+    assert_close(np.concatenate([block for _, block in blocks]), expected, 1e-12)
+
+
+def test_scores_are_written_into_a_memory_map(tied, tmp_path):
+    model, (X, y), queries = tied
+    influence = ExactInfluence(model).fit(X, y)
+    expected = influence.influence(*queries)
+    out = np.lib.format.open_memmap(tmp_path / "scores.npy", "w+", np.float64, expected.shape)
+    assert influence.influence(*queries, out=out) is out
+    np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), expected)
+    row = np.empty(len(y))
+    assert influence.influence(*queries, reduce="mean", out=row) is row
+    assert_close(row, expected.mean(axis=0), 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (np.empty((20, 149)), r"shape \(20, 150\), got float64 \(20, 149\)"),
+        (np.empty((20, 150), np.float32), r"array of float64 .* got float32"),
+        ([0.0], "got list"),
+        (np.empty((150, 20)).T, "in C order"),
+    ],
+)
+def test_out_of_another_kind_is_refused(out, message, tied):
+    model, (X, y), queries = tied
+    with pytest.raises(ValueError, match=message):
+        ExactInfluence(model).fit(X, y).influence(*queries, out=out)
