@@ -29,7 +29,7 @@ help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' \
 		| awk -F '|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.demo  ## Rank the harmful rows of real training data: a CSV and a picture in demo/
+demo: $(VENV)/.demo  ## Rank the harmful rows of real training data: a CSV, a picture and a report in demo/
 	PYTHONPATH=. $(VENV)/bin/python scripts/demo.py
 
 docs: $(VENV)/.docs  ## Build the site into docs/_build/html; every example runs
@@ -93,7 +93,7 @@ $(VENV_OLDEST)/bin/python:
 # Each empty file says that what its recipe installs is there. The interpreter
 # is an order-only prerequisite: pip does not make it newer.
 $(VENV)/.demo: setup.cfg | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --editable '.[plot]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[report]'
 	touch $@
 
 $(VENV)/.docs: setup.cfg Makefile | $(VENV)/bin/python

@@ -204,6 +204,7 @@ class Retraining:
     @classmethod
     def of(cls, fitted_model, X_query, y_query):
         """Check the queries, given before all steps of the model."""
+        fitted_model = fitted_model.gathered()
         return cls(fitted_model, Queries.of(fitted_model, X_query, y_query))
 
     @property
