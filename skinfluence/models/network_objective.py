@@ -133,8 +133,13 @@ class NetworkObjective(Objective):
         return np.arange(p)[None], (matrix + matrix.T)[None] / 2
 
     def mean_eigenvalue(self, curvature):
-        # The trace of the Hessian can be negative; the trace of the GGN gives its scale.
-        return super().mean_eigenvalue("ggn" if curvature == "hessian" else curvature)
+        if curvature == "empirical_fisher":
+            return super().mean_eigenvalue(curvature)
+        if not self.has_many_outputs:
+            # The trace of the Hessian can be negative; the trace of the GGN gives its scale.
+            return super().mean_eigenvalue("ggn")
+        rows = self.sampled_factor_rows(np.random.RandomState(0))
+        return float(rows.squared_norms().sum() / rows.n_columns)
 
     def to_parameters(self, coordinates):
         return coordinates[:, self.order]
