@@ -17,18 +17,20 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.network_modules import KINDS
+
 WIDTHS = (784, 128, 64, 10)
 
 # These packages know nothing of the weight decay; as a damping it is the same ridge.
 DECAY = 1e-3
 
 
-def make_module(folder):
-    """The trained network."""
+def make_module(folder, kind=None):
+    """The trained network, of `benchmarks.network_kinds` where a kind is named."""
     layers = []
     for d, c in zip(WIDTHS, WIDTHS[1:], strict=False):
         layers += [nn.Linear(d, c), nn.ReLU()]
-    module = nn.Sequential(*layers[:-1])
+    module = nn.Sequential(*layers[:-1]) if kind is None else KINDS[kind].module()
     module.load_state_dict(torch.load(folder / "module.pt"))
     return module.eval()
 
@@ -45,7 +47,8 @@ def by_kronfluence(strategy, damping=None):
                 logits = model(inputs)
                 if sample:
                     with torch.no_grad():
-                        labels = torch.multinomial(logits.softmax(-1), 1).flatten()
+                        chances = logits.movedim(1, -1).softmax(-1).flatten(0, -2)
+                        labels = torch.multinomial(chances, 1).reshape(labels.shape)
                 return F.cross_entropy(logits, labels, reduction="sum")
 
             def compute_measurement(self, batch, model):
@@ -173,11 +176,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--method", choices=METHODS, required=True)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--kind", choices=KINDS)
     options = parser.parse_args()
     data = np.load(options.folder / "data.npz")
     train = TensorDataset(torch.as_tensor(data["X"]), torch.as_tensor(data["y"]))
     queries = TensorDataset(torch.as_tensor(data["X_query"]), torch.as_tensor(data["y_query"]))
-    module = make_module(options.folder)
+    module = make_module(options.folder, options.kind)
     package = options.method.split()[0]
     # Imports are not what is compared.
     import_module({"kronfluence": "kronfluence.analyzer"}.get(package, f"{package}.algorithm"))

@@ -279,10 +279,12 @@ def table(folder, names):
         scores = result["scores"]
         lds = linear_datamodeling_score(scores, data["subsets"], data["losses"][: len(scores)])
         interval = bootstrap_interval(lds, random_state=0)
-        rank = np.nan if reference is None else row_correlation(scores, reference[: len(scores)])
+        rank = ""
+        if reference is not None:
+            rank = f"{row_correlation(scores, reference[: len(scores)]):.3f}"
         lines.append(
             f"| {name} | {lds.mean():.3f} ({interval.low:.3f} to {interval.high:.3f}) | "
-            f"{rank:.3f} | {cost}"
+            f"{rank} | {cost}"
         )
     return lines
 
@@ -316,8 +318,7 @@ def main():
         print(name, flush=True)
         command = [sys.executable, "-m", "benchmarks.networks", "--method", name]
         if name in PEERS:
-            script = Path(__file__).with_name("network_peers.py")
-            command = [options.peers, str(script), "--method", name]
+            command = [options.peers, "-m", "benchmarks.network_peers", "--method", name]
         subprocess.run([*command, "--folder", str(folder)], check=False, env=ONE_THREAD)
     lines = ["# Networks", "", *__doc__.strip().splitlines(), ""]
     lines += table(folder, names)

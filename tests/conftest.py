@@ -10,6 +10,17 @@ from skinfluence.refitting.newton_cg import Refit
 _serial = count(1)
 
 
+def pytest_generate_tests(metafunc):
+    """Run a test that asks for a `device` on the CPU, and on an accelerator if there is one."""
+    if "device" in metafunc.fixturenames:
+        import torch
+
+        found = ["cpu"]
+        found += ["cuda"] if torch.cuda.is_available() else []
+        found += ["mps"] if torch.backends.mps.is_available() else []
+        metafunc.parametrize("device", found)
+
+
 @pytest.fixture
 def rng(global_random_seed):
     """Random numbers of a test that must hold for every seed."""

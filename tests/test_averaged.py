@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
@@ -14,21 +13,15 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import nn
 
 from skinfluence import (
     AveragedInfluence,
     ExactInfluence,
-    KFACInfluence,
     MemorizationSelector,
     SketchedInfluence,
 )
 from skinfluence.metrics import InfluenceScorer, linear_datamodeling_score, retrain_on_subsets
-from skinfluence.models.torch import TorchModel
 from tests.helpers import assert_close, cancer, diabetes, digits, perceptron, split, wine
-
-# Threads cost more than they bring on networks of this size.
-torch.set_num_threads(1)
 
 # Damped, as the networks here may have several minima.
 NETWORK = ExactInfluence(perceptron((4,), alpha=0.05), curvature="ggn", damping=1e-3)
@@ -210,57 +203,6 @@ def test_the_mean_agrees_better_with_refits_of_a_network():
 # ---------------------------------------------------------------------------
 
 
-def train(module, X, y):
-    """From new weights, in an order of batches that is drawn too."""
-    for layer in module:
-        if hasattr(layer, "reset_parameters"):
-            layer.reset_parameters()
-    optimiser = torch.optim.SGD(module.parameters(), lr=0.2, weight_decay=1e-2)
-    X, y = torch.as_tensor(X), torch.as_tensor(y)
-    for _ in range(40):
-        for batch in torch.randperm(len(X)).split(50):
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(module(X[batch]), y[batch]).backward()
-            optimiser.step()
-
-
-def torch_model(**params):
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(13, 4), nn.Tanh(), nn.Linear(4, 3)).double()
-    return TorchModel(module, l2=1e-2, **params)
-
-
-@pytest.mark.filterwarnings("ignore:TorchModel has not converged")
-def test_seeds_reach_the_training_of_a_module():
-    X, y = wine()
-    given = KFACInfluence(torch_model(train=train), damping=0.1, random_state=0)
-    state = torch.random.get_rng_state()
-    influence = averaged(given, 2).fit(X, y)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    torch.manual_seed(123)
-    assert_array_equal(averaged(given, 2).fit(X, y).self_influence(), influence.self_influence())
-    seeds = [fit.estimator.random_state for fit in influence.estimators_]
-    alone = torch_model(train=train, random_state=seeds[1]).fit(X, y)
-    assert_array_equal(
-        alone.decision_function(X), influence.estimators_[1].estimator_.decision_function(X)
-    )
-    # Without a seed, training draws from torch's generators as they are.
-    unseeded = torch_model(train=train)
-    before, after = unseeded.fit(X, y).decision_function(X), unseeded.fit(X, y)
-    assert np.abs(before - after.decision_function(X)).max() > 1e-3
-
-
-@pytest.mark.filterwarnings("ignore:TorchModel has not converged")
-def test_a_measurement_is_what_queries_ask_of_every_training():
-    X, y = wine()
-    model = torch_model(train=train, measurement=(0, 2))
-    influence = averaged(ExactInfluence(model, curvature="ggn", damping=0.1), 2).fit(X, y)
-    expected = np.mean([fit.influence(X[:9]) for fit in influence.estimators_], axis=0)
-    assert_close(influence.influence(X[:9]), expected, 1e-12)
-    embedded = influence.transform(X[:9]) @ influence.transform(X, y).T
-    assert_close(-embedded, expected, 1e-8)
-
-
 def test_trainings_run_in_processes():
     X, y = wine()
     found = averaged(NETWORK, 2, n_jobs=2).fit(X, y).self_influence()
@@ -274,10 +216,6 @@ def test_a_search_scores_averages():
     assert search.best_params_ == {"estimator__damping": 0.0}
 
 
-def no_training(module, X, y):
-    pass
-
-
 # What is wrong, and what the message says.
 BAD = {
     "frozen": (lambda X, y: FrozenEstimator(LogisticRegression().fit(X, y)), "is frozen"),
@@ -285,16 +223,10 @@ BAD = {
         lambda X, y: make_pipeline(StandardScaler(), FrozenEstimator(perceptron().fit(X, y))),
         "MLPClassifier is frozen.*give the model itself",
     ),
-    "module": (lambda X, y: torch_model(), "Trainings 0 and 1 of TorchModel.*needs train="),
-    "training without chance": (
-        lambda X, y: torch_model(train=no_training),
-        "ended at the same parameters.*initial weights",
-    ),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-@pytest.mark.filterwarnings("ignore:TorchModel has not converged")
 def test_models_that_are_not_trained_again_are_refused(name):
     X, y = wine()
     make, message = BAD[name]

@@ -29,17 +29,6 @@ torch.set_num_threads(1)
 N = 12
 
 
-def _devices():
-    found = ["cpu"]
-    found += ["cuda"] if torch.cuda.is_available() else []
-    return found + (["mps"] if torch.backends.mps.is_available() else [])
-
-
-@pytest.fixture(params=_devices())
-def device(request):
-    return request.param
-
-
 class Tied(nn.Module):
     """A language model whose embedding is also its last layer."""
 

@@ -5,6 +5,7 @@ import torch
 
 from skinfluence._utils.batching import fits_in_memory
 from skinfluence.models.losses import Loss
+from skinfluence.models.torch._network import to_array
 
 
 class CallableLoss(Loss):
@@ -47,7 +48,7 @@ class CallableLoss(Loss):
 
     def value(self, z, y):
         flat, y = _flattened(z, y)
-        return self._losses(flat, y).detach().numpy().reshape(z.shape[:-1])
+        return to_array(self._losses(flat, y)).reshape(z.shape[:-1])
 
     def _gradient(self, z, y):
         flat, y = _flattened(z, y)
@@ -56,7 +57,7 @@ class CallableLoss(Loss):
         return flat, torch.autograd.grad(total, flat, create_graph=True)[0]
 
     def residual(self, z, y):
-        return self._gradient(z, y)[1].detach().numpy().reshape(z.shape)
+        return to_array(self._gradient(z, y)[1]).reshape(z.shape)
 
     def hessian(self, z, y):
         flat, gradient = self._gradient(z, y)
@@ -76,7 +77,7 @@ class CallableLoss(Loss):
             )[0]
             for a in range(k)
         ]
-        return torch.stack(columns, dim=1).numpy().reshape(*z.shape, k)
+        return to_array(torch.stack(columns, dim=1)).reshape(*z.shape, k)
 
 
 class ReturnedLoss(Loss):

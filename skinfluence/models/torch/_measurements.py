@@ -5,6 +5,8 @@ from numbers import Integral
 import numpy as np
 import torch
 
+from skinfluence.models.torch._network import to_array
+
 
 def measurement_gradient(measurement, outputs):
     """Derivative of a measurement with respect to the outputs.
@@ -34,7 +36,7 @@ def measurement_gradient(measurement, outputs):
             f"The measurement must return one number for each sample, of shape ({len(z)},). Got "
             f"the shape {shape} instead."
         )
-    return torch.autograd.grad(values.sum(), z, materialize_grads=True)[0].numpy()
+    return to_array(torch.autograd.grad(values.sum(), z, materialize_grads=True)[0])
 
 
 def _function(measurement, n_outputs):
