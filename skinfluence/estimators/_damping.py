@@ -56,7 +56,7 @@ def network_damping(objective, kind):
         The damping of the Gauss-Newton matrix, in proportion to the mean eigenvalue where the
         empirical Fisher takes its place.
     """
-    gradient = objective.weight[None] @ objective.training_gradient_rows()
+    gradient = objective.weight[None] @ objective.training_gradient_rows().summed()
     gradient = (gradient[0] + objective.l1_gradient) / objective.total_weight
     gradient += objective.l2_penalty * objective.theta
     full = _full_curvature(objective, "ggn")
@@ -125,7 +125,7 @@ def matched_damping(objective, kind, curvature, space, damping):
         return damping
     n_rows = objective.features.shape[0]
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(N_PROBES, n_rows))
-    sums = (signs * objective.weight) @ objective.training_gradient_rows()
+    sums = (signs * objective.weight) @ objective.training_gradient_rows().summed()
     full = _full_curvature(objective, kind)
     blocks = objective.training_gradient_rows()[:1].blocks
     edges = np.cumsum([block.n_columns for block in blocks])[:-1]
@@ -161,7 +161,7 @@ def _full_curvature(objective, kind):
         objective = objective.restricted(weight)
     if kind == "ggn" and objective.has_many_outputs:
         return _ByProducts(objective.curvature_product(kind), penalty)
-    return _ByRows(objective.factor_rows(kind), penalty)
+    return _ByRows(objective.factor_rows(kind).summed(), penalty)
 
 
 @dataclass
