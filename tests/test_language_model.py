@@ -208,3 +208,19 @@ def test_a_row_with_one_target_has_one_term():
     found = token_influence(influence, X[:4], y[:4])
     assert found.shape == (4, 30, 1)
     assert_close(found[:, :, 0], influence.influence(X[:4], y[:4]), 1e-10)
+
+
+def test_damping_of_a_language_model_needs_no_factor_rows(monkeypatch):
+    module, X, y = problem(n=30)
+    model = TorchModel(module, l2=0.01)
+
+    def found():
+        influence = KFACInfluence(model, fisher="sampled", random_state=0).fit(X, y)
+        return influence.damping_, influence.linearisation_.objective.mean_eigenvalue("ggn")
+
+    expected, mean = found()
+    monkeypatch.setattr("skinfluence.models.network_objective.MANY_OUTPUTS", 1)
+    damping, estimate = found()
+    assert damping == pytest.approx(expected)
+    # From one drawn row for each text.
+    assert estimate == pytest.approx(mean, rel=0.2)
