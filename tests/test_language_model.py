@@ -165,6 +165,10 @@ def test_a_measurement_of_chosen_tokens(global_random_seed):
         rows.append(torch.cat([g.flatten() for g in found]))
     expected = torch.stack(rows).numpy() @ influence.parameter_influence().T
     assert_close(influence.influence(X[:3]), expected, 1e-9)
+    # A class alone does not say at which position.
+    influence = ExactInfluence(TorchModel(module, measurement=3), curvature="ggn", damping=DAMPING)
+    with pytest.raises(ValueError, match="at 4 positions. Give a function"):
+        influence.fit(X, y).influence(X[:3])
 
 
 @pytest.mark.parametrize("ignored", [False, True])
