@@ -16,7 +16,7 @@ TORCH := torch==2.13.0
 # Modules of benchmarks/ that write a table. Those that compare with other packages
 # run them in an interpreter that has them.
 BENCHMARKS ?= exact leave_one_out tuning lds paper1 paper2 search_speed theorem4 network_refits networks refinement \
-	simplifications sketch_theory sketch_calibration sketch_speed selection functionals damping suggestions
+	simplifications sketch_theory sketch_calibration sketch_speed selection functionals damping suggestions past_one_machine
 WITH_PEERS := lds networks
 PEERS := dattri==0.3.0 kronfluence==1.0.1 pyinfluence traker cleanlab
 
@@ -27,7 +27,7 @@ help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' \
 		| awk -F '|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.demo  ## Rank the harmful rows of real training data: a CSV and a picture in demo/
+demo: $(VENV)/.demo  ## Rank the harmful rows of real training data: a CSV, a picture and a report in demo/
 	PYTHONPATH=. $(VENV)/bin/python scripts/demo.py
 
 docs: $(VENV)/.docs  ## Build the site into docs/_build/html; every example runs
@@ -79,7 +79,7 @@ $(VENV_OLDEST)/bin/python:
 # Each empty file says that what its recipe installs is there. The interpreter
 # is an order-only prerequisite: pip does not make it newer.
 $(VENV)/.demo: setup.cfg | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --editable '.[plot]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[report]'
 	touch $@
 
 $(VENV)/.docs: setup.cfg Makefile | $(VENV)/bin/python

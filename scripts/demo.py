@@ -1,6 +1,7 @@
 """The main job on real data: rank training rows by the harm they do, and find planted errors.
 
-Run by ``make demo``. Leaves ``demo/harmful_rows.csv`` and ``demo/label_errors.png``.
+Run by ``make demo``. Leaves ``demo/harmful_rows.csv``, ``demo/label_errors.png``, and a report,
+``demo/report.html`` with ``demo/report.csv``.
 """
 
 import csv
@@ -16,6 +17,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from benchmarks.datasets import flip_labels, load_spambase
 from skinfluence import ExactInfluence
+from skinfluence.inspection import InfluenceReport
 
 FOLDER = Path(__file__).parents[1] / "demo"
 FLIPPED = 0.1
@@ -55,6 +57,13 @@ def print_table(scores, flipped, test_losses):
         shares = "".join(f"{share:>8.0%}" for share in found(score, flipped))
         print(f"{name:<30}{shares}   {test_losses[name]:.3f}")
     print(f"{'(nothing dropped)':<{30 + 8 * len(CHECKED)}}   {test_losses['all']:.3f}")
+
+
+def print_issues(report):
+    """Print what the checks of the report found."""
+    print()
+    for finding in report.findings:
+        print(f"{finding.check.code} {finding.check.title}: {finding.status}")
 
 
 def write_csv(path, score, effect, y, flipped):
@@ -107,7 +116,10 @@ def main():
     effect = influence.leave_one_out_effect(X_valid, y_valid, reduce="mean")
     write_csv(FOLDER / "harmful_rows.csv", score, effect, y, flipped)
     draw(FOLDER / "label_errors.png", scores, flipped)
-    print("\nwritten: demo/harmful_rows.csv, demo/label_errors.png")
+    report = InfluenceReport(influence, X_valid, y_valid)
+    print_issues(report)
+    report.to_html(FOLDER / "report.html")
+    print("\nwritten: demo/harmful_rows.csv, demo/label_errors.png, demo/report.html")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Influence functions for scikit-learn models."""
 
 from skinfluence._utils.persistence import trusted_types
+from skinfluence.data import Chunks
 from skinfluence.estimators._averaged import AveragedInfluence
 from skinfluence.estimators._exact import ExactInfluence
 from skinfluence.estimators._head import ClassifierHeadInfluence
@@ -12,6 +13,7 @@ from skinfluence.selection import FilteredEstimator, LeaveOneOutSearch, Memoriza
 
 __all__ = [
     "AveragedInfluence",
+    "Chunks",
     "ClassifierHeadInfluence",
     "ExactInfluence",
     "FilteredEstimator",

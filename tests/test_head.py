@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_matrix
+from sklearn import config_context
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
@@ -188,6 +189,23 @@ def head_gradients(influence, X, y):
     fit = influence.linearisation_
     rows = fit.gradient_rows(fit.read(X), y).toarray()
     return fit.objective.to_parameters(rows)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_hessian_that_does_not_fit_is_never_written_out():
+    X, y = iris()
+    model = MLPClassifier((30,), alpha=0.1, solver="lbfgs", random_state=0).fit(X, y)
+    direct = ClassifierHeadInfluence(FrozenEstimator(model)).fit(X, y)
+    with config_context(working_memory=0.05):
+        influence = ClassifierHeadInfluence(FrozenEstimator(model)).fit(X, y)
+        found = influence.influence(X[::10], y[::10])
+    assert (direct.solver_, influence.solver_) == ("direct", "cg")
+    assert_close(found, direct.influence(X[::10], y[::10]), 1e-8)
+    assert_close(influence.self_influence(), direct.self_influence(), 1e-8)
+    # Without damping, only a dense Hessian has a pseudo-inverse.
+    with config_context(working_memory=0.05):
+        model = LogisticRegression(C=1.0)
+        assert ClassifierHeadInfluence(model).fit(X, y).solver_ == "direct"
 
 
 def test_a_small_sketch_is_close():

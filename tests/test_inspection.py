@@ -394,6 +394,13 @@ def test_line_of_slope_one_half_lies_on_such_errors():
     assert_allclose(ends, [[1, 0.6], [9, 0.2]])
 
 
+def test_few_sketch_sizes_are_the_ticks():
+    display = SketchErrorDisplay([10, 11, 25], {"sjlt": [0.5, 0.4, 0.3]}, 10).plot()
+    display.figure_.canvas.draw()
+    assert [tick.get_text() for tick in display.ax_.get_xticklabels()] == ["1", "1.1", "2.5"]
+    assert not any(tick.get_text() for tick in display.ax_.get_xticklabels(minor=True))
+
+
 def test_sketches_below_the_effective_dimension_can_be_drawn():
     SketchErrorDisplay([1, 2], {"sjlt": [0.9, 0.8]}, 10).plot()
 
@@ -484,6 +491,10 @@ def test_removal_curve_says_what_is_wrong():
 def test_diagnostics_of_one_output_have_contours_of_cooks_distance():
     pytest.importorskip("pandas")
     X, y, *_ = split(*diabetes(), 60, 100)
+    calm = DiagnosticsDisplay.from_estimator(ExactInfluence(Ridge()).fit(X, y))
+    # No contour is in sight.
+    assert legend(calm) == ["area: Cook's distance"]
+    X[17] *= 10
     influence = ExactInfluence(Ridge()).fit(X, y)
     frame = diagnostics_frame(influence)
     display = DiagnosticsDisplay.from_estimator(influence, k=2)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn import config_context
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
 from skinfluence import ExactInfluence, KFACInfluence
+from skinfluence.diagnostics import token_influence
 from skinfluence.models import objective
 from skinfluence.models.torch import TorchModel
 from skinfluence.rows import DenseRows, SharedRows, TokenRows
@@ -163,3 +165,46 @@ def test_a_measurement_of_chosen_tokens(global_random_seed):
         rows.append(torch.cat([g.flatten() for g in found]))
     expected = torch.stack(rows).numpy() @ influence.parameter_influence().T
     assert_close(influence.influence(X[:3]), expected, 1e-9)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_influence_of_tokens_adds_up_to_that_of_their_text(ignored, global_random_seed):
+    module, X, y = problem(seed=global_random_seed)
+    if ignored:
+        y = np.where(np.random.default_rng(0).random(y.shape) < 0.3, -100, y)
+        y[:, 0] = 1
+    chosen = [5, 0, 11]
+    for influence in estimators(module):
+        influence.fit(X, y)
+        for targets in (y[:6], None):
+            found = token_influence(influence, X[:6], targets, chosen)
+            assert found.shape == (6, 3, 4)
+            expected = influence.influence(X[:6], targets)[:, chosen]
+            assert_close(found.sum(axis=2), expected, 1e-10)
+            assert not found[:, y[chosen] == -100].any()
+    # Each token alone, as if the others were ignored; the loss is a mean over those that count.
+    parameters, text = list(module.parameters()), torch.as_tensor(X[:1])
+    exact = estimators(module)[2].fit(X, y)
+    for j in np.flatnonzero(y[0] != -100):
+        alone = np.full((1, 4), -100)
+        alone[0, j] = y[0, j]
+        loss = F.cross_entropy(module(text), torch.as_tensor(alone)) / (y[0] != -100).sum()
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+        found = token_influence(exact, X[:6], y[:6], [0])[:, 0, j]
+        assert_close(found, inverse_products(exact, X[:6], y[:6]) @ gradient.numpy(), 1e-9)
+
+
+def inverse_products(influence, X, y):
+    """``-H^{-1} g`` of queries, in the module's layout, (n_queries, n_params)."""
+    fit = influence.linearisation_
+    queries = fit.query_rows(fit.read(X), y)
+    return -fit.objective.to_parameters(fit.space.lift(fit.solve(queries).toarray()))
+
+
+def test_a_row_with_one_target_has_one_term():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 3)), rng.integers(0, 3, 30)
+    influence = ExactInfluence(LogisticRegression(C=0.1)).fit(X, y)
+    found = token_influence(influence, X[:4], y[:4])
+    assert found.shape == (4, 30, 1)
+    assert_close(found[:, :, 0], influence.influence(X[:4], y[:4]), 1e-10)

@@ -25,7 +25,7 @@ PACKAGE = ROOT / "skinfluence"
 # From top to bottom. A file imports files of its own room and of rooms below it.
 ROOMS = [
     *("selection", "estimators", "inspection", "diagnostics", "metrics", "refitting"),
-    *("curvature", "models", "sketching", "rows", "_utils", "exceptions"),
+    *("curvature", "models", "sketching", "rows", "data", "_utils", "exceptions"),
 ]
 
 # Third-party packages that only these modules may import, at any depth.
@@ -33,7 +33,9 @@ CONFINED = {
     "torch": ("models.torch",),
     "skorch": ("models.torch",),
     "matplotlib": ("inspection",),
-    "pandas": ("diagnostics", "inspection.report"),
+    "pandas": ("data", "diagnostics", "inspection.report"),
+    "pyarrow": ("data",),
+    "dask": (),
     "jinja2": ("inspection.report",),
     "polars": (),
     "imblearn": (),
@@ -104,8 +106,8 @@ def test_import_leaves_optional_packages_alone():
     code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
-    # Some versions of scikit-learn import pandas themselves.
-    imported = CONFINED.keys() & set(run.stdout.split()) - {"pandas"}
+    # Some versions of scikit-learn import pandas themselves, which imports pyarrow.
+    imported = CONFINED.keys() & set(run.stdout.split()) - {"pandas", "pyarrow"}
     assert not imported
 
 
@@ -249,7 +251,7 @@ SHARED = {
 } | {
     name: set()
     for name in (
-        *("damping", "curvature", "solver", "batch_size", "tail", "factorized"),
+        *("damping", "curvature", "solver", "batch_size", "storage", "tail", "factorized"),
         "delta",
         *("debias", "project_queries", "damping_", "curvature_kind_", "stationarity_"),
         *("n_features_in_", "feature_names_in_", "classes_"),

@@ -19,6 +19,7 @@ from skinfluence.rows import (
     CombinedRows,
     DenseRows,
     KroneckerRows,
+    Moments,
     Rows,
     SelectedRows,
     SharedRows,
@@ -269,7 +270,7 @@ def test_columns_that_change_in_their_last_digit_are_zero_once_centred(rng):
     features = np.where(rng.random((37, 40)) < 0.5, values, np.nextafter(values, 20.0))
     features = np.column_stack([features, rng.standard_normal(37)])
     weight = rng.uniform(0.5, 2.0, 37)
-    centred = np.asarray(Centring(features, weight)(features))
+    centred = np.asarray(Centring(Moments.of(lambda: [(features, weight)]))(features))
     assert_array_equal(centred[:, :40], 0.0)
     expected = features[:, 40] - np.average(features[:, 40], weights=weight)
     assert_allclose(centred[:, 40], expected, atol=1e-14)
@@ -292,7 +293,7 @@ def test_rows_of_tokens_are_those_of_their_one_hot_inputs(global_random_seed):
 
 def test_inner_products_of_sparse_features_and_others_are_centred(rng):
     features = rng.poisson(0.7, (37, 5)) * rng.uniform(1.0, 100.0, 5)
-    centring = Centring(sp.csr_matrix(features), np.ones(37))
+    centring = Centring(Moments.of(lambda: [(sp.csr_matrix(features), np.ones(37))]))
     left, right = centring(sp.csr_matrix(features[:20])), centring(sp.csr_matrix(features[20:]))
     expected = (features[:20] - features.mean(axis=0)) @ (features[20:] - features.mean(axis=0)).T
     assert_allclose(left.gram(right), expected, atol=1e-9 * np.abs(expected).max())

@@ -40,8 +40,10 @@ def kept_rows(features, given):
 def fingerprint_of(features):
     """Checksum of some of the rows, spread over all of them."""
     values = _values(features)
-    some = np.unique(np.linspace(0, len(values) - 1, N_COMPARED).astype(int))
-    return zlib.crc32(np.ascontiguousarray(values[some]).tobytes())
+    some = np.unique(np.linspace(0, max(len(values) - 1, 0), N_COMPARED).astype(int))
+    some = np.ascontiguousarray(values[some[: len(values)]])
+    # An array of objects holds their addresses.
+    return zlib.crc32(repr(some.tolist()).encode() if some.dtype.hasobject else some.tobytes())
 
 
 def _values(rows):

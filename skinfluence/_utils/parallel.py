@@ -1,5 +1,7 @@
 """The one way in which loops run in parallel: by joblib, reported, without too many threads."""
 
+from concurrent.futures import CancelledError
+
 from joblib import cpu_count
 from joblib.parallel import get_active_backend
 from sklearn.utils.parallel import Parallel, delayed
@@ -7,23 +9,26 @@ from threadpoolctl import threadpool_limits
 
 from skinfluence._utils.progress import track
 
+# How often tasks are given to the workers that are left.
+N_TRIES = 3
 
-def results(calls, what, total, *, n_jobs=None, in_order=True, **settings):
-    """Results of delayed calls as they come.
+
+def results(function, tasks, what, *, n_jobs=None, in_order=True, **settings):
+    """Results of a function for every task, as they come.
 
     Parameters
     ----------
-    calls : iterable
-        Calls of plain functions, by `sklearn.utils.parallel.delayed`.
+    function : callable
+        A plain function, which can be pickled.
+    tasks : list of tuple
+        Its arguments: plain data. What all tasks need is a `Shared`.
     what : str
         What is done, in the plural, for the report.
-    total : int
-        Number of calls.
     n_jobs : int, default=None
-        Number of calls that run at once. Inside ``joblib.parallel_config``, its backend runs
+        Number of tasks that run at once. Inside ``joblib.parallel_config``, its backend runs
         them, on other machines too.
     in_order : bool, default=True
-        Whether results come in the order of the calls, or in which they end.
+        Whether results come in the order of the tasks, or in which they end.
     **settings
         Other settings of `joblib.Parallel`.
 
@@ -31,14 +36,47 @@ def results(calls, what, total, *, n_jobs=None, in_order=True, **settings):
     ------
     object
         The results.
+
+    Raises
+    ------
+    RuntimeError
+        If workers with data of the tasks are lost again and again.
     """
-    as_they_come = "generator" if in_order else "generator_unordered"
+    settings |= {"n_jobs": n_jobs, "return_as": f"generator{'' if in_order else '_unordered'}"}
+    yield from track(_until_all_are_done(function, tasks, settings), what, len(tasks))
+
+
+def _until_all_are_done(function, tasks, settings):
+    """Results as they come; tasks whose data a lost worker has held are given out again."""
+    left = dict(enumerate(tasks))
+    for _ in range(N_TRIES):
+        try:
+            # Each argument by itself: a scheduler sends a large one to each worker once.
+            calls = [delayed(_numbered)(i, function, *task) for i, task in left.items()]
+            for number, result in _run(settings)(calls):
+                del left[number]
+                yield result
+        except CancelledError as error:
+            lost = error
+        else:
+            return
+    raise RuntimeError(
+        f"Workers were lost {N_TRIES} times, with the data that they held, and {len(left)} of "
+        f"{len(tasks)} tasks are not done. Results of refits that have ended are stored: run the "
+        "same again, on workers with more memory if they were killed for want of it."
+    ) from lost
+
+
+def _numbered(number, function, *task):
+    return number, function(*task)
+
+
+def _run(settings):
     try:
-        run = Parallel(n_jobs=n_jobs, return_as=as_they_come, **settings)
+        return Parallel(**settings)
     except ValueError:
         # Backends of process pools return all results at once.
-        run = Parallel(n_jobs=n_jobs, **settings)
-    yield from track(run(calls), what, total)
+        return Parallel(**settings | {"return_as": "list"})
 
 
 def run_in_threads(function, tasks, what, n_jobs=None):

@@ -18,6 +18,11 @@ from skinfluence._utils.sklearn_private import _check_feature_names, _check_n_fe
 # Sums of squares of such values are still finite.
 LARGEST = 1e151
 
+ALL_ZERO = (
+    "All sample weights are zero, so there is nothing to fit. Expected at least one positive "
+    "weight."
+)
+
 # Rows stay in their dtype, and each batch is cast to float64 by itself. Samples may have several
 # axes, which networks read; other models refuse such data in their own fit.
 _ARRAY = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "allow_nd": True}
@@ -71,6 +76,56 @@ def check_training_data(estimator, X, y, *, classifier):
     _check_two_rows(y)
     check_size(X)
     return X, y
+
+
+class ChunkCheck:
+    """Checks the parts of training rows in pieces, one after the other.
+
+    Parameters
+    ----------
+    estimator : influence estimator
+        Learns the number and the names of the features.
+    classifier : bool
+        Whether targets are labels.
+    """
+
+    def __init__(self, estimator, *, classifier):
+        self.estimator = estimator
+        self.settings = {"multi_output": True, "y_numeric": not classifier, **_ARRAY}
+        self.first = None
+
+    def __call__(self, X, y, sample_weight):
+        """Raise a ValueError if a part is unfit, or unlike the first."""
+        settings = {"skip_check_array": True} if reads_raw_data(self.estimator) else self.settings
+        validate_data(self.estimator, X, y, reset=self.first is None, **settings)
+        has_weight = sample_weight is not None
+        if has_weight:
+            # Those of one part may all be 0.
+            _check_not_negative(sample_weight, len(y))
+        found = has_weight, sp.issparse(X), np.shape(y)[1:]
+        self.first = found if self.first is None else self.first
+        if found != self.first:
+            kinds = [
+                f"sample weights: {given}, sparse: {sparse}, columns of y: {columns or 'one'}"
+                for given, sparse, columns in (self.first, found)
+            ]
+            raise ValueError(f"expected what the first part has ({kinds[0]}). Got {kinds[1]}.")
+
+    def check_all(self, n_samples, total_weight):
+        """Raise a ValueError if all parts together leave nothing to compare."""
+        if n_samples < 2:
+            _check_two_rows([None])
+        if not total_weight > 0:
+            raise ValueError(ALL_ZERO)
+
+
+def _check_not_negative(sample_weight, n_samples):
+    weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64)
+    if weight.shape != (n_samples,) or weight.min() < 0:
+        raise ValueError(
+            f"expected a non-negative weight for each of the {n_samples} rows. Got an array of "
+            f"shape {weight.shape} with a minimum of {weight.min():g}."
+        )
 
 
 def packed(estimator, X):
@@ -153,10 +208,7 @@ def check_weights(sample_weight, X):
     """
     weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     if not weight.any():
-        raise ValueError(
-            "All sample weights are zero, so there is nothing to fit. Expected at least one "
-            "positive weight."
-        )
+        raise ValueError(ALL_ZERO)
     return weight
 
 
@@ -261,7 +313,8 @@ def check_reduce(reduce):
 def column_or_2d(y):
     """Targets as columns, (n, t) in float64."""
     y = np.asarray(y, dtype=np.float64)
-    return y.reshape(len(y), -1)
+    # Not -1, which is undefined where there are no rows.
+    return y.reshape(len(y), int(np.prod(y.shape[1:])))
 
 
 def encode_labels(y, classes):

@@ -87,7 +87,7 @@ def choose_solver(objective, curvature, solver, damping=0.0):
     """
     if solver != "auto":
         return solver
-    n_coordinates, n_factor_rows = len(objective.penalty), objective.features.shape[0]
+    n_coordinates, n_factor_rows = len(objective.penalty), objective.n_samples
     if curvature != "empirical_fisher":
         n_factor_rows *= objective.n_outputs
     fewer = n_factor_rows < n_coordinates and n_factor_rows <= MAX_DENSE

@@ -8,6 +8,7 @@ from skinfluence.diagnostics._influence_frame import influence_frame
 from skinfluence.diagnostics._leave_one_out import leave_one_out_predict, leave_one_out_score
 from skinfluence.diagnostics._most_influential_set import most_influential_set
 from skinfluence.diagnostics._removal_curve import removal_curve
+from skinfluence.diagnostics._tokens import token_influence
 from skinfluence.diagnostics._without import estimator_without
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "most_influential_set",
     "parameter_covariance",
     "removal_curve",
+    "token_influence",
 ]

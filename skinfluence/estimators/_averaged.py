@@ -14,7 +14,6 @@ from sklearn.base import (
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, check_random_state, get_tags
-from sklearn.utils.parallel import delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._utils.arrays import ranking
@@ -150,8 +149,8 @@ class AveragedInfluence(
             for _ in range(self.n_fits)
         ]
         shared = Shared((X, y, sample_weight))
-        trainings = (delayed(_fitted)(member, shared) for member in members)
-        fits = list(results(trainings, "trainings", self.n_fits, n_jobs=self.n_jobs))
+        tasks = [(member, shared) for member in members]
+        fits = list(results(_fitted, tasks, "trainings", n_jobs=self.n_jobs))
         _check_differ(fits)
         self.estimators_ = fits
         self.n_samples_ = fits[0].n_samples_

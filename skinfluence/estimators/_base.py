@@ -8,7 +8,9 @@
 """
 
 from abc import ABC, abstractmethod
+from functools import singledispatch
 from numbers import Integral, Real
+from os import PathLike
 
 import numpy as np
 from sklearn.base import clone, is_classifier
@@ -18,16 +20,19 @@ from skinfluence._utils.batching import Schedule
 from skinfluence._utils.progress import reported
 from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_context
 from skinfluence._utils.validation import (
+    ChunkCheck,
     check_model,
     check_training_data,
     check_weights,
     reads_raw_data,
 )
+from skinfluence.data import Chunks
 from skinfluence.estimators._convergence import check_remaining_step, check_stationarity
 from skinfluence.estimators._damping import network_damping
 from skinfluence.estimators._fitted import FittedInfluence
 from skinfluence.estimators._linearisation import Linearisation
-from skinfluence.models import FittedModel, fit_arguments
+from skinfluence.estimators._storage import stored_rows
+from skinfluence.models import ChunkedModel, FittedModel, can_read_pieces, fit_arguments
 
 
 def fit_model(influence, X, y, sample_weight):
@@ -38,12 +43,17 @@ def fit_model(influence, X, y, sample_weight):
     influence : influence estimator
         Learns the number and the names of the features.
     X, y, sample_weight : array-like
-        Training rows, their targets and their weights, as the user gave them.
+        Training rows, their targets and their weights, as the user gave them; or `Chunks`.
 
     Returns
     -------
     FittedModel
     """
+    return _fitted_on(X, influence, y, sample_weight)
+
+
+@singledispatch
+def _fitted_on(X, influence, y, sample_weight):
     estimator = check_model(influence.estimator)
     checked, y = check_training_data(influence, X, y, classifier=is_classifier(estimator))
     weight = check_weights(sample_weight, checked)
@@ -56,11 +66,29 @@ def fit_model(influence, X, y, sample_weight):
     return FittedModel(estimator, fitted, rows, y, weight, table=X)
 
 
+@_fitted_on.register
+def _(chunks: Chunks, influence, y, sample_weight):
+    estimator = check_model(influence.estimator)
+    if y is not None or sample_weight is not None:
+        raise ValueError(
+            "Chunks hold targets and sample weights themselves. Expected fit(chunks) alone. Got "
+            "y or sample_weight too."
+        )
+    if not can_read_pieces(estimator, chunks):
+        every = chunks.concatenated()
+        return _fitted_on(every.X, influence, every.y, every.sample_weight)
+    check = ChunkCheck(influence, classifier=is_classifier(estimator))
+    return ChunkedModel(estimator, clone(estimator), chunks, check)
+
+
 # Parameters of the estimators whose curvature is an approximation.
 REFINEMENT = {
     "refine": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
     "eps": [Interval(Real, 0, 1, closed="neither")],
 }
+
+# A parameter of the estimators whose rows are sketched or factored.
+STORAGE = {"storage": [None, str, PathLike]}
 
 
 class BaseInfluence(FittedInfluence, ABC):
@@ -72,6 +100,9 @@ class BaseInfluence(FittedInfluence, ABC):
 
     # Steps of refinement, a parameter where the curvature is an approximation.
     refine = 0
+
+    # Folder of the training rows, a parameter where they are sketched or factored.
+    storage = None
 
     # Need to be defined, or may be overridden, by the members of the family.
 
@@ -91,15 +122,16 @@ class BaseInfluence(FittedInfluence, ABC):
 
     @_fit_context(prefer_skip_nested_validation=False)
     @reported
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Fit the model, then linearise its loss at the fitted parameters.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows, handed to the model as they are.
-        y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Targets.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features) or Chunks
+            Training rows, handed to the model as they are; or `Chunks`, which hold the targets
+            and weights too.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
+            Targets; None with `Chunks` alone.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the training rows, non-negative and not all 0.
 
@@ -137,13 +169,18 @@ class BaseInfluence(FittedInfluence, ABC):
         objective = objective.conditioned(damping)
         kind, curvature, space = self._make_curvature(objective, damping)
         damping = self._match_damping(objective, curvature, space, damping)
-        rows = space.project(objective.training_gradient_rows())
+        rows = self._training_rows(fitted_model, objective, space)
         schedule = Schedule(self.batch_size, self.n_jobs, self.verbose)
         found = Linearisation(
             fitted_model, objective, kind, curvature, damping, space, rows, schedule
         )
         check_remaining_step(found, fitted_model.model)
         return self.learn(found.refined(self.refine, self.eps) if self.refine else found)
+
+    def _training_rows(self, fitted_model, objective, space):
+        if self.storage is None:
+            return space.project(objective.training_gradient_rows())
+        return stored_rows(self.storage, fitted_model, objective, space, self.batch_size)
 
     def _choose_damping(self, objective):
         if self.damping != "auto":

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skinfluence._utils.batching import fits_in_memory
 from skinfluence._utils.sklearn_private import Interval, StrOptions
 from skinfluence._utils.validation import check_queries, reads_raw_data
 from skinfluence.curvature import SOLVERS, Space, choose_curvature, choose_solver, make_curvature
@@ -17,6 +18,9 @@ from skinfluence.sketching import SKETCHES
 
 # Error and share of seeds for sketch_size="auto": the defaults of SketchedInfluence.
 EPS, DELTA = 0.25, 0.05
+
+# Arrays of the size of the Hessian that its Cholesky factors take.
+N_COPIES = 2
 
 # Queries that are compared where the full Hessian is too large to decompose.
 N_COMPARED = 32
@@ -109,6 +113,10 @@ class ClassifierHeadInfluence(BaseInfluence):
     it was, the source names conditions under which the result is close; `head_fidelity` measures
     them. Effects of leaving rows out assume that the featurizer stays as it is.
 
+    Where the Hessian of a network's head and its Cholesky factors do not fit into scikit-learn's
+    ``working_memory``, above 8,192 parameters by default, ``solver="auto"`` is "cg", which never
+    writes the Hessian out. It has no embedding and no memorization; "direct" has, and a sketch.
+
     References
     ----------
     Kounavis, Dia and Ramazanli, *On Influence Functions, Classification Influence, Relative
@@ -197,9 +205,16 @@ class ClassifierHeadInfluence(BaseInfluence):
             if not projection.sketch.is_identity:
                 self.solver_ = "sketch"
                 return kind, projection.curvature, projection
-        self.solver_ = choose_solver(objective, kind, self.solver, damping)
+        self.solver_ = self._choose_solver(objective, kind, damping)
         curvature = make_curvature(objective, kind, self.solver_, self.random_state)
         return kind, curvature, Space(objective.l2_penalty)
+
+    def _choose_solver(self, objective, kind, damping):
+        found = choose_solver(objective, kind, self.solver, damping)
+        # Iteration needs a definite Hessian; a linear model may have one of separate blocks.
+        is_free = self.solver == "auto" and found == "direct" and objective.needs_damping
+        n_bytes = 8 * N_COPIES * len(objective.penalty) ** 2
+        return "cg" if is_free and damping > 0 and not fits_in_memory(n_bytes) else found
 
     def _draw(self, objective, kind, damping):
         """Projection of the rows by a sketch."""

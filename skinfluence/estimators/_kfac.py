@@ -15,7 +15,7 @@ from skinfluence.curvature.kronecker import (
     moments,
     sketch_sizes,
 )
-from skinfluence.estimators._base import REFINEMENT, BaseInfluence
+from skinfluence.estimators._base import REFINEMENT, STORAGE, BaseInfluence
 from skinfluence.estimators._damping import matched_damping
 
 # Numbers of the largest parameter that has a dense block: a matrix of 128 MiB.
@@ -88,6 +88,12 @@ class KFACInfluence(BaseInfluence):
         training asking for much damping; Kronecker factors take the damping at which they agree
         best with the full curvature at its own, and heads 0.1 times the mean eigenvalue of their
         curvature. ``damping_`` reports the damping that was used.
+    storage : str or path-like, default=None
+        Folder that keeps the sketched or factored training rows on disk, one file for each
+        ``batch_size`` of them. Scores then read them there, without going through the model, and
+        a fit that was interrupted goes on with the parts that are missing. A folder that holds
+        the rows of other data, another model, sketch or version is refused. Pickles hold its
+        path. None makes or holds the rows in memory.
     batch_size : int, default=None
         Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
     n_jobs : int, default=None
@@ -184,6 +190,7 @@ class KFACInfluence(BaseInfluence):
         ],
         "sketch": [StrOptions({"nystrom", "gaussian"})],
         **REFINEMENT,
+        **STORAGE,
         "delta": [Interval(Real, 0, 1, closed="neither")],
     }
     _parameter_constraints.pop("curvature")
@@ -202,6 +209,7 @@ class KFACInfluence(BaseInfluence):
         eps=0.1,
         delta=0.05,
         damping="auto",
+        storage=None,
         batch_size=None,
         n_jobs=None,
         random_state=None,
@@ -219,6 +227,7 @@ class KFACInfluence(BaseInfluence):
         self.eps = eps
         self.delta = delta
         self.damping = damping
+        self.storage = storage
         self.batch_size = batch_size
         self.n_jobs = n_jobs
         self.random_state = random_state

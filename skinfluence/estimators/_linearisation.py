@@ -303,7 +303,7 @@ class Linearisation:
         residual = objective.residual_length()
         if not residual:
             return 0.0
-        gradient = objective.weight[None] @ self.training_rows
+        gradient = objective.loss_gradient()[None]
         gradient += objective.penalty * objective.theta + objective.l1_gradient
         length = self.curvature.leverages(DenseRows(gradient), self.damping)[0, 0, 0]
         return float(np.sqrt(max(length, 0.0) / objective.total_weight)) / residual

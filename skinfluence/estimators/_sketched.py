@@ -15,7 +15,7 @@ from skinfluence.curvature.sketched import (
     choose_projection,
     is_injective,
 )
-from skinfluence.estimators._base import REFINEMENT, BaseInfluence
+from skinfluence.estimators._base import REFINEMENT, STORAGE, BaseInfluence
 from skinfluence.estimators._sketch_error import Probes
 from skinfluence.estimators._sketched_scores import SketchedScores
 from skinfluence.exceptions import NumericalWarning
@@ -101,6 +101,12 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         training asking for much damping; Kronecker factors take the damping at which they agree
         best with the full curvature at its own, and heads 0.1 times the mean eigenvalue of their
         curvature. ``damping_`` reports the damping that was used.
+    storage : str or path-like, default=None
+        Folder that keeps the sketched or factored training rows on disk, one file for each
+        ``batch_size`` of them. Scores then read them there, without going through the model, and
+        a fit that was interrupted goes on with the parts that are missing. A folder that holds
+        the rows of other data, another model, sketch or version is refused. Pickles hold its
+        path. None makes or holds the rows in memory.
     batch_size : int, default=None
         Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
     n_jobs : int, default=None
@@ -212,6 +218,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         "tail": ["boolean"],
         "factorized": [StrOptions({"auto"}), "boolean"],
         **REFINEMENT,
+        **STORAGE,
         "delta": [Interval(Real, 0, 1, closed="neither")],
         "debias": ["boolean"],
         "project_queries": ["boolean"],
@@ -233,6 +240,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         refine=0,
         curvature="hessian",
         damping="auto",
+        storage=None,
         batch_size=None,
         n_jobs=None,
         random_state=None,
@@ -252,6 +260,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         self.refine = refine
         self.curvature = curvature
         self.damping = damping
+        self.storage = storage
         self.batch_size = batch_size
         self.n_jobs = n_jobs
         self.random_state = random_state

@@ -8,7 +8,6 @@ import numpy as np
 from sklearn.base import clone, is_classifier
 from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils import _safe_indexing
-from sklearn.utils.parallel import delayed
 
 from skinfluence._utils.parallel import results
 from skinfluence._utils.progress import reported, track
@@ -227,8 +226,8 @@ class SketchedInfluenceCV(SketchedScores):
         splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         splits = list(splitter.split(X, y))
         shared = Shared(_Splits(self.estimator, self._candidate, self.scoring, X, y, given, grid))
-        searches = (delayed(_search)(shared, *split) for split in splits)
-        found = list(results(searches, "splits", len(splits), n_jobs=self.n_jobs))
+        tasks = [(shared, *split) for split in splits]
+        found = list(results(_search, tasks, "splits", n_jobs=self.n_jobs))
         self.n_splits_ = len(splits)
         self.cv_results_ = tabulated(grid, found)
         self.best_index_ = best(self.cv_results_["mean_test_score"])

@@ -72,9 +72,10 @@ class TrainingPass:
 
     def _parts(self, span):
         """Slices of a slice of training rows that fit into the working memory."""
-        fitting = self.rows.parts(len(self.solved), self.schedule.batch_size)[0].stop
-        parts = batches(span.stop - span.start, 0, fitting)
-        return [slice(span.start + part.start, span.start + part.stop) for part in parts]
+        # Rows may be read in pieces of several sizes.
+        fitting = self.rows.parts(len(self.solved), self.schedule.batch_size)
+        parts = [slice(max(p.start, span.start), min(p.stop, span.stop)) for p in fitting]
+        return [part for part in parts if part.start < part.stop]
 
     def _tiles(self, rows, k):
         """Slices of rows and the products with them, all in the same memory."""

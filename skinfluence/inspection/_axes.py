@@ -26,17 +26,17 @@ def short_ticks(ax, axis):
     ax.ticklabel_format(axis=axis, scilimits=(-2, 3))
 
 
-def label_colours(ax, colours):
+def label_colours(ax, colours, *, ncols=2, below=0.16):
     """A legend of colours by their meaning, outside the picture."""
     from matplotlib.patches import Patch
 
     patches = [Patch(color=colour, label=label) for label, colour in colours.items()]
-    ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -below), ncols=ncols)
 
 
-def cut(name):
+def cut(name, length=MAX_NAME):
     """A name as text, cut where it is too long for a picture."""
-    short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
+    short = name if len(name) <= length else f"{name[: length - 3]}..."
     # Between two dollar signs matplotlib reads formulas.
     return short.replace("$", r"\$")
 

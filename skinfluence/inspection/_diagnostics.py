@@ -12,6 +12,9 @@ CONTOURS = (0.5, 1.0)
 # Areas of markers, in square points: of a row that moves nothing, and of the one that moves most.
 SMALLEST, LARGEST = 8, 150
 
+# Longer names of rows are cut.
+NAME = 20
+
 # Residuals by their columns in the table of diagnostics.
 STANDARDISED, DEVIANCE = "Standardised residual", "Root of twice the loss"
 
@@ -177,7 +180,14 @@ class DiagnosticsDisplay:
         self._name_rows()
         self.ax_.set(xlabel="Leverage", ylabel=self.residual_name)
         self.ax_.set_title(self.title or "")
-        self.ax_.legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=3, frameon=False)
+        self.ax_.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.14),
+            ncols=3,
+            fontsize="small",
+            columnspacing=1.0,
+            frameon=False,
+        )
         return self
 
     def _draw_contours(self):
@@ -189,6 +199,8 @@ class DiagnosticsDisplay:
         leverage = np.linspace(max(last, 1e-9) / 500, last, 500)
         for distance, style in zip(CONTOURS, ("--", "-"), strict=True):
             height = np.sqrt(distance * self.n_directions * (1 - leverage) / leverage)
+            if height.min() > np.abs(limits[1]).max():
+                continue
             label = f"Cook's distance {distance:g}"
             for sign in (1, -1):
                 self.ax_.plot(
@@ -200,7 +212,7 @@ class DiagnosticsDisplay:
     def _name_rows(self):
         middle = np.mean(self.ax_.get_xlim())
         for row in self.indices_:
-            name = str(row) if self.row_labels is None else cut(str(self.row_labels[row]))
+            name = str(row) if self.row_labels is None else cut(str(self.row_labels[row]), NAME)
             is_left = self.leverage[row] < middle
             self.ax_.annotate(
                 name,

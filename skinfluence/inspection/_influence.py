@@ -22,6 +22,9 @@ from skinfluence.inspection._axes import (
     short_ticks,
 )
 
+# Names with more characters take half of the picture.
+WIDE_NAME = 20
+
 _SELECTION = {
     "k": [Interval(Integral, 1, None, closed="left")],
     "by": [StrOptions({"both", "harmful", "helpful", "absolute"})],
@@ -194,14 +197,20 @@ class InfluenceDisplay:
         colours = np.where(values > 0, HARMFUL, HELPFUL)
         self.bars_ = self.ax_.barh(position, values, color=colours)
         names = self.indices_ if self.row_labels is None else self.row_labels[self.indices_]
-        self.ax_.set_yticks(position, [cut(str(name)) for name in names])
+        names = [cut(str(name)) for name in names]
+        self.ax_.set_yticks(position, names)
         self.ax_.invert_yaxis()
         self.ax_.axvline(0, color="0.2", linewidth=0.8)
         short_ticks(self.ax_, "x")
-        self.ax_.set_xlabel(f"{axis}, for each unit of relative weight")
+        # Long names leave little room for what stands below the bars.
+        is_narrow = max(map(len, names)) > WIDE_NAME
+        unit = "for each unit of relative weight"
+        self.ax_.set_xlabel(f"{axis},\n{unit}" if is_narrow else f"{axis}, {unit}")
         self.ax_.set_ylabel("Training row")
         self.ax_.set_title(self.title or "")
-        label_colours(self.ax_, {raises: HARMFUL, lowers: HELPFUL})
+        meanings = {raises: HARMFUL, lowers: HELPFUL}
+        place = {"ncols": 1, "below": 0.22} if is_narrow else {}
+        label_colours(self.ax_, meanings, **place)
         return self
 
 

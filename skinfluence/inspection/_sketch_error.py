@@ -8,6 +8,9 @@ from skinfluence._utils.sklearn_private import _num_samples
 from skinfluence.inspection._axes import COLOURS, make_axes, model_of
 from skinfluence.inspection._sketch_trials import SketchTrials, default_sizes
 
+# So many sizes have room for a tick each.
+MOST_TICKS = 8
+
 
 class SketchErrorDisplay:
     r"""Error of sketched influences against the sketch size over effective dimension.
@@ -91,8 +94,8 @@ class SketchErrorDisplay:
         sketches : sequence of str, default=("gaussian", "sjlt")
             Kinds of sketch of full gradients, see `skinfluence.sketching`.
         sketch_sizes : array-like of int of shape (n_sizes,), default=None
-            Numbers for each training row. None means one, two, four and so on times the
-            effective dimension, below the number of parameters.
+            Numbers for each training row. None means five sizes, from the effective
+            dimension to 16 times it, at most half of the parameters.
         n_repeats : int, default=3
             How many sketches of each size are drawn.
         random_state : int, RandomState instance or None, default=0
@@ -156,6 +159,9 @@ class SketchErrorDisplay:
             self.ax_.fill_between(
                 ratio, error.min(axis=0), error.max(axis=0), color=colour, alpha=0.15
             )
+        if len(ratio) <= MOST_TICKS:
+            self.ax_.set_xticks(ratio, [f"{each:.2g}" for each in ratio])
+            self.ax_.set_xticks([], minor=True)
         beyond = np.array([min(1, ratio.max()), ratio.max()])
         line = self._height() / np.sqrt(beyond)
         self.ax_.plot(beyond, line, "--", color="0.2", label="slope -1/2")

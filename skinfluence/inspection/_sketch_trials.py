@@ -13,6 +13,9 @@ ROUNDING = 1e-16
 
 QUANTILE = 0.95
 
+# Sizes that are tried by default, the largest in effective dimensions.
+N_SIZES, LARGEST = 5, 16
+
 
 class SketchTrials:
     """Exact scores of queries, and errors of sketched ones.
@@ -91,8 +94,7 @@ class SketchTrials:
 
 
 def default_sizes(dimension, n_columns):
-    """One, two, four and so on times the effective dimension, below the number of columns."""
-    sizes = np.round(dimension * 2.0 ** np.arange(6)).astype(int)
-    sizes = np.unique(np.clip(sizes, 1, None))
-    smaller = sizes[sizes < n_columns]
-    return smaller if len(smaller) else np.array([max(n_columns - 1, 1)])
+    """Five sizes from the effective dimension to `LARGEST` times it, at most half the columns."""
+    most = max(n_columns // 2, 1)
+    ends = np.clip([dimension, LARGEST * dimension], 1, most)
+    return np.unique(np.geomspace(*ends, N_SIZES).round().astype(int))

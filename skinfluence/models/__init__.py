@@ -6,6 +6,7 @@ for a model that is linear in its features, `linear_objective`, `Weighting` and 
 """
 
 from skinfluence.models import linear, losses, mlp, per_output, refused
+from skinfluence.models.chunked_model import ChunkedModel, can_read_pieces
 from skinfluence.models.doors import head, objective
 from skinfluence.models.fitted_model import FittedModel
 from skinfluence.models.heads import Head
@@ -18,12 +19,14 @@ from skinfluence.models.weighting import Weighting
 from skinfluence.models.wrappers import fit_arguments, innermost, unfrozen, unwrap
 
 __all__ = [
+    "ChunkedModel",
     "FittedModel",
     "Head",
     "LinearObjective",
     "Objective",
     "Weighting",
     "add_to_parameters",
+    "can_read_pieces",
     "fit_arguments",
     "head",
     "innermost",

@@ -4,6 +4,7 @@ import warnings
 from copy import copy
 from functools import cached_property
 
+import joblib
 import numpy as np
 from sklearn.pipeline import Pipeline
 
@@ -45,10 +46,7 @@ class FittedModel:
     """
 
     def __init__(self, given, fitted, X, y, sample_weight, table=None):
-        self.given, self.fitted = given, fitted
-        unwrapped = unwrap(fitted)
-        self.model, self.featurizers = unwrapped.model, unwrapped.featurizers
-        self.target_steps = unwrapped.target_steps
+        self._unwrap(given, fitted)
         self.features, self._fingerprint = kept_rows(self.featurize(X), X)
         # What is neither named nor transformed is held, and stored, once.
         table = X if table is None else table
@@ -57,6 +55,23 @@ class FittedModel:
         self.given_y = np.array(y)
         self.y = self.read_targets(self.given_y)
         self.sample_weight = np.array(sample_weight)
+
+    def _unwrap(self, given, fitted):
+        """Set the final model, and the steps in front of it."""
+        self.given, self.fitted = given, fitted
+        unwrapped = unwrap(fitted)
+        self.model, self.featurizers = unwrapped.model, unwrapped.featurizers
+        self.target_steps = unwrapped.target_steps
+
+    def gathered(self):
+        """The same with all training rows in memory, for what refits the model.
+
+        Raises
+        ------
+        MemoryError
+            If they come in pieces that do not fit into the working memory together.
+        """
+        return self
 
     def check_unchanged(self):
         """Raise a ValueError if the user's array has changed since the model was fitted."""
@@ -67,6 +82,10 @@ class FittedModel:
             "influence would mix old numbers with new ones. Fit again, or give fit a copy of "
             "the rows."
         )
+
+    def checksum(self):
+        """Checksum of the training rows, their targets and their weights, str."""
+        return joblib.hash((self.features, self.y, self.sample_weight))
 
     def featurize(self, X):
         """Rows as the model sees them.

@@ -20,14 +20,15 @@ _WEIGHTED_BALANCE = parse_version(sklearn.__version__) >= parse_version("1.7")
 def _class_weighting(model, y, classes, sample_weight, *, by_counts=True, kind="sum"):
     codes = encode_labels(y, classes)
     class_weight = _class_weight(model, y, classes, by_counts)
-    return Weighting(sample_weight, codes, class_weight, kind)
+    return Weighting(sample_weight, codes, class_weight, kind, len(classes))
 
 
 def _one_vs_rest_weighting(model, y, classes, sample_weight, *, by_counts, kind="sum"):
     """Weights of one problem for each class, whose class weights apply to its own rows only."""
     class_weight = _class_weight(model, y, classes, by_counts)
     if len(classes) == 2 or class_weight is None:
-        return Weighting(sample_weight, encode_labels(y, classes), class_weight, kind)
+        codes = encode_labels(y, classes)
+        return Weighting(sample_weight, codes, class_weight, kind, len(classes))
     return OneVsRestWeighting(sample_weight, _indicators(y, classes), class_weight, kind)
 
 
@@ -35,7 +36,8 @@ def _separate_weighting(model, y, classes, sample_weight, *, by_counts):
     """Weights of one problem for each class, each of which balances its class and the rest."""
     class_weight = _class_weight(model, y, classes, by_counts)
     if len(classes) == 2 or not isinstance(class_weight, str):
-        return Weighting(sample_weight, encode_labels(y, classes), class_weight)
+        codes = encode_labels(y, classes)
+        return Weighting(sample_weight, codes, class_weight, n_classes=len(classes))
     return OutputWeighting(sample_weight, _indicators(y, classes), class_weight)
 
 

@@ -1,7 +1,6 @@
 """The objective of a model whose outputs are linear in its features."""
 
 from copy import copy
-from functools import cached_property
 
 import numpy as np
 from scipy.sparse import issparse
@@ -10,7 +9,7 @@ from skinfluence._utils.batching import batches
 from skinfluence._utils.warnings import warn_user
 from skinfluence.models.losses import SoftmaxLoss
 from skinfluence.models.objectives import ROUNDING, Objective, select
-from skinfluence.rows import Centring, KroneckerRows, far_from_0, outer_moment
+from skinfluence.rows import Centring, KroneckerRows, Moments, outer_moment
 
 # Rounding that a solver leaves in outputs, relative to the sum of the sizes of their terms.
 OUTPUT_ROUNDING = 1e-12
@@ -98,18 +97,23 @@ class LinearObjective(Objective):
         covered = set(self.feature_outputs) <= set(self.intercept_outputs)
         if damping > 0 or not covered or self._intercepts_are_penalised:
             return self
-        weight = self._weight_of_centre()
+        moments = self.moments
         # With fewer rows than parameters, what intercepts share with features loses the digits
         # that a small penalty needs.
-        fewer = self.training_outputs.size < len(self.theta)
-        if not (fewer or far_from_0(self.features, weight)):
+        fewer = self.n_samples * self.n_outputs < len(self.theta)
+        if not (fewer or moments.are_far_from_0):
             return self
+        part = self.centred(Centring(moments))
+        part.stationarity = self.stationarity
+        return part
+
+    def centred(self, centring):
+        """The same objective for features that a `Centring` has shifted."""
         part = copy(self)
         part.__dict__.pop("training_outputs", None)
-        part.unconditioned, part.stationarity = self, self.stationarity
-        part.centring = Centring(self.features, weight)
-        part.features = part.centring(self.features)
-        part.intercepts = self.intercepts + self._shift_of(self.weights, part.centring.centre)
+        part.unconditioned, part.centring = self, centring
+        part.features = centring(self.features)
+        part.intercepts = self.intercepts + self._shift_of(self.weights, centring.centre)
         if len(self.intercepts):
             part.theta = np.append(self.theta[: -len(self.intercepts)], part.intercepts)
         return part
@@ -119,11 +123,20 @@ class LinearObjective(Objective):
         n = len(self.intercepts)
         return bool((self.penalty[-n:] != 0).any() or (self.l1_gradient[-n:] != 0).any())
 
-    def _weight_of_centre(self):
-        """Curvature of the rows, around whose mean intercepts and weights move independently."""
+    def curvature_of_rows(self):
+        """Curvature of the rows, around whose mean intercepts and weights move independently.
+
+        ``w_i tr(h_i)`` over the outputs with features, (n_samples,), and 0 where that is negative.
+        """
         second = self.loss.hessian_diagonal(self.training_outputs, self.targets)
-        curved = self.weight * np.maximum(second[:, self.feature_outputs], 0).sum(axis=1)
-        return curved if curved.sum() > 0 else self.weight
+        return self.weight * np.maximum(second[:, self.feature_outputs], 0).sum(axis=1)
+
+    @property
+    def moments(self):
+        """`Moments` of the features, by the curvature of the rows, or else by their weights."""
+        curved = self.curvature_of_rows()
+        weight = curved if curved.any() else self.weight
+        return Moments.of(lambda: [(self.features, weight)])
 
     def _shift_of(self, weights, centre):
         """``W centre`` of each intercept, 0 of outputs without features; (..., f)."""
@@ -151,7 +164,7 @@ class LinearObjective(Objective):
         return ", ".join(names)
 
     @property
-    def _n_outputs(self):
+    def n_outputs(self):
         return 1 + max([*self.feature_outputs, *self.intercept_outputs])
 
     def outputs(self, features):
@@ -160,7 +173,7 @@ class LinearObjective(Objective):
     def shifted_outputs(self, features, weights, intercepts):
         """Outputs for other parameters, with leading axes for several models at once."""
         *models, c, d = weights.shape
-        z = np.zeros((*models, features.shape[0], self._n_outputs))
+        z = np.zeros((*models, features.shape[0], self.n_outputs))
         scores = np.asarray(features @ weights.reshape(-1, d).T)
         scores = np.moveaxis(scores.reshape(-1, *models, c), 0, -2)
         z[..., self.feature_outputs] += scores
@@ -185,34 +198,36 @@ class LinearObjective(Objective):
         )
         return select(rows, self.active)
 
-    @cached_property
-    def stationarity(self):
+    def gradient_and_size(self):
         if not self.loss.quadratic:
-            return super().stationarity
+            return super().gradient_and_size()
         # What solves a quadratic solves it in every coordinate, whatever the unit of that is.
         residual = self.loss.residual(self.training_outputs, self.targets)
         size = np.abs(residual) + ROUNDING * np.abs(self.training_outputs)
         gradient, scale = np.zeros_like(self.theta), np.zeros_like(self.theta)
-        for batch in batches(self.features.shape[0], 8 * self.features.shape[1]):
+        for batch in batches(self.n_samples, 8 * self.features.shape[1]):
             part, weight = self.features[batch], self.weight[None, batch]
             gradient += (weight @ self.pullback(part, residual[batch, None]))[0]
             scale += (weight @ self.pullback(abs(part), size[batch, None]))[0]
-        own = self.penalty * self.theta + self.l1_gradient
-        scale = np.maximum(scale + np.abs(own), np.finfo(float).tiny)
-        return float(np.sqrt(np.mean(((gradient + own) / scale) ** 2)))
+        return gradient, scale
 
     def residual_length(self):
+        own = self.penalty @ self.theta**2
+        return float(np.sqrt(self.squared_residuals() + own))
+
+    def squared_residuals(self):
+        """``sum_i w_i r_i' h_i^{-1} r_i`` over the training rows, a float."""
         outputs = self.training_outputs
         squares = self.loss.squared_residual(outputs, self.targets)
         # Outputs are known up to the rounding of what is added up to them.
         second = np.maximum(self.loss.hessian_diagonal(outputs, self.targets), 0)
         squares += (second * (OUTPUT_ROUNDING * self._sizes_of_terms()) ** 2).sum(axis=1)
-        return float(np.sqrt(self.weight @ squares + self.penalty @ self.theta**2))
+        return float(self.weight @ squares)
 
     def _sizes_of_terms(self):
         """Sums of the sizes of what is added up to the outputs in the model's coordinates."""
         own = self.original
-        parts = batches(own.features.shape[0], 8 * own.features.shape[1])
+        parts = batches(own.n_samples, 8 * own.features.shape[1])
         weights, intercepts = abs(own.weights), abs(own.intercepts)
         return np.concatenate(
             [own.shifted_outputs(abs(own.features[part]), weights, intercepts) for part in parts]

@@ -151,10 +151,20 @@ class Objective(ABC):
         """Weights of the training rows in the objective, class weights included."""
         return self.weighting.weight
 
-    @property
+    @cached_property
     def total_weight(self):
         """N, the sum of the weights, which divides the objective into a mean."""
         return self.weight.sum()
+
+    @property
+    def n_samples(self):
+        """Number of training rows."""
+        return self.features.shape[0]
+
+    @property
+    def n_target_columns(self):
+        """Columns of the targets as the loss reads them, t."""
+        return self.targets.shape[1]
 
     @cached_property
     def training_outputs(self):
@@ -176,10 +186,10 @@ class Objective(ABC):
         if y is None:
             raise ValueError("y is None. Expected the targets of the queries.")
         targets = self.encode(check_array(y, ensure_2d=False, dtype=None, input_name="y"))
-        if targets.shape != (n_queries, self.targets.shape[1]):
+        if targets.shape != (n_queries, self.n_target_columns):
             raise ValueError(
                 f"y must hold one target for each of the {n_queries} queries, in "
-                f"{self.targets.shape[1]} column(s). Got an array of shape {np.shape(y)} instead."
+                f"{self.n_target_columns} column(s). Got an array of shape {np.shape(y)} instead."
             )
         return targets
 
@@ -220,6 +230,11 @@ class Objective(ABC):
         """Gradients of the losses of the training rows."""
         return self.gradient_rows(self.features, self.targets)
 
+    def term_rows(self, indices):
+        """Gradients of the terms of the losses of training rows, one row for each term."""
+        features, targets = self.features[indices], self.targets[indices]
+        return self.pulled_rows(self.loss.residual_terms, features, targets)
+
     def _residuals(self, outputs, targets):
         return self.loss.residual(outputs, targets)[:, None, :]
 
@@ -247,8 +262,8 @@ class Objective(ABC):
 
     def jacobian_rows(self, features):
         """Gradients of the raw outputs, k rows for each sample."""
-        n_outputs = self.n_outputs
-        identity = np.broadcast_to(np.eye(n_outputs), (features.shape[0], n_outputs, n_outputs))
+        shape = features.shape[0], self.n_outputs, self.n_outputs
+        identity = np.broadcast_to(np.eye(self.n_outputs), shape)
         return self.pullback(features, identity).as_jacobian()
 
     def factor_rows(self, curvature):
@@ -348,7 +363,7 @@ class Objective(ABC):
         """
         index = np.flatnonzero(weight)
         part = copy(self)
-        for name in ("weight", "stationarity"):
+        for name in ("weight", "total_weight", "stationarity"):
             part.__dict__.pop(name, None)
         part.features, part.targets = self.features[index], self.targets[index]
         if "training_outputs" in vars(self):
@@ -391,18 +406,42 @@ class Objective(ABC):
         """Penalty of the mean objective on every coordinate, (n_coordinates,)."""
         return self.penalty / self.total_weight
 
-    @cached_property
-    def stationarity(self):
-        """Norm of the gradient of the objective over the sum of the norms of its terms."""
+    def loss_gradient(self):
+        """Gradient of the losses of the training rows, ``sum_i w_i g_i``, (n_coordinates,)."""
+        return (self.weight[None] @ self.training_gradient_rows())[0]
+
+    def gradient_and_size(self):
+        """Gradient of the losses, and the size of its terms; both are sums over the rows.
+
+        Returns
+        -------
+        gradient : ndarray of shape (n_coordinates,)
+            ``sum_i w_i g_i``.
+        size : float or ndarray of shape (n_coordinates,)
+            Sum of the norms of the terms, or of their sizes in each coordinate.
+        """
         rows = self.training_gradient_rows()
-        gradient = (self.weight[None] @ rows)[0]
-        gradient += self.penalty * self.theta + self.l1_gradient
         size = self.weight @ np.sqrt(rows.squared_norms())
         if self.loss.quadratic:
             # After a perfect fit, all terms are rounding errors of the outputs.
             outputs = self.pulled_rows(_as_vectors, self.features)
             size += ROUNDING * (self.weight @ np.sqrt(outputs.squared_norms()))
-        return float(np.linalg.norm(gradient) / max(size, np.finfo(float).tiny))
+        return (self.weight[None] @ rows)[0], size
+
+    @cached_property
+    def stationarity(self):
+        """Gradient of the objective relative to its terms, a float.
+
+        Norm of the gradient over the sum of the norms of its terms. Where sizes are known in
+        each coordinate, root of the mean of the squares of the gradient over the sizes.
+        """
+        gradient, size = self.gradient_and_size()
+        own = self.penalty * self.theta + self.l1_gradient
+        tiny = np.finfo(float).tiny
+        if np.ndim(size):
+            shares = (gradient + own) / np.maximum(size + np.abs(own), tiny)
+            return float(np.sqrt(np.mean(shares**2)))
+        return float(np.linalg.norm(gradient + own) / max(size, tiny))
 
 
 def _as_vectors(outputs):

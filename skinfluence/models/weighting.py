@@ -7,8 +7,9 @@ row has one weight for all outputs. Where each output is its own problem, a grou
 one problem, and a row has a weight for each output.
 """
 
+import math
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,12 +30,18 @@ class Weighting:
     kind : {"sum", "mean", "count"}
         Whether the penalty is constant, or grows with the sum of the weights or with the
         number of rows, because the objective divides its losses by that number.
+    n_classes : int, default=None
+        Number of classes; by default as many as the codes or the class weights tell.
     """
 
     sample_weight: np.ndarray
     codes: np.ndarray | None = None
     class_weight: np.ndarray | str | None = None
     kind: str = "sum"
+    n_classes: int | None = None
+
+    # Sizes of the groups in all rows, where these are a piece of them; see `of_piece`.
+    sizes_of_all = None
 
     def __post_init__(self):
         if self.codes is None:
@@ -44,13 +51,13 @@ class Weighting:
     def _count_classes(self):
         if isinstance(self.class_weight, np.ndarray):
             return self.class_weight.shape[-1]
-        return int(self.codes.max()) + 1
+        return self.n_classes or int(self.codes.max()) + 1
 
     def _set_groups(self, codes, n_classes):
         """Group of every row in every problem, from its class there."""
         member = codes[:, :, None] == np.arange(n_classes)
         self._problems = member.shape[1:]
-        self._member = member.reshape(len(codes), -1)
+        self._member = member.reshape(len(codes), math.prod(self._problems))
         self.groups = n_classes * np.arange(codes.shape[1]) + codes
         self.n_groups = self._member.shape[1]
 
@@ -72,7 +79,51 @@ class Weighting:
     @property
     def group_weight(self):
         """Class weights in the fitted objective, (n_groups,)."""
+        if self.sizes_of_all is not None:
+            return self._class_weights(*self.sizes_of_all)
         return self.class_weight_of(np.ones((1, len(self.sample_weight)), dtype=bool))[0][0]
+
+    @property
+    def sizes(self):
+        """Sizes and numbers of rows of the groups, (2, n_groups), which add up over pieces."""
+        return np.stack([self._totals.sum(axis=0), self._member.sum(axis=0)])
+
+    def of_piece(self, sizes):
+        """The same weights for a piece of the rows.
+
+        Parameters
+        ----------
+        sizes : ndarray of shape (2, n_groups)
+            Sum of the `sizes` of all pieces.
+
+        Returns
+        -------
+        Weighting
+        """
+        piece = copy(self)
+        piece.sizes_of_all = sizes
+        return piece
+
+    @staticmethod
+    def of_all(pieces):
+        """Weights of the rows of all pieces, by the same rules.
+
+        Parameters
+        ----------
+        pieces : list of Weighting
+            Weights of consecutive rows.
+
+        Returns
+        -------
+        Weighting
+        """
+        sample_weight = np.concatenate([piece.sample_weight for piece in pieces])
+        codes = np.concatenate([piece.codes for piece in pieces])
+        return replace(pieces[0], sample_weight=sample_weight, codes=codes)
+
+    def penalty_of_all(self, n_samples, total):
+        """Factor of the penalty of one row with the weight 1, for so many rows of this weight."""
+        return {"sum": 1.0, "mean": total, "count": n_samples}[self.kind]
 
     def weigh(self, targets):
         """Targets of the training rows, times the weights that differ between outputs."""
@@ -171,16 +222,17 @@ class Weighting:
 
     @property
     def _balances_counts(self):
-        return self._balanced and self.class_weight == "balanced_counts"
+        return self.is_balanced and self.class_weight == "balanced_counts"
 
     @property
-    def _balanced(self):
+    def is_balanced(self):
+        """Whether class weights follow from the rows."""
         return isinstance(self.class_weight, str)
 
     def _class_weights(self, totals, counts):
         """Class weights (..., n_groups) of groups with these sizes and numbers of rows."""
         shape = (*totals.shape[:-1], *self._problems)
-        if self._balanced:
+        if self.is_balanced:
             class_weight = balanced(totals.reshape(shape), counts.reshape(shape))
         else:
             given = 1.0 if self.class_weight is None else self.class_weight
@@ -223,6 +275,11 @@ class OutputWeighting(Weighting):
         kept = np.ones((1, len(self.codes)))
         self._fitted = self._absolute(kept @ self._totals, kept @ self._member)[0]
 
+    def of_piece(self, sizes):
+        piece = super().of_piece(sizes)
+        piece._fitted = piece._absolute(*sizes)
+        return piece
+
     def weigh(self, targets):
         """Signs (n_samples, n_outputs) times the class weights in the fitted objective."""
         return targets * np.where(self.codes >= 0, self._fitted[self.groups], 0.0)
@@ -258,7 +315,7 @@ class OneVsRestWeighting(OutputWeighting):
 
     def _absolute(self, totals, counts):
         own, own_counts = totals[..., 1::2], counts[..., 1::2]
-        class_weight = balanced(own, own_counts) if self._balanced else self.class_weight
+        class_weight = balanced(own, own_counts) if self.is_balanced else self.class_weight
         both = np.ones((*own.shape, 2))
         both[..., 1] = class_weight
         return both.reshape(totals.shape)

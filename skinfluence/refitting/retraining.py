@@ -9,7 +9,6 @@ from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils.parallel import delayed
 from sklearn.utils.validation import _check_sample_weight
 
 from skinfluence._utils.arrays import booleans, require_shape
@@ -205,6 +204,7 @@ class Retraining:
     @classmethod
     def of(cls, fitted_model, X_query, y_query):
         """Check the queries, given before all steps of the model."""
+        fitted_model = fitted_model.gathered()
         return cls(fitted_model, Queries.of(fitted_model, X_query, y_query))
 
     @property
@@ -374,8 +374,8 @@ class _Clones:
 def _as_they_end(refits, subsets, blocks, what, **settings):
     """Blocks of positions and the losses for their subsets, in the order they end."""
     shared = Shared(refits)
-    calls = (delayed(_refit)(shared, block, subsets[block]) for block in blocks)
-    return results(calls, what, len(blocks), in_order=False, **settings)
+    tasks = [(shared, block, subsets[block]) for block in blocks]
+    return results(_refit, tasks, what, in_order=False, **settings)
 
 
 def _refit(shared, block, subsets):

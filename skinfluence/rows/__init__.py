@@ -9,10 +9,13 @@ Conventions
 """
 
 from skinfluence.rows._base import DenseRows, Rows, WrappedRows
+from skinfluence.rows._chunked import ChunkedFeatures, ChunkedRows
 from skinfluence.rows._composed import BlockRows, CombinedRows, SelectedRows
-from skinfluence.rows._features import CentredFeatures, Centring, far_from_0
+from skinfluence.rows._features import CentredFeatures, Centring
 from skinfluence.rows._kronecker import KroneckerRows, outer_moment, weighted_gram
+from skinfluence.rows._moments import Moments
 from skinfluence.rows._shared import SharedRows
+from skinfluence.rows._stored import StoredRows
 from skinfluence.rows._streamed import StreamedRows
 from skinfluence.rows._tokens import TokenRows
 
@@ -20,16 +23,19 @@ __all__ = [
     "BlockRows",
     "CentredFeatures",
     "Centring",
+    "ChunkedFeatures",
+    "ChunkedRows",
     "CombinedRows",
     "DenseRows",
     "KroneckerRows",
+    "Moments",
     "Rows",
     "SelectedRows",
     "SharedRows",
+    "StoredRows",
     "StreamedRows",
     "TokenRows",
     "WrappedRows",
-    "far_from_0",
     "outer_moment",
     "weighted_gram",
 ]

@@ -10,10 +10,6 @@ import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
 
-# Distance of a mean from 0, in standard deviations, up to which products lose fewer than three of
-# sixteen digits.
-FAR = 30.0
-
 
 class CentredFeatures:
     """Features ``x_i - centre``.
@@ -116,23 +112,21 @@ class Centring:
 
     Parameters
     ----------
-    features : {array, CSR matrix} of shape (n_samples, d)
-        Training rows.
-    weight : ndarray of shape (n_samples,)
-        Their weights in the mean, non-negative and not all 0.
+    moments : Moments
+        Weighted means and spreads of the columns of the training rows.
     """
 
-    def __init__(self, features, weight):
-        share = weight / weight.sum()
-        self.centre, spread = _mean_and_spread(features, share)
+    def __init__(self, moments):
+        mean, spread = moments.mean, moments.spread
         # What the subtraction leaves of a column that is constant.
-        noise = 8 * np.finfo(np.float64).eps * np.abs(self.centre)
+        noise = 8 * np.finfo(np.float64).eps * np.abs(mean)
         self.constant = (spread > 0) & (spread <= noise)
         # Columns that never change.
         self.is_flat = spread <= noise
-        self._full = np.zeros(len(self.centre), dtype=bool)
-        if sp.issparse(features):
-            self._full = _without_zeros(features)
+        self.centre = np.where(self.is_flat, mean, _rounded(mean, spread))
+        self._full = np.zeros(len(mean), dtype=bool)
+        if moments.are_sparse:
+            self._full = moments.is_full
             self.constant &= self._full
 
     def __call__(self, features):
@@ -164,51 +158,13 @@ class Centring:
         return sp.csr_matrix(rest + sp.csr_matrix(own, shape=features.shape))
 
 
-def far_from_0(features, weight):
-    """Whether the mean of some column is so far from 0 that products lose digits.
+def _rounded(mean, spread):
+    """Means to 40 of their 53 binary digits, or to a sixteenth of the spread where that is finer.
 
-    Parameters
-    ----------
-    features : {array, CSR matrix} of shape (n_samples, d)
-        Features.
-    weight : ndarray of shape (n_samples,)
-        Weights of the samples, non-negative and not all 0.
+    Weights that are known up to rounding then give the same mean, and so do pieces of the rows.
     """
-    share = weight / weight.sum()
-    if sp.issparse(features):
-        mean, square = features.T @ share, features.multiply(features).T @ share
-    else:
-        mean, square = np.zeros((2, features.shape[1]))
-        for batch in batches(len(features), 16 * features.shape[1]):
-            part = np.asarray(features[batch], dtype=np.float64)
-            mean += share[batch] @ part
-            square += np.einsum("n,nd,nd->d", share[batch], part, part)
-    # E x^2 = mean^2 + spread^2, without a difference that could be rounding alone.
-    return bool((mean**2 > square * FAR**2 / (1 + FAR**2)).any())
-
-
-def _mean_and_spread(features, share):
-    """Weighted mean and standard deviation of every column, in two passes."""
-    if sp.issparse(features):
-        mean, square = features.T @ share, features.multiply(features).T @ share
-        spread = np.sqrt(np.maximum(square - mean**2, 0.0))
-        # Columns with zeros spread about as far as their mean, others perhaps not at all.
-        full = np.flatnonzero(_without_zeros(features))
-        mean[full], spread[full] = _mean_and_spread(features[:, full].toarray(), share)
-        return mean, spread
-    mean = np.zeros(features.shape[1])
-    parts = batches(len(features), 8 * features.shape[1])
-    for batch in parts:
-        mean += share[batch] @ np.asarray(features[batch], dtype=np.float64)
-    # Of large numbers even the mean has a rounding error, which this pass takes off.
-    offset, spread = np.zeros_like(mean), np.zeros_like(mean)
-    for batch in parts:
-        centred = np.asarray(features[batch], dtype=np.float64) - mean
-        offset += share[batch] @ centred
-        spread += share[batch] @ centred**2
-    return mean + offset, np.sqrt(np.maximum(spread - offset**2, 0.0))
-
-
-def _without_zeros(features):
-    """Which columns of sparse features hold a number in every row."""
-    return np.bincount(features.indices, minlength=features.shape[1]) == features.shape[0]
+    digits = np.exp2(np.floor(np.log2(np.abs(mean) + np.finfo(float).tiny)) - 40)
+    unit = np.minimum(digits, spread / 16)
+    # A power of 2, so that nothing else is rounded.
+    unit = np.exp2(np.floor(np.log2(np.maximum(unit, np.finfo(float).tiny))))
+    return np.round(mean / unit) * unit

@@ -29,7 +29,7 @@ MEMORIZED = 0.25
 SURE, FEWEST_QUERIES = 2.0, 20
 
 # Rows of which a pair of near-duplicates is sought: those that pull most.
-N_CANDIDATES = 5000
+N_CANDIDATES = 10_000
 
 # Columns of at most so many values are groups, of at least so many rows; the largest are asked.
 N_VALUES, FEWEST_ROWS, N_GROUPS = 20, 5, 50
@@ -228,18 +228,19 @@ def leverage(evidence):
 
 @check("SKI009", "Near-duplicates with opposite pull", "medium")
 def opposites(evidence):
-    """Rows that are nearly equal, at a tenth of the distance of random rows, of which one raises
-    the validation loss and one lowers it, both more than most rows: an issue if there are any."""
+    """Pairs of rows that are nearly equal, at a tenth of the distance of random rows, but with
+    residuals of opposite signs, of which one raises the validation loss and one lowers it, and
+    one of them does so more than most rows: an issue if there are any."""
     features = evidence.fit.fitted_model.features
     if getattr(features, "dtype", np.dtype(object)).kind not in "fiub":
         raise NotApplicable("The model reads no table of numbers.")
     pull = evidence.influence
-    strong = np.flatnonzero(np.abs(pull) > np.median(np.abs(pull)))
-    strong = np.sort(strong[np.argsort(-np.abs(pull[strong]), kind="stable")[:N_CANDIDATES]])
-    if len(strong) < 2:
-        raise NotApplicable("Too few rows have an influence.")
+    strong = np.sort(np.argsort(-np.abs(pull), kind="stable")[:N_CANDIDATES])
     pairs = strong[near_pairs(features[strong])]
-    pairs = pairs[pull[pairs].prod(axis=1) < 0]
+    left, right = pairs.T
+    disagree = np.einsum("nk,nk->n", evidence.residuals[left], evidence.residuals[right]) < 0
+    more = np.abs(pull[pairs]).max(axis=1) > np.median(np.abs(pull))
+    pairs = pairs[disagree & more & (pull[left] * pull[right] < 0)]
     if not len(pairs):
         return Answer(False, "There are none.")
     names = [" and ".join(map(str, evidence.index[pair])) for pair in pairs[:N_NAMES]]

@@ -104,6 +104,12 @@ class Evidence:
         return self.cases["leverage"].to_numpy() / self.n_outputs
 
     @cached_property
+    def residuals(self):
+        """Derivative of each training row's loss by its raw outputs, (n_train, k)."""
+        objective = self.fit.objective
+        return objective.loss.residual(objective.training_outputs, objective.targets)
+
+    @cached_property
     def probabilities(self):
         """Of each training row's label, by the model with the row and without it.
 

@@ -69,7 +69,7 @@ def _facts(evidence):
         "curvature": estimator.curvature_kind_,
         "damping": f"{estimator.damping_:.3g}",
         "effective dimension": f"{estimator.effective_dimension_:.4g}",
-        "numbers kept for a row": f"{estimator.n_stored_:,}",
+        "numbers kept for a row": f"{estimator.n_stored_:,.0f}",
     }
 
 

@@ -40,6 +40,10 @@ class Loss(ABC):
         """Terms of the loss of each sample: one for each output, (..., n, k), or (..., n, 1)."""
         return self.value(z, y)[..., None]
 
+    def residual_terms(self, z, y):
+        """First derivatives of the terms of the loss, (n, r, k): one, or one for each position."""
+        return self.residual(z, y)[:, None, :]
+
     def hessian_product(self, z, y):
         """Function that multiplies vectors (..., n, k) with the Hessian of each sample."""
         hessian = self.hessian(z, y)

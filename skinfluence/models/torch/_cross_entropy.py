@@ -119,6 +119,13 @@ class CrossEntropy(ClassificationLoss):
         _subtract(rows, codes, own)
         return rows.reshape(z.shape)
 
+    def residual_terms(self, z, y):
+        by_position = np.swapaxes(self._scores(self.residual(z, y)), 1, 2)
+        n, t, c = by_position.shape
+        terms = np.zeros((n, t, c, t))
+        terms[:, np.arange(t), :, np.arange(t)] = np.swapaxes(by_position, 0, 1)
+        return terms.reshape(n, t, -1)
+
     def hessian_product(self, z, y):
         p, counts = self._probabilities(z), self._counts(y)
 

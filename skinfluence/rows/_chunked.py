@@ -1,0 +1,232 @@
+"""Features and rows of samples that are read piece by piece, whenever a product needs them."""
+
+from functools import cached_property, partial
+
+import numpy as np
+import scipy.sparse as sp
+
+from skinfluence._utils.batching import batches
+from skinfluence.rows._kronecker import KroneckerRows
+
+# Rows up to which small pieces are taken together.
+TOGETHER = 4096
+
+
+def spans(edges, n_rows):
+    """Slices of at most so many rows, each of whole small pieces or inside one.
+
+    Parameters
+    ----------
+    edges : ndarray of int of shape (n_pieces + 1,)
+        First row of every piece, and the number of all rows.
+    n_rows : int
+        Most rows of a slice.
+
+    Returns
+    -------
+    list of slice
+    """
+    n_rows = min(n_rows, max(TOGETHER, int(np.diff(edges).max())))
+    found, start = [], 0
+    for left, right in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        if right - start <= n_rows:
+            continue
+        if left > start:
+            found.append(slice(start, left))
+        starts = list(range(left, right, n_rows))
+        found += [slice(i, i + n_rows) for i in starts[:-1]]
+        start = starts[-1]
+    return [*found, slice(start, int(edges[-1]))]
+
+
+def chosen(samples, n_samples):
+    """A slice without negative ends or an index array, and how many samples it chooses."""
+    if isinstance(samples, slice):
+        start, stop, step = samples.indices(n_samples)
+        if step == 1:
+            return slice(start, max(start, stop)), max(0, stop - start)
+    index = np.arange(n_samples)[samples]
+    return index, len(index)
+
+
+class ChunkedFeatures:
+    """Features of all samples, of which a slice or some rows are read at a time.
+
+    Parameters
+    ----------
+    read : callable
+        ``read(samples)`` gives the features of a slice or an index array of samples.
+    edges : ndarray of int of shape (n_pieces + 1,)
+        First row of every piece, and the number of all rows.
+    """
+
+    # NumPy would otherwise compute products of arrays with these by itself.
+    __array_ufunc__ = None
+
+    def __init__(self, read, edges):
+        self.read = read
+        self.edges = edges
+        first = read(slice(0, 1))
+        self.shape = int(edges[-1]), first.shape[1]
+        self.dtype = getattr(first, "dtype", np.dtype(np.float64))
+        self.is_sparse = getattr(first, "is_sparse", sp.issparse(first))
+
+    ndim = 2
+
+    @property
+    def size(self):
+        """Numbers of all samples; of sparse ones, as many as the first has entries."""
+        return self.shape[0] * self[:1].size
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, samples):
+        return self.read(chosen(samples, len(self))[0])
+
+    def __array__(self, dtype=None, copy=None):
+        del copy
+        features = self[:]
+        features = features.toarray() if sp.issparse(features) else np.asarray(features)
+        return features if dtype is None else features.astype(dtype, copy=False)
+
+    def slices(self):
+        """Slices of samples whose features fit into the working memory, piece by piece."""
+        return spans(self.edges, batches(len(self), 16 * self.shape[1])[0].stop)
+
+    def __matmul__(self, matrix):
+        """Product with an array (d, m) or a sketch of d columns."""
+        return np.concatenate([np.asarray(_dense(self[part]) @ matrix) for part in self.slices()])
+
+    def __rmatmul__(self, matrix):
+        """Product of an array (m, n_samples) with the features."""
+        parts = (np.asarray(matrix[..., part] @ _dense(self[part])) for part in self.slices())
+        return sum(parts)
+
+    def squared_norms(self):
+        """Squared Euclidean norm of every sample."""
+        return np.concatenate([_squared_norms(self[part]) for part in self.slices()])
+
+
+def _dense(features):
+    """Double precision, where features are an array."""
+    return features.astype(np.float64, copy=False) if hasattr(features, "astype") else features
+
+
+def _squared_norms(features):
+    one = np.ones((features.shape[0], 1, 1))
+    return KroneckerRows(one, features).squared_norms()
+
+
+class ChunkedRows(KroneckerRows):
+    """Rows of a linear layer, made piece by piece whenever a product needs them.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(samples)`` gives the `KroneckerRows` of a slice or an index array of samples.
+    features : ChunkedFeatures
+        Activations of all samples.
+    """
+
+    is_jacobian = False
+
+    def __init__(self, make, features):
+        self.make = make
+        self.activation = features
+        first = make(slice(0, 1))
+        self._shape = first.rows_per_sample, first.layer_shape, first.n_intercepts
+        self._is_layer = first.is_layer
+
+    n_samples = property(lambda self: len(self.activation))
+    rows_per_sample = property(lambda self: self._shape[0])
+    layer_shape = property(lambda self: self._shape[1])
+    n_intercepts = property(lambda self: self._shape[2])
+    is_layer = property(lambda self: self._is_layer)
+
+    def __getstate__(self):
+        # What can be computed again is no part of the rows.
+        lazy = ("residual", "intercept_columns")
+        return {name: value for name, value in vars(self).items() if name not in lazy}
+
+    @property
+    def n_stored(self):
+        # Made again for every product: what one sample takes once it is made.
+        return self[:1].n_stored
+
+    # What is held of all samples at once, where a product cannot do without.
+
+    @cached_property
+    def residual(self):
+        return np.concatenate([part.residual for part in self._parts()])
+
+    @cached_property
+    def intercept_columns(self):
+        return np.concatenate([part.intercept_columns for part in self._parts()])
+
+    # Products, piece by piece.
+
+    def __getitem__(self, samples):
+        samples, n_chosen = chosen(samples, self.n_samples)
+        # No model reads targets of no rows.
+        return self.make(samples) if n_chosen else self.make(slice(0, 1))[:0]
+
+    def batches(self, batch_size=None, *, cached=False):
+        fitting = super().batches(batch_size, cached=cached)
+        return spans(self.activation.edges, fitting[0].stop)
+
+    def parts(self, n_vectors, batch_size=None):
+        # Features are read, too.
+        by_products, by_rows = super().parts(n_vectors, batch_size), super().batches(batch_size)
+        return spans(self.activation.edges, min(by_products[0].stop, by_rows[0].stop))
+
+    def toarray(self):
+        return np.concatenate([part.toarray() for part in self._parts()])
+
+    def __matmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        return np.concatenate([part @ matrix for part in self._parts()])
+
+    def __rmatmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        return sum(matrix[:, self.row_slice(batch)] @ self[batch] for batch in self.batches())
+
+    def inner(self, other, out=None):
+        out = np.empty((self.shape[0], other.shape[0])) if out is None else out
+        for batch in self.batches():
+            self[batch].inner(other, out=out[self.row_slice(batch)])
+        return out
+
+    def dotted_by(self, vectors, out=None):
+        out = np.empty((len(vectors), self.shape[0])) if out is None else out
+        for batch in self.batches():
+            out[:, self.row_slice(batch)] = self[batch].dotted_by(vectors)
+        return out
+
+    def moment(self):
+        return sum(part.moment() for part in self._parts())
+
+    def column_squares(self):
+        return sum(part.column_squares() for part in self._parts())
+
+    def squared_norms(self):
+        return np.concatenate([part.squared_norms() for part in self._parts()])
+
+    def picked(self, index):
+        samples, place = np.divmod(index, self.rows_per_sample)
+        return self[samples].picked(np.arange(len(index)) * self.rows_per_sample + place)
+
+    def columns(self, index):
+        return np.concatenate([part.columns(index) for part in self._parts()])
+
+    def weighted(self, weight):
+        return ChunkedRows(partial(_weighted, self.make, np.asarray(weight)), self.activation)
+
+
+# A function of the module rather than a closure, so that rows can be pickled.
+
+
+def _weighted(make, weight, samples):
+    return make(samples).weighted(weight[samples])
