@@ -44,8 +44,9 @@ skinfluence ran with its defaults, whose ridge is the weight decay of the traini
 found from the data; kronfluence with its heuristic damping, and with the decay as its damping.
 kronfluence reads linear and convolutional layers alone, skinfluence embeddings and norms too. The
 Gauss-Newton matrix of the language model has 960 rows for each training row, 40 characters at 24
-positions: only methods that draw labels, or need one row for each training row, were run, and their
-damping was the decay.
+positions: only methods that draw labels, or need one row for each training row, were run, and
+their damping was the decay. Refits of one seed are no ceiling of the mean over three seeds, which
+has less noise.
 """
 
 # ---------------------------------------------------------------------------
