@@ -1,5 +1,7 @@
 """How scores are computed: passes over the training rows, memory, threads."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -60,8 +62,8 @@ def test_all_queries_share_one_pass_over_the_training_rows(name, network):
         influence = make(model, **settings).fit(X, y)
         Counting.n_rows = 0
         scores = influence.influence(*queries)
-    # The queries pass a few times, the training rows once for all of them: forward for outputs that
-    # do not fit, and forward again for their gradients. One more row tells the number of outputs.
+    # The queries pass a few times, the training rows once for all of them: forward for outputs
+    # that do not fit, and again for their gradients. One more row tells the number of outputs.
     assert Counting.n_rows <= 2 * N_TRAIN + 3 * N_QUERIES + 1
     assert_close(scores, expected, 1e-10)
 
@@ -114,3 +116,57 @@ def test_equal_scores_are_ranked_in_the_order_of_the_rows():
     influence = ExactInfluence(Ridge(fit_intercept=False)).fit(X, y)
     indices, _ = influence.most_influential([[1.0]], [3.0], k=4)
     assert indices.tolist() == [[0, 1, 2, 3]]
+
+
+def test_self_influence_writes_out_one_tile_at_a_time():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((100_000, 50)), rng.integers(0, 2, 100_000)
+    model = FrozenEstimator(LogisticRegression(solver="newton-cholesky").fit(X, y))
+    influence = ExactInfluence(model).fit(X, y)
+    tracemalloc.start()
+    found = influence.self_influence()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Rows written out as a whole would take as much as the features, and their solutions again.
+    assert peak < X.nbytes
+    some = rng.permutation(len(y))[:200]
+    own = -np.diag(influence.influence(X[some], y[some])[:, some])
+    assert_close(found[some], own, 1e-10)
+
+
+def test_blocks_of_queries_are_the_scores(tied):
+    model, (X, y), queries = tied
+    influence = ExactInfluence(model).fit(X, y)
+    expected = influence.influence(*queries)
+    # Three queries a block.
+    with config_context(working_memory=3 * 8 * 150 / 2**20):
+        blocks = list(influence.iter_influence(*queries))
+    assert [part.stop - part.start for part, _ in blocks] == [3, 3, 3, 3, 3, 3, 2]
+    assert_close(np.concatenate([block for _, block in blocks]), expected, 1e-12)
+
+
+def test_scores_are_written_into_a_memory_map(tied, tmp_path):
+    model, (X, y), queries = tied
+    influence = ExactInfluence(model).fit(X, y)
+    expected = influence.influence(*queries)
+    out = np.lib.format.open_memmap(tmp_path / "scores.npy", "w+", np.float64, expected.shape)
+    assert influence.influence(*queries, out=out) is out
+    np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), expected)
+    row = np.empty(len(y))
+    assert influence.influence(*queries, reduce="mean", out=row) is row
+    assert_close(row, expected.mean(axis=0), 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (np.empty((20, 149)), r"shape \(20, 150\), got float64 \(20, 149\)"),
+        (np.empty((20, 150), np.float32), r"array of float64 .* got float32"),
+        ([0.0], "got list"),
+        (np.empty((150, 20)).T, "in C order"),
+    ],
+)
+def test_out_of_another_kind_is_refused(out, message, tied):
+    model, (X, y), queries = tied
+    with pytest.raises(ValueError, match=message):
+        ExactInfluence(model).fit(X, y).influence(*queries, out=out)

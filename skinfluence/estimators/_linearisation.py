@@ -249,7 +249,7 @@ class Linearisation:
         # What a sketch leaves out, another approximation has to tell.
         penalty = self.objective.l2_penalty
         approximation = NystromCurvature(multiply, penalty, random_state=0)
-        rows = self.objective.training_gradient_rows()
+        rows = self.objective.training_gradient_rows().summed()
         return Certificate(multiply, penalty, approximation, rows)
 
     def fill_influence_and_bounds(self, gradients, queries, out, bounds):

@@ -118,6 +118,9 @@ class BlockRows(Rows):
     def weighted(self, weight):
         return BlockRows(block.weighted(weight) for block in self.blocks)
 
+    def summed(self):
+        return BlockRows(block.summed() for block in self.blocks)
+
 
 class SelectedRows(WrappedRows):
     """Some of the columns of other rows, such as the active set of an L1 penalty.
