@@ -8,8 +8,9 @@ from sklearn.base import clone
 
 from skinfluence._utils.progress import track
 from skinfluence.models.chunk_reader import ChunkReader
-from skinfluence.models.chunked_objective import ChunkedObjective, Pieces
+from skinfluence.models.chunked_objective import ChunkedObjective
 from skinfluence.models.fitted_model import FittedModel
+from skinfluence.models.pieces import Pieces
 from skinfluence.models.wrappers import unfrozen
 
 
