@@ -1,8 +1,10 @@
 """Training rows in pieces: the same results as for the concatenated array."""
 
+import os
 import pickle
 from functools import partial
 
+import joblib
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -314,6 +316,33 @@ def test_the_number_of_passes(class_weight, passes):
     # The first part is looked at before, and the first row of it by the rows.
     assert fitted[1:] == [passes] * (len(parts) - 1) and fitted[0] <= passes + 3
     assert scored[1:] == [passes + 1] * (len(parts) - 1)
+
+
+def part_with_a_trace(folder, arrays, rows):
+    """A part, and a file that tells which process has read it how often."""
+    place = folder / str(os.getpid())
+    place.mkdir(exist_ok=True)
+    with open(place / f"{rows.start}", "a", encoding="utf-8") as file:
+        file.write(".")
+    return part_of(arrays, rows)
+
+
+def test_workers_read_their_own_parts(tmp_path):
+    X, y = cancer()
+    parts = [
+        partial(part_with_a_trace, tmp_path, (X, y), slice(i, i + 100))
+        for i in range(0, len(y), 100)
+    ]
+    model = frozen(logistic(), X, y)
+    expected = ExactInfluence(model).fit(X, y).self_influence()
+    with sklearn.config_context(working_memory=0.02):
+        # Processes that are forked start at once.
+        with joblib.parallel_config("multiprocessing", n_jobs=2):
+            influence = ExactInfluence(model).fit(Chunks(parts))
+        assert_close(influence.self_influence(), expected, 1e-12)
+    mine = tmp_path / str(os.getpid())
+    read = [path.name for path in tmp_path.glob("*/*") if path.parent != mine]
+    assert sorted(read, key=int) == [str(i) for i in range(0, len(y), 100)]
 
 
 def test_indices_and_lengths_are_those_of_the_concatenation():

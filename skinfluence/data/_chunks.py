@@ -1,6 +1,7 @@
 """Training rows in pieces, each of which is read when it is needed."""
 
 from collections import namedtuple
+from copy import copy
 
 import joblib
 import numpy as np
@@ -224,6 +225,24 @@ class Chunks:
                 "function that reads it, and make new Chunks after a change."
             )
         return chunk, found
+
+    def only(self, positions):
+        """The same chunks without the other parts, to be sent to a worker that reads its own.
+
+        Parameters
+        ----------
+        positions : sequence of int
+            Places of the parts that stay, under the same numbers.
+
+        Returns
+        -------
+        Chunks
+            Chunks that can read these parts alone.
+        """
+        other = copy(self)
+        other.parts = {position: self.parts[position] for position in positions}
+        other._known = {position: self._known[position] for position in positions}
+        return other
 
     def concatenated(self):
         """All rows as one Chunk.

@@ -10,98 +10,17 @@ Everything that a fit needs of the training rows is a sum over them:
 Balanced class weights follow from the sizes of the classes, and take one more pass.
 """
 
-import warnings
-from contextlib import nullcontext
 from functools import cached_property, partial
 
 import numpy as np
-from scipy.sparse import issparse
 
+from skinfluence._utils.parallel import results
 from skinfluence._utils.progress import track
-from skinfluence.models.doors import objective
 from skinfluence.models.linear_objective import LinearObjective
 from skinfluence.models.objectives import select
+from skinfluence.models.pieces import FirstSums
 from skinfluence.models.weighting import Weighting
 from skinfluence.rows import ChunkedFeatures, ChunkedRows, Moments
-
-
-class Pieces:
-    """Objectives on pieces of the training rows of one fitted model.
-
-    Parameters
-    ----------
-    model : estimator
-        The fitted model, without wrappers.
-    read : callable
-        ``read(samples)`` gives features, targets and weights of a slice or an index array.
-    template : LinearObjective
-        The objective on one row of weight 1.
-    """
-
-    def __init__(self, model, read, template):
-        self.model = model
-        self.read = read
-        self.template = template
-        self.sizes = 0.0
-        self.sums = None if template.weighting.is_balanced else FirstSums()
-        self.n_samples, self.total = 0, 0.0
-
-    def add(self, features, y, sample_weight):
-        """Take in the next rows, once each."""
-        piece = self._objective(features, y, sample_weight)
-        self.sizes = self.sizes + piece.weighting.sizes
-        self.n_samples += len(sample_weight)
-        self.total += sample_weight.sum()
-        if self.sums is not None:
-            self.sums.add(piece)
-
-    def __getitem__(self, samples):
-        """Objective on some of the rows, with their weights in the objective of all."""
-        features, y, sample_weight = self.read(samples)
-        piece = self._objective(features, y, sample_weight)
-        piece.weighting = piece.weighting.of_piece(self.sizes)
-        piece.targets = piece.weighting.weigh(piece.encode(y))
-        return piece
-
-    def _objective(self, features, y, sample_weight):
-        # The first row alone has issued the warning of an L1 penalty.
-        has_warned = self.template.active is not None
-        with warnings.catch_warnings() if has_warned else nullcontext():
-            if has_warned:
-                warnings.simplefilter("ignore", UserWarning)
-            return objective(self.model, _written_out(features), y, sample_weight)
-
-    @property
-    def penalty_factor(self):
-        """Penalty of the objective of all rows, over that of the template."""
-        return self.template.weighting.penalty_of_all(self.n_samples, self.total)
-
-
-class FirstSums:
-    """Sums over all rows that need no centre.
-
-    Attributes
-    ----------
-    total_weight : float
-        Sum of the weights.
-    gradient, size : ndarray of shape (n_coordinates,), or float
-        As `Objective.gradient_and_size` gives them.
-    curved : Moments
-        Of the features, by the curvature of the rows.
-    """
-
-    def __init__(self):
-        self.total_weight, self.gradient, self.size = 0.0, 0.0, 0.0
-        self.curved = None
-
-    def add(self, piece):
-        """Take in the objective on more rows."""
-        if self.curved is None:
-            self.curved = Moments.near(piece.features)
-        self.total_weight += piece.weight.sum()
-        gradient, size = piece.gradient_and_size()
-        self.gradient, self.size = self.gradient + gradient, self.size + size
-        self.curved.add(piece.features, piece.curvature_of_rows())
 
 
 class ChunkedObjective(LinearObjective):
@@ -138,29 +57,21 @@ class ChunkedObjective(LinearObjective):
         self._hold_features(edges)
         # Read when they are asked for.
         del self.targets, self.weighting
+        pieces.total_weight = self._first.total_weight
 
     def _hold_features(self, edges):
         self.features = ChunkedFeatures(partial(_features_of, self), edges)
 
     def piece(self, samples):
         """Objective on a slice or an index array of the rows, in the same coordinates."""
-        piece = self.pieces[samples]
-        piece.total_weight = self.total_weight
-        return self._as_centred(piece)
-
-    def _as_centred(self, piece):
-        if self.centring is None:
-            return piece
-        piece = piece.centred(self.centring)
-        piece.features = _written_out(piece.features)
-        return piece
+        return self.pieces[samples]
 
     def _in_pieces(self):
         return map(self.piece, track(self.features.slices(), "chunks"))
 
     def centred(self, centring):
         part = super().centred(centring)
-        part.total_weight = self.total_weight
+        part.pieces = self.pieces.centred(centring)
         for name in ("_first", "_distance"):
             part.__dict__.pop(name, None)
         part._hold_features(self.features.edges)
@@ -170,16 +81,16 @@ class ChunkedObjective(LinearObjective):
 
     @cached_property
     def _first(self):
-        if self.pieces.sums is not None and self.centring is None:
+        if self.pieces.sums is not None:
             return self.pieces.sums
         sums = FirstSums()
-        for samples in track(self.features.slices(), "chunks"):
-            sums.add(self._as_centred(self.pieces[samples]))
+        for piece in self._in_pieces():
+            sums.add(piece)
         return sums
 
-    @cached_property
+    @property
     def total_weight(self):
-        return self._first.total_weight
+        return self.pieces.total_weight
 
     def gradient_and_size(self):
         return self._first.gradient, self._first.size
@@ -197,13 +108,20 @@ class ChunkedObjective(LinearObjective):
             yield piece.features, piece.curvature_of_rows() if is_curved else piece.weight
 
     def hessian(self, curvature):
-        blocks, distance = 0.0, np.zeros(2, dtype=object)
-        for piece in self._in_pieces():
-            index, own = piece.hessian(curvature)
-            blocks = blocks + own
-            distance += _distance_sums(piece)
-        self._distance = distance
+        sums = self._second_sums(curvature)
+        index, blocks, self._distance = next(sums)
+        for _, more_blocks, more_distance in sums:
+            blocks = blocks + more_blocks
+            self._distance = self._distance + more_distance
         return index, blocks
+
+    def _second_sums(self, curvature):
+        """Sums over the rows of each task, which runs where joblib is told to run it."""
+        tasks = self.features.tasks()
+        spans = (slice(task[0].start, task[-1].stop) for task in tasks)
+        pairs = zip(spans, tasks, strict=True)
+        plain = [(self.pieces.only(span), task, curvature) for span, task in pairs]
+        return results(_second_sums, plain, "chunks")
 
     @cached_property
     def _distance(self):
@@ -287,11 +205,14 @@ def _unselected(piece):
     return piece
 
 
-def _written_out(features):
-    """Dense features in double precision: a piece of them is small, and read several times."""
-    if getattr(features, "is_sparse", issparse(features)):
-        return features
-    return np.asarray(features, dtype=np.float64)
+def _second_sums(pieces, task, curvature):
+    """Coordinates and blocks of F, and `_distance_sums`, over slices of rows."""
+    blocks, distance = 0.0, np.zeros(2, dtype=object)
+    for samples in task:
+        piece = pieces[samples]
+        index, own = piece.hessian(curvature)
+        blocks, distance = blocks + own, distance + _distance_sums(piece)
+    return index, blocks, distance
 
 
 def _distance_sums(piece):

@@ -8,7 +8,8 @@ from scipy.sparse import issparse
 from skinfluence._utils.batching import batches
 from skinfluence._utils.warnings import warn_user
 from skinfluence.models.losses import SoftmaxLoss
-from skinfluence.models.objectives import ROUNDING, Objective, select
+from skinfluence.models.objectives import Objective, select
+from skinfluence.models.stationarity import ROUNDING
 from skinfluence.rows import Centring, KroneckerRows, Moments, outer_moment
 
 # Rounding that a solver leaves in outputs, relative to the sum of the sizes of their terms.

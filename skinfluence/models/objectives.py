@@ -16,14 +16,12 @@ from sklearn.utils import check_array
 
 from skinfluence._utils.bound import Bound
 from skinfluence.models.responses import derivative_of
+from skinfluence.models.stationarity import StationarityMixin
 from skinfluence.models.weighting import Weighting
 from skinfluence.rows import SelectedRows
 
-# Residuals of this size, relative to the outputs, are rounding and no sign of a bad fit.
-ROUNDING = 1e-10
 
-
-class Objective(ABC):
+class Objective(StationarityMixin, ABC):
     """The objective of a fitted model.
 
     Need to be defined: ``outputs``, ``pullback``, ``to_parameters``. Should be overridden for
@@ -405,47 +403,6 @@ class Objective(ABC):
     def l2_penalty(self):
         """Penalty of the mean objective on every coordinate, (n_coordinates,)."""
         return self.penalty / self.total_weight
-
-    def loss_gradient(self):
-        """Gradient of the losses of the training rows, ``sum_i w_i g_i``, (n_coordinates,)."""
-        return (self.weight[None] @ self.training_gradient_rows().summed())[0]
-
-    def gradient_and_size(self):
-        """Gradient of the losses, and the size of its terms; both are sums over the rows.
-
-        Returns
-        -------
-        gradient : ndarray of shape (n_coordinates,)
-            ``sum_i w_i g_i``.
-        size : float or ndarray of shape (n_coordinates,)
-            Sum of the norms of the terms, or of their sizes in each coordinate.
-        """
-        rows = self.training_gradient_rows().summed()
-        size = self.weight @ np.sqrt(rows.squared_norms())
-        if self.loss.quadratic:
-            # After a perfect fit, all terms are rounding errors of the outputs.
-            outputs = self.pulled_rows(_as_vectors, self.features)
-            size += ROUNDING * (self.weight @ np.sqrt(outputs.squared_norms()))
-        return (self.weight[None] @ rows)[0], size
-
-    @cached_property
-    def stationarity(self):
-        """Gradient of the objective relative to its terms, a float.
-
-        Norm of the gradient over the sum of the norms of its terms. Where sizes are known in
-        each coordinate, root of the mean of the squares of the gradient over the sizes.
-        """
-        gradient, size = self.gradient_and_size()
-        own = self.penalty * self.theta + self.l1_gradient
-        tiny = np.finfo(float).tiny
-        if np.ndim(size):
-            shares = (gradient + own) / np.maximum(size + np.abs(own), tiny)
-            return float(np.sqrt(np.mean(shares**2)))
-        return float(np.linalg.norm(gradient + own) / max(size, tiny))
-
-
-def _as_vectors(outputs):
-    return outputs[:, None, :]
 
 
 def select(rows, active):

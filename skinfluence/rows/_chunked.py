@@ -1,6 +1,7 @@
 """Features and rows of samples that are read piece by piece, whenever a product needs them."""
 
 from functools import cached_property, partial
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
@@ -93,6 +94,13 @@ class ChunkedFeatures:
     def slices(self):
         """Slices of samples whose features fit into the working memory, piece by piece."""
         return spans(self.edges, batches(len(self), 16 * self.shape[1])[0].stop)
+
+    def tasks(self):
+        """The same slices, together where they begin in one piece, which is read once for all."""
+        slices = self.slices()
+        piece = np.searchsorted(self.edges, [part.start for part in slices], side="right")
+        cuts = np.flatnonzero(np.diff(piece)) + 1
+        return [slices[i:j] for i, j in pairwise([0, *cuts.tolist(), len(slices)])]
 
     def __matmul__(self, matrix):
         """Product with an array (d, m) or a sketch of d columns."""
