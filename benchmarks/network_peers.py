@@ -35,35 +35,35 @@ def make_module(folder, kind=None):
     return module.eval()
 
 
+def kronfluence_analyzer(module, folder):
+    """The analyzer of kronfluence for a classifier, with labels that it samples."""
+    from kronfluence.analyzer import Analyzer, prepare_model
+    from kronfluence.task import Task
+
+    class Classification(Task):
+        def compute_train_loss(self, batch, model, sample=False):
+            inputs, labels = batch
+            logits = model(inputs)
+            if sample:
+                with torch.no_grad():
+                    chances = logits.movedim(1, -1).softmax(-1).flatten(0, -2)
+                    labels = torch.multinomial(chances, 1).reshape(labels.shape)
+            return F.cross_entropy(logits, labels, reduction="sum")
+
+        def compute_measurement(self, batch, model):
+            return self.compute_train_loss(batch, model)
+
+    task = Classification()
+    module = prepare_model(module, task)
+    settings = {"cpu": True, "disable_tqdm": True, "output_dir": str(folder)}
+    return Analyzer("run", module, task, **settings)
+
+
 def by_kronfluence(strategy, damping=None):
     def scores(module, train, queries, folder):
-        from kronfluence.analyzer import Analyzer, prepare_model
         from kronfluence.arguments import FactorArguments, ScoreArguments
-        from kronfluence.task import Task
 
-        class Classification(Task):
-            def compute_train_loss(self, batch, model, sample=False):
-                inputs, labels = batch
-                logits = model(inputs)
-                if sample:
-                    with torch.no_grad():
-                        chances = logits.movedim(1, -1).softmax(-1).flatten(0, -2)
-                        labels = torch.multinomial(chances, 1).reshape(labels.shape)
-                return F.cross_entropy(logits, labels, reduction="sum")
-
-            def compute_measurement(self, batch, model):
-                return self.compute_train_loss(batch, model)
-
-        task = Classification()
-        module = prepare_model(module, task)
-        analyzer = Analyzer(
-            "run",
-            module,
-            task,
-            cpu=True,
-            disable_tqdm=True,
-            output_dir=str(folder / f"kronfluence_{strategy}"),
-        )
+        analyzer = kronfluence_analyzer(module, folder / f"kronfluence_{strategy}")
         analyzer.fit_all_factors(
             "factors",
             train,

@@ -1,14 +1,19 @@
 """How scores are computed: passes over the training rows, memory, threads."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from sklearn import config_context
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from skinfluence import ExactInfluence, KFACInfluence, SketchedInfluence
+from skinfluence.exceptions import NumericalWarning
 from skinfluence.models.torch import TorchModel
 from tests.helpers import assert_close
 
@@ -60,8 +65,8 @@ def test_all_queries_share_one_pass_over_the_training_rows(name, network):
         influence = make(model, **settings).fit(X, y)
         Counting.n_rows = 0
         scores = influence.influence(*queries)
-    # The queries pass a few times, the training rows once for all of them: forward for outputs that
-    # do not fit, and forward again for their gradients. One more row tells the number of outputs.
+    # The queries pass a few times, the training rows once for all of them: forward for outputs
+    # that do not fit, and again for their gradients. One more row tells the number of outputs.
     assert Counting.n_rows <= 2 * N_TRAIN + 3 * N_QUERIES + 1
     assert_close(scores, expected, 1e-10)
 
@@ -114,3 +119,109 @@ def test_equal_scores_are_ranked_in_the_order_of_the_rows():
     influence = ExactInfluence(Ridge(fit_intercept=False)).fit(X, y)
     indices, _ = influence.most_influential([[1.0]], [3.0], k=4)
     assert indices.tolist() == [[0, 1, 2, 3]]
+
+
+def test_self_influence_writes_out_one_tile_at_a_time():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((100_000, 50)), rng.integers(0, 2, 100_000)
+    model = FrozenEstimator(LogisticRegression(solver="newton-cholesky").fit(X, y))
+    influence = ExactInfluence(model).fit(X, y)
+    tracemalloc.start()
+    found = influence.self_influence()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Rows written out as a whole would take as much as the features, and their solutions again.
+    assert peak < X.nbytes
+    some = rng.permutation(len(y))[:200]
+    own = -np.diag(influence.influence(X[some], y[some])[:, some])
+    assert_close(found[some], own, 1e-10)
+
+
+def test_blocks_of_queries_are_the_scores(tied):
+    model, (X, y), queries = tied
+    influence = ExactInfluence(model).fit(X, y)
+    expected = influence.influence(*queries)
+    # Three queries a block.
+    with config_context(working_memory=3 * 8 * 150 / 2**20):
+        blocks = list(influence.iter_influence(*queries))
+    assert [part.stop - part.start for part, _ in blocks] == [3, 3, 3, 3, 3, 3, 2]
+    assert_close(np.concatenate([block for _, block in blocks]), expected, 1e-12)
+
+
+def test_scores_are_written_into_a_memory_map(tied, tmp_path):
+    model, (X, y), queries = tied
+    influence = ExactInfluence(model).fit(X, y)
+    expected = influence.influence(*queries)
+    out = np.lib.format.open_memmap(tmp_path / "scores.npy", "w+", np.float64, expected.shape)
+    assert influence.influence(*queries, out=out) is out
+    np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), expected)
+    row = np.empty(len(y))
+    assert influence.influence(*queries, reduce="mean", out=row) is row
+    assert_close(row, expected.mean(axis=0), 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (np.empty((20, 149)), r"shape \(20, 150\), got float64 \(20, 149\)"),
+        (np.empty((20, 150), np.float32), r"array of float64 .* got float32"),
+        ([0.0], "got list"),
+        (np.empty((150, 20)).T, "in C order"),
+    ],
+)
+def test_out_of_another_kind_is_refused(out, message, tied):
+    model, (X, y), queries = tied
+    with pytest.raises(ValueError, match=message):
+        ExactInfluence(model).fit(X, y).influence(*queries, out=out)
+
+
+@pytest.fixture(scope="module")
+def raw_units():
+    """Columns in very different units, none of them near 0."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((400, 6))
+    y = (X @ rng.standard_normal(6) + rng.logistic(size=400) > 0).astype(int)
+    X = X * [1e-6, 1.0, 1e5, 30.0, 1e9, 1e-3] + [1e-5, -20.0, 2e5, 900.0, 1e9, 0.0]
+    fitted = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, max_iter=200)
+    whole = make_pipeline(StandardScaler(), fitted).fit(X, y)
+    raw = LogisticRegression(C=np.inf)
+    raw.fit(X, y)
+    raw.coef_ = whole[-1].coef_ / whole[0].scale_
+    raw.intercept_ = whole[-1].intercept_ - raw.coef_ @ whole[0].mean_
+    return ExactInfluence(FrozenEstimator(raw)).fit(X, y), (X[:50], y[:50])
+
+
+@pytest.mark.filterwarnings("error")
+def test_single_precision_has_four_digits_in_raw_units(raw_units):
+    influence, queries = raw_units
+    scores = influence.influence(*queries)
+    single = influence.influence(*queries, dtype=np.float32)
+    assert single.dtype == np.float32
+    error = np.linalg.norm(single - scores, axis=1) / np.linalg.norm(scores, axis=1)
+    # Not equal either: the products were taken in single precision.
+    assert 1e-9 < error.max() <= 1e-4
+    blocks = [b for _, b in influence.iter_influence(*queries, dtype=np.float32)]
+    np.testing.assert_array_equal(np.concatenate(blocks), single)
+    indices, values = influence.most_influential(*queries, k=3, dtype=np.float32)
+    assert values.dtype == np.float32
+    assert_close(np.take_along_axis(scores, indices, axis=1), values, 1e-4)
+
+
+def test_single_precision_that_would_lose_too_much_is_refused():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 3))
+    y = X.sum(axis=1) + rng.standard_normal(300)
+    # Without an intercept nothing takes the mean off, and two columns hardly differ.
+    X = np.column_stack([X + 1e3, X[:, 0] + 1e3 + 5e-2 * rng.standard_normal(300)])
+    influence = ExactInfluence(LinearRegression(fit_intercept=False)).fit(X, y)
+    scores = influence.influence(X[:50], y[:50])
+    with pytest.warns(NumericalWarning, match="single precision the scores would have"):
+        single = influence.influence(X[:50], y[:50], dtype=np.float32)
+    assert single.dtype == np.float32
+    assert_close(single, scores, 1e-6)
+
+
+def test_a_precision_that_scores_do_not_have_is_refused(tied):
+    model, (X, y), queries = tied
+    with pytest.raises(ValueError, match="dtype must be np.float32, np.float64 or None"):
+        ExactInfluence(model).fit(X, y).influence(*queries, dtype=np.float16)

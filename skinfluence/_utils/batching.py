@@ -9,7 +9,7 @@ from skinfluence._utils.parallel import run_in_threads
 from skinfluence._utils.progress import reporting
 
 
-def batches(n_rows, row_bytes, batch_size=None, at_least=0):
+def batches(n_rows, row_bytes, batch_size=None, *, at_least=0, at_most=float("inf")):
     """Slices that cover ``range(n_rows)``, each within the working memory.
 
     Parameters
@@ -22,6 +22,8 @@ def batches(n_rows, row_bytes, batch_size=None, at_least=0):
         Rows in a batch; by default as many as ``working_memory`` allows.
     at_least : int, default=0
         Bytes that a batch may take even where ``working_memory`` is less.
+    at_most : int, default=inf
+        Bytes that a batch may take even where ``working_memory`` is more.
 
     Returns
     -------
@@ -31,8 +33,8 @@ def batches(n_rows, row_bytes, batch_size=None, at_least=0):
         return []
     if batch_size is None:
         # A row larger than the working memory still has to be computed once.
-        fitting = max(1, max(_working_bytes(), at_least) // max(1, int(row_bytes)))
-        batch_size = min(n_rows, fitting)
+        allowed = min(max(_working_bytes(), at_least), at_most)
+        batch_size = min(n_rows, max(1, allowed // max(1, int(row_bytes))))
     # scikit-learn's gen_batches checks its arguments for longer than a small batch takes.
     size = int(batch_size)
     return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]

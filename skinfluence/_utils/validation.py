@@ -310,6 +310,38 @@ def check_reduce(reduce):
     return reduce
 
 
+def check_dtype(dtype):
+    """Precision of scores, double by default, or a ValueError."""
+    if dtype is None:
+        return np.dtype(np.float64)
+    if dtype not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be np.float32, np.float64 or None. Got {dtype!r} instead.")
+    return np.dtype(dtype)
+
+
+def check_out(out, shape, dtype):
+    """Array that takes a result: the given one, checked, or a new one.
+
+    Raises
+    ------
+    ValueError
+        If it is no array of that shape and type that can be written to.
+    """
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
+        came = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ValueError(
+            f"out must be an array of {np.dtype(dtype)} of shape {shape}, got {came}. Make one by "
+            f"np.empty({shape}, np.{np.dtype(dtype)}) or np.lib.format.open_memmap."
+        )
+    if not out.flags.writeable or not out.flags.c_contiguous:
+        raise ValueError(
+            "out must be writeable and in C order. Open a memory map with mode='r+' or 'w+'."
+        )
+    return out
+
+
 def column_or_2d(y):
     """Targets as columns, (n, t) in float64."""
     y = np.asarray(y, dtype=np.float64)

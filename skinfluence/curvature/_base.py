@@ -131,8 +131,11 @@ def leverages_by_whitening(curvature, rows, damping):
     """``v_ij' H^{-1} v_ik`` within every sample i, for a curvature that has a square root."""
     s = rows.rows_per_sample
     out = np.empty((rows.n_samples, s, s))
-    for batch in rows.batches():
+    for batch in rows.batches(cached=True):
         white = curvature.whiten(rows[batch], damping)
+        if s == 1:
+            out[batch, 0, 0] = np.einsum("ij,ij->i", white, white)
+            continue
         white = white.reshape(-1, s, white.shape[1])
         out[batch] = white @ white.transpose(0, 2, 1)
     return out

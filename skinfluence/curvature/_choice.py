@@ -116,7 +116,8 @@ def make_curvature(objective, curvature, solver, random_state=None):
     if solver == "direct":
         return DenseCurvature(*objective.hessian(curvature), penalty, describe)
     if solver == "gram":
-        return GramCurvature(objective.factor_rows(curvature), penalty, describe)
+        rows = objective.factor_rows(curvature).summed()
+        return GramCurvature(rows, penalty, describe)
     product = objective.curvature_product(curvature)
     return MatrixFreeCurvature(product, penalty, solver, random_state=random_state)
 

@@ -179,7 +179,7 @@ class BaseInfluence(FittedInfluence, ABC):
 
     def _training_rows(self, fitted_model, objective, space):
         if self.storage is None:
-            return space.project(objective.training_gradient_rows())
+            return space.project(objective.training_gradient_rows().summed())
         return stored_rows(self.storage, fitted_model, objective, space, self.batch_size)
 
     def _choose_damping(self, objective):

@@ -50,7 +50,7 @@ def network_damping(objective, kind):
         The damping of the Gauss-Newton matrix, in proportion to the mean eigenvalue where the
         empirical Fisher takes its place.
     """
-    gradient = objective.weight[None] @ objective.training_gradient_rows()
+    gradient = objective.weight[None] @ objective.training_gradient_rows().summed()
     gradient = (gradient[0] + objective.l1_gradient) / objective.total_weight
     gradient += objective.l2_penalty * objective.theta
     multiply, _ = _full_curvature(objective, "ggn")
@@ -119,7 +119,7 @@ def matched_damping(objective, kind, curvature, space, damping):
         return damping
     n_rows = objective.features.shape[0]
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(N_PROBES, n_rows))
-    sums = (signs * objective.weight) @ objective.training_gradient_rows()
+    sums = (signs * objective.weight) @ objective.training_gradient_rows().summed()
     multiply, factor_rows = _full_curvature(objective, kind)
     edges = np.cumsum([block.n_columns for block in factor_rows[:1].blocks])[:-1]
 
@@ -156,5 +156,5 @@ def _full_curvature(objective, kind):
         weight = np.zeros(n_rows)
         weight[chosen] = objective.weight[chosen]
         objective = objective.restricted(weight)
-    factor_rows = objective.factor_rows(kind)
+    factor_rows = objective.factor_rows(kind).summed()
     return lambda vectors: factor_rows.gram_product(vectors) + penalty * vectors, factor_rows

@@ -201,7 +201,7 @@ def _operator_error(fit, probes):
     With rows C, ``C'C = F``, this is the norm of ``C (H~^{-1} - H^{-1}) C'``: subspace iteration,
     of which the largest Ritz value is never above the norm.
     """
-    factor_rows = fit.objective.factor_rows(fit.curvature_kind)
+    factor_rows = fit.objective.factor_rows(fit.curvature_kind).summed()
     rng = np.random.default_rng([probes.seed, 3])
     vectors = rng.standard_normal((N_VECTORS, factor_rows.shape[0]))
     found = 0.0

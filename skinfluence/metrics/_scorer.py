@@ -234,4 +234,4 @@ def _exact_influence(influence, X, y):
     objective = fit.objective
     exact = DenseCurvature(*objective.hessian(fit.curvature_kind), objective.l2_penalty)
     solved = exact.solve(fit.gradient_rows(fit.read(X), y), fit.damping)
-    return -solved.inner(objective.training_gradient_rows())
+    return -solved.inner(objective.training_gradient_rows().summed())

@@ -1,7 +1,7 @@
 """Objectives of networks: one block of columns for each layer, and an indefinite Hessian."""
 
 from abc import abstractmethod
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -57,9 +57,25 @@ class NetworkObjective(Objective):
     def pullback(self, features, vectors):
         n_samples, s = vectors.shape[:2]
         make = partial(self._make_rows, features, vectors)
-        rows = StreamedRows(make, n_samples, s, len(self.theta), s * self.sample_bytes)
-        # Rows that fit into the working memory are computed once.
-        return rows if len(rows.batches()) > 1 else make(slice(None))
+        row_bytes = self.bytes_of_rows(s)
+        return StreamedRows(make, n_samples, s, len(self.theta), row_bytes).made()
+
+    def bytes_of_rows(self, s):
+        """Bytes of the factored rows of one sample, s of them."""
+        return s * self.sample_bytes
+
+    @cached_property
+    def _gradient_rows(self):
+        return super().training_gradient_rows()
+
+    def training_gradient_rows(self):
+        # One value for a fit, so that a pass through the network serves all that asks for it.
+        return self._gradient_rows
+
+    def restricted(self, weight):
+        part = super().restricted(weight)
+        vars(part).pop("_gradient_rows", None)
+        return part
 
     def _make_rows(self, features, vectors, samples):
         return self.make_rows(features[samples], vectors[samples])

@@ -317,7 +317,7 @@ class Objective(ABC):
 
     def curvature_product(self, curvature):
         """Function that multiplies vectors (m, n_coordinates) with the curvature F."""
-        return Bound(self.factor_rows(curvature), "gram_product")
+        return Bound(self.factor_rows(curvature).summed(), "gram_product")
 
     def hessian(self, curvature):
         """The curvature F of the mean loss as independent blocks.
@@ -383,7 +383,7 @@ class Objective(ABC):
 
     def mean_eigenvalue(self, curvature):
         """Mean eigenvalue of the curvature F."""
-        rows = self.factor_rows(curvature)
+        rows = self.factor_rows(curvature).summed()
         return float(rows.squared_norms().sum() / rows.n_columns)
 
     @property
@@ -408,7 +408,7 @@ class Objective(ABC):
 
     def loss_gradient(self):
         """Gradient of the losses of the training rows, ``sum_i w_i g_i``, (n_coordinates,)."""
-        return (self.weight[None] @ self.training_gradient_rows())[0]
+        return (self.weight[None] @ self.training_gradient_rows().summed())[0]
 
     def gradient_and_size(self):
         """Gradient of the losses, and the size of its terms; both are sums over the rows.
@@ -420,7 +420,7 @@ class Objective(ABC):
         size : float or ndarray of shape (n_coordinates,)
             Sum of the norms of the terms, or of their sizes in each coordinate.
         """
-        rows = self.training_gradient_rows()
+        rows = self.training_gradient_rows().summed()
         size = self.weight @ np.sqrt(rows.squared_norms())
         if self.loss.quadratic:
             # After a perfect fit, all terms are rounding errors of the outputs.

@@ -59,6 +59,9 @@ class NewtonSteps:
         Smallest absolute eigenvalue of ``I - w h M``: for one output, 1 minus the leverage.
     downdate : ndarray of shape (n_removals, k, k) or None
         ``(I - w h M)^{-1} w h`` of removals of single rows; None if others are among them.
+    own_moves : ndarray of shape (n_removals, k) or None
+        ``M q - J_p H^{-1} d / N``, how the outputs of a row move when it leaves; None if others
+        than single rows leave, or the curvature is an approximation.
     """
 
     rows: Rows
@@ -69,6 +72,7 @@ class NewtonSteps:
     moves: np.ndarray
     distance: np.ndarray
     downdate: np.ndarray | None
+    own_moves: np.ndarray | None
 
 
 def first_steps(linearisation, steps, chosen):
@@ -113,6 +117,9 @@ def newton_steps(linearisation, removals):
         (rows.squared_norms() > 0) | woodbury.reweighting.any(axis=1),
         distance,
         parts[0][1].downdate if removals.are_single_rows else None,
+        parts[0][1].own_moves
+        if removals.are_single_rows and linearisation.curvature.is_own
+        else None,
     )
 
 
@@ -140,7 +147,8 @@ class _Block:
     rows: Rows
     squared_length: np.ndarray
     distance: np.ndarray
-    downdate: np.ndarray
+    downdate: np.ndarray | None
+    own_moves: np.ndarray | None
 
 
 def _rows_of_blocks(parts, n_removals, n_columns):
@@ -199,17 +207,18 @@ class _Woodbury:
         right = np.where(known[:, None], right, 0.0).reshape(m, -1)
         if leverage is None:
             length = -2 * (right * pull.reshape(right.shape)).sum(axis=1)
-            return _Block(self._sums(features, right, m), length, np.ones(m), None)
+            return _Block(self._sums(features, right, m), length, np.ones(m), None, None)
         scaled = self._in_curvature(curvature, dropped, index)
         shrink = self._shrink(scaled, members, leverage)
         q = _solve(shrink, right)
         # (J'q - d)' H^{-1} (J'q - d) / N = q'Mq - 2 q'(J H^{-1} d / N) + d'H^{-1}d / N; the last
         # term is added for all blocks at once.
-        length = np.einsum("ma,mab,mb->m", q, leverage, q, optimize=True)
-        length -= 2 * (q * pull.reshape(q.shape)).sum(axis=1)
-        distance = np.abs(np.linalg.eigvals(shrink)).min(axis=1)
+        pull = pull.reshape(q.shape)
+        moves = np.matmul(leverage, q[:, :, None])[:, :, 0]
+        length = ((moves - 2 * pull) * q).sum(axis=1)
+        distance = _distance_from_0(shrink)
         downdate = _downdate(shrink, scaled) if self.removals.are_single_rows else None
-        return _Block(self._sums(features, q, m), length, distance, downdate)
+        return _Block(self._sums(features, q, m), length, distance, downdate, moves - pull)
 
     def _lost(self, dropped, index):
         """``w r`` (n_dropped, k) and ``w h`` (n_dropped, k, k) that the rows lose."""
@@ -288,8 +297,17 @@ def _as_slice(index):
     return index
 
 
+def _distance_from_0(matrices):
+    """Smallest absolute eigenvalue of (m, c, c) matrices, (m,)."""
+    if matrices.shape[-1] == 1:
+        return np.abs(matrices[:, 0, 0])
+    return np.abs(np.linalg.eigvals(matrices)).min(axis=1)
+
+
 def _downdate(shrink, scaled):
     """``(I - w h M)^{-1} w h`` of single rows."""
+    if shrink.shape[-1] == 1:
+        return np.divide(scaled, shrink, out=np.zeros_like(scaled), where=shrink != 0)
     try:
         return np.linalg.solve(shrink, scaled)
     except np.linalg.LinAlgError:
@@ -298,6 +316,9 @@ def _downdate(shrink, scaled):
 
 def _solve(matrices, right):
     """Solutions of (m, c, c) systems, the shortest ones where a matrix is singular."""
+    if matrices.shape[-1] == 1:
+        numbers = matrices[:, :, 0]
+        return np.divide(right, numbers, out=np.zeros_like(right), where=numbers != 0)
     try:
         return np.linalg.solve(matrices, right[:, :, None])[:, :, 0]
     except np.linalg.LinAlgError:

@@ -86,7 +86,9 @@ class Refinement:
         longest = self.required.copy()
         # The exact part of an approximate curvature is not all of it: a length may be negative.
         length = np.where(self.steps.known, np.abs(self.steps.squared_length), 0.0)
-        order = np.argsort(-length, kind="stable")[: self._allowed(passes)]
+        order, allowed = np.arange(len(length)), self._allowed(passes)
+        if allowed < len(order):
+            order = np.argsort(-length, kind="stable")[:allowed]
         longest[order[self.steps.moves[order]]] = True
         return longest
 

@@ -127,11 +127,17 @@ class Removed:
         places, refined = self.refined_in(part)
         if len(places) == part.stop - part.start:
             return self.moves[refined]
-        chosen = np.arange(part.start, part.stop)
-        delta = first_steps(self.linearisation, self.steps, chosen)
-        moves = own_moves(self.linearisation, self.removals, chosen, delta)
+        moves = self._first_moves(part)
         moves[places] = self.moves[refined]
         return moves
+
+    def _first_moves(self, part):
+        """Moves of the outputs of removed rows by their first steps, (n_part, k)."""
+        if self.steps.own_moves is not None:
+            return self.steps.own_moves[part].copy()
+        chosen = np.arange(part.start, part.stop)
+        delta = first_steps(self.linearisation, self.steps, chosen)
+        return own_moves(self.linearisation, self.removals, chosen, delta)
 
     def _moves_of_sets(self, part, moves):
         objective, removals = self.removals.objective, self.removals

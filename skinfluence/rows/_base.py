@@ -37,8 +37,14 @@ class Rows(ABC):
     # Whether rows belong to a linear layer with one bias for each output, or with none.
     is_layer = False
 
+    # Whether rows of a layer are sums over positions.
+    is_shared = False
+
     # Whether rows belong to an embedding: the inputs of its layer are one-hot vectors of tokens.
     reads_tokens = False
+
+    # Whether activations are sparse, so that rows are mostly zeros once written out.
+    is_sparse = False
 
     # Whether the matrix itself is stored, as ``array``.
     is_written_out = False
@@ -89,7 +95,8 @@ class Rows(ABC):
         row_bytes = 8 * self.rows_per_sample * self.n_columns
         if cached:
             fitting = batches(self.n_samples, row_bytes)
-            near = max(MIN_ROWS, CACHE_BYTES // max(1, row_bytes))
+            few = -(-MIN_ROWS // self.rows_per_sample)
+            near = max(few, CACHE_BYTES // max(1, row_bytes))
             batch_size = min(near, fitting[0].stop) if fitting else None
         return batches(self.n_samples, row_bytes, batch_size)
 
@@ -111,7 +118,7 @@ class Rows(ABC):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
         out = np.empty((self.shape[0], matrix.shape[1]))
-        for batch in self.batches():
+        for batch in self.batches(cached=True):
             np.matmul(self[batch].toarray(), matrix, out=out[self.row_slice(batch)])
         return out
 
@@ -120,7 +127,7 @@ class Rows(ABC):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
         out = np.zeros((matrix.shape[0], self.n_columns))
-        for batch in self.batches():
+        for batch in self.batches(cached=True):
             out += matrix[:, self.row_slice(batch)] @ self[batch].toarray()
         return out
 
@@ -212,6 +219,13 @@ class Rows(ABC):
         """
         return self
 
+    def summed(self):
+        """The same rows, for many products: shared layers are summed over their positions.
+
+        Where the sum has fewer numbers than its terms; other rows stay as they are.
+        """
+        return self
+
     def condensed(self):
         """The same matrix in the form with the cheapest products: CSR, or the rows."""
         return self
@@ -226,7 +240,8 @@ class Rows(ABC):
         return map(_written, self._parts())
 
     def _parts(self):
-        return (self[batch] for batch in track(list(self.batches()), "batches of rows"))
+        parts = self.batches(cached=True)
+        return (self[batch] for batch in track(parts, "batches of rows"))
 
 
 def _written(rows):
@@ -273,24 +288,42 @@ class DenseRows(Rows):
     def toarray(self):
         return np.array(self.array, dtype=np.float64)
 
+    # A product that would convert the whole matrix to double precision takes a slice at a time.
+
     def __matmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
-        return self.array @ matrix
+        return self.array @ matrix if self._has_precision(matrix) else super().__matmul__(matrix)
 
     def __rmatmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
-        return matrix @ self.array
+        return matrix @ self.array if self._has_precision(matrix) else super().__rmatmul__(matrix)
+
+    def _has_precision(self, matrix):
+        return np.result_type(self.array, matrix) == self.array.dtype
 
     def inner(self, other, out=None):
+        # Double precision, whatever the rows have, so that Gram matrices are definite.
+        if self.array.dtype != np.float64:
+            return self.inner_by_parts(other, out)
         return other.dotted_by(self.array, out)
 
     def picked(self, index):
         return DenseRows(self.array[index])
 
     def dotted_by(self, vectors, out=None):
-        return np.matmul(vectors, self.array.T, out=out)
+        if self._has_precision(vectors):
+            return np.matmul(vectors, self.array.T, out=out)
+        return super().dotted_by(vectors, out)
+
+    def weighted(self, weight):
+        weight = np.repeat(weight, self.rows_per_sample).astype(self.array.dtype, copy=False)
+        return DenseRows(self.array * weight[:, None], self.rows_per_sample)
+
+    def concatenated(self, others):
+        arrays = [rows.array for rows in (self, *others)]
+        return DenseRows(np.concatenate(arrays), self.rows_per_sample)
 
 
 class WrappedRows(Rows):
@@ -316,6 +349,10 @@ class WrappedRows(Rows):
     @property
     def rows_per_sample(self):
         return self.rows.rows_per_sample
+
+    @property
+    def is_sparse(self):
+        return self.rows.is_sparse
 
     @property
     def n_stored(self):

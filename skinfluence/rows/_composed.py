@@ -35,6 +35,10 @@ class BlockRows(Rows):
         return self._blocks
 
     @property
+    def is_sparse(self):
+        return any(block.is_sparse for block in self.blocks)
+
+    @property
     def n_stored(self):
         return sum(block.n_stored for block in self.blocks)
 
@@ -117,6 +121,9 @@ class BlockRows(Rows):
 
     def weighted(self, weight):
         return BlockRows(block.weighted(weight) for block in self.blocks)
+
+    def summed(self):
+        return BlockRows(block.summed() for block in self.blocks)
 
 
 class SelectedRows(WrappedRows):

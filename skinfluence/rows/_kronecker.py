@@ -49,6 +49,10 @@ class KroneckerRows(Rows):
         return sum(part.size for part in parts) / self.n_samples
 
     @property
+    def is_sparse(self):
+        return _is_sparse(self.activation)
+
+    @property
     def layer_shape(self):
         """Outputs and inputs, (c, d)."""
         return self.residual.shape[2], self.activation.shape[1]
@@ -191,8 +195,10 @@ class KroneckerRows(Rows):
             return super().dotted_by(vectors, out)
         outer = vectors[:, : c * d].reshape(m * c, d)
         cube = np.empty((m, self.n_samples, self.rows_per_sample))
+        # Single precision where all of the factors have it.
+        dtype = np.result_type(vectors, self.residual)
         for batch in batches(self.n_samples, self._batch_bytes(m)):
-            part = _dot(self.activation[batch], outer.T).reshape(-1, m, c)
+            part = _dot(self.activation[batch], outer.T, dtype).reshape(-1, m, c)
             if not self.is_jacobian:
                 part = part @ self._residual_of(batch).transpose(0, 2, 1)
             cube[:, batch] = part.transpose(1, 0, 2)
@@ -242,7 +248,7 @@ class KroneckerRows(Rows):
         parts = [self, *others]
         return KroneckerRows(
             np.concatenate([rows.residual for rows in parts]),
-            _stacked([rows.activation for rows in parts]),
+            stacked([rows.activation for rows in parts]),
             np.concatenate([rows.intercept_columns for rows in parts]),
         )
 
@@ -261,7 +267,7 @@ class KroneckerRows(Rows):
         return super().rescaled(scale)
 
     def weighted(self, weight):
-        weight = np.asarray(weight)[:, None, None]
+        weight = np.asarray(weight).astype(self.residual.dtype, copy=False)[:, None, None]
         return KroneckerRows(
             self.residual * weight, self.activation, self.intercept_columns * weight
         )
@@ -335,26 +341,27 @@ def _spread(activation, column):
     return sp.csr_matrix((column.ravel(), (place, sample)), shape=shape) @ activation
 
 
-def _stacked(activations):
+def stacked(activations):
+    """Inputs of further samples below those of others, in their own precision."""
     if sp.issparse(activations[0]):
         return sp.vstack(activations, format="csr")
-    return np.concatenate([_dense(activation) for activation in activations])
+    return np.concatenate([np.asarray(activation) for activation in activations])
 
 
 def _is_sparse(activation):
     return sp.issparse(activation) or getattr(activation, "is_sparse", False)
 
 
-def _dense(activation):
+def _dense(activation, dtype=np.float64):
     if sp.issparse(activation):
         activation = activation.toarray()
-    return np.asarray(activation, dtype=np.float64)
+    return np.asarray(activation, dtype=dtype)
 
 
-def _dot(activation, matrix):
+def _dot(activation, matrix, dtype=np.float64):
     if _is_sparse(activation):
         return np.asarray(activation @ matrix)
-    return _dense(activation) @ matrix
+    return _dense(activation, dtype) @ matrix
 
 
 def _dot_left(matrix, activation):

@@ -7,6 +7,9 @@ import numpy as np
 from skinfluence._utils.batching import batches
 from skinfluence.rows._base import Rows
 
+# Factors of so many bytes are made at once: those of more samples would not be made any faster.
+STREAM_BYTES = 2**26
+
 
 class StreamedRows(Rows):
     """Rows recomputed on demand, batch by batch, so memory stays bounded.
@@ -38,8 +41,21 @@ class StreamedRows(Rows):
         # Made again for every product: what one sample takes once it is made.
         return self[:1].n_stored
 
-    def batches(self, batch_size=None):
-        return batches(self.n_samples, self.sample_bytes, batch_size)
+    def batches(self, batch_size=None, *, cached=False):
+        del cached
+        return batches(self.n_samples, self.sample_bytes, batch_size, at_most=STREAM_BYTES)
+
+    def _fitting(self):
+        """The largest slices that fit into the working memory."""
+        return batches(self.n_samples, self.sample_bytes)
+
+    def made(self):
+        """The rows themselves where they fit into the working memory, so are made only once."""
+        return self.make(slice(None)) if len(self._fitting()) <= 1 else self
+
+    def summed(self):
+        sample_bytes = int(8 * self[:1].summed().n_stored)
+        return self._remade(partial(_summed, self.make), sample_bytes).made()
 
     def parts(self, n_vectors, batch_size=None):
         return self.batches(batch_size)
@@ -67,7 +83,8 @@ class StreamedRows(Rows):
 
     def inner(self, other, out=None):
         out = np.empty((self.shape[0], other.shape[0])) if out is None else out
-        for batch in self.batches():
+        # The other rows may be made again for each of these slices.
+        for batch in self._fitting():
             self[batch].inner(other, out=out[self.row_slice(batch)])
         return out
 
@@ -90,9 +107,9 @@ class StreamedRows(Rows):
     def columns(self, index):
         return np.concatenate([part.columns(index) for part in self._parts()])
 
-    def _remade(self, make):
+    def _remade(self, make, sample_bytes=None):
         shape = self.n_samples, self.rows_per_sample, self.n_columns
-        return StreamedRows(make, *shape, self.sample_bytes)
+        return StreamedRows(make, *shape, sample_bytes or self.sample_bytes)
 
     def rescaled(self, scale):
         return self._remade(partial(_rescaled, self.make, scale))
@@ -102,6 +119,10 @@ class StreamedRows(Rows):
 
 
 # Functions of the module rather than closures, so that rows can be pickled.
+
+
+def _summed(make, samples):
+    return make(samples).summed()
 
 
 def _rescaled(make, scale, samples):

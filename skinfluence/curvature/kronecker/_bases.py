@@ -5,6 +5,7 @@ import numpy as np
 from skinfluence._utils.batching import batches
 from skinfluence.curvature.kronecker._eigenpairs import eigenpairs
 from skinfluence.curvature.kronecker._factors import (
+    FACTOR_BYTES,
     DenseMoment,
     DiagonalMoment,
     LayerMoments,
@@ -47,12 +48,23 @@ class KroneckerBasis:
             return self.rotated_columns(block.toarray())
         residual, inputs = self._rotated_factors(block)
         n_samples, s, t, c = residual.shape
-        inputs = inputs.reshape(n_samples, 1, t, -1)
-        return np.matmul(residual.transpose(0, 1, 3, 2), inputs).reshape(n_samples * s, c, -1)
+        if t == 1:
+            rotated = residual[:, :, 0, :, None] * inputs[:, None, None, :]
+        else:
+            inputs = inputs.reshape(n_samples, 1, t, -1)
+            rotated = np.matmul(residual.transpose(0, 1, 3, 2), inputs)
+        return rotated.reshape(n_samples * s, c, -1)
 
     def _rotated_factors(self, block):
         residual, inputs = factors(block)
-        return residual @ self.outputs, inputs @ self.inputs
+        outputs, own = self._in_precision(residual)
+        # As one matrix: NumPy would multiply the stack of them one by one.
+        rotated = residual.reshape(-1, residual.shape[3]) @ outputs
+        return rotated.reshape(residual.shape), inputs @ own
+
+    def _in_precision(self, array):
+        """Eigenvectors of both factors, in the precision of an array."""
+        return [part.astype(array.dtype, copy=False) for part in (self.outputs, self.inputs)]
 
     def rotated_rows(self, block):
         """Rows in the basis, (n_rows, c * d), factored where the block is."""
@@ -68,7 +80,8 @@ class KroneckerBasis:
 
     def unrotated_columns(self, rotated):
         """Columns of the rows from gradients in the basis."""
-        return columns_of(self.outputs @ rotated @ self.inputs.T, self.has_bias)
+        outputs, inputs = self._in_precision(rotated)
+        return columns_of(outputs @ rotated @ inputs.T, self.has_bias)
 
     def second_moment(self, block):
         """Sum over the rows of the squares of their entries in the basis, (c, d)."""
@@ -77,10 +90,11 @@ class KroneckerBasis:
         if t == 1:
             return (residual**2).sum(axis=(1, 2)).T @ inputs**2
         total = np.zeros(self.shape)
-        for batch in batches(n_samples, 8 * s * self.values.size):
+        for batch in batches(n_samples, 8 * s * total.size, at_most=FACTOR_BYTES):
             part = residual[batch].transpose(0, 1, 3, 2)
             rotated = np.matmul(part, inputs.reshape(n_samples, 1, t, -1)[batch])
-            total += np.einsum("nscd,nscd->cd", rotated, rotated)
+            squares = np.square(rotated, out=rotated).reshape(-1, total.size)
+            total += (np.ones(len(squares), squares.dtype) @ squares).reshape(self.shape)
         return total
 
 

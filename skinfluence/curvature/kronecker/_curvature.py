@@ -14,7 +14,8 @@ from skinfluence.rows import DenseRows, Rows
 class RotatedRows(Rows):
     """Rows in the eigenbases of their layers, rotated back only when written out.
 
-    Inner products rotate the factors of the other rows instead, because factors are small.
+    Inner products rotate the factors of the other rows instead where these are small, and else
+    rotate back, once.
 
     Parameters
     ----------
@@ -30,6 +31,7 @@ class RotatedRows(Rows):
         self.bases = bases
         self.parts = parts
         self.rows_per_sample = rows_per_sample
+        self._columns = {}
 
     @property
     def n_samples(self):
@@ -46,19 +48,26 @@ class RotatedRows(Rows):
 
     def toarray(self):
         pairs = zip(self.bases, self.parts, strict=True)
-        return np.hstack([basis.unrotated_columns(part) for basis, part in pairs])
+        columns = [basis.unrotated_columns(part) for basis, part in pairs]
+        return np.hstack(columns, dtype=np.float64)
 
     def inner(self, other, out=None):
         if not _in_blocks(other, self.bases):
             return DenseRows(self.toarray(), self.rows_per_sample).inner(other, out)
         out = np.empty((self.shape[0], other.shape[0])) if out is None else out
-        vectors = [part.reshape(len(part), -1) for part in self.parts]
         for batch, blocks in block_batches(other):
-            terms = zip(self.bases, blocks, vectors, strict=True)
-            out[:, other.row_slice(batch)] = sum(
-                basis.rotated_rows(block).dotted_by(vector) for basis, block, vector in terms
-            )
+            terms = [self._dotted(i, block) for i, block in enumerate(blocks)]
+            out[:, other.row_slice(batch)] = sum(terms)
         return out
+
+    def _dotted(self, i, block):
+        """Products of the rows with those of a block, (n_rows, n_block_rows)."""
+        part, basis = self.parts[i], self.bases[i]
+        if block.is_layer and not block.is_shared:
+            return basis.rotated_rows(block).dotted_by(part.reshape(len(part), -1))
+        if i not in self._columns:
+            self._columns[i] = basis.unrotated_columns(part)
+        return block.dotted_by(self._columns[i])
 
 
 def _in_blocks(rows, bases):
@@ -139,9 +148,10 @@ class KroneckerCurvature(Curvature):
         return None
 
     def solve(self, rows, damping):
-        parts = zip(self._rotated(rows[:]), self._inverses(damping), strict=True)
-        solved = [part * inverse for part, inverse in parts]
-        return RotatedRows(self.bases, solved, rows.rows_per_sample)
+        parts = self._rotated(rows[:])
+        for part, inverse in zip(parts, self._inverses(damping), strict=True):
+            part *= inverse.astype(part.dtype, copy=False)
+        return RotatedRows(self.bases, parts, rows.rows_per_sample)
 
     def whiten(self, rows, damping):
         # The symmetric root: the only one that no choice of eigenvectors moves.

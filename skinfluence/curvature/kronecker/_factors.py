@@ -7,14 +7,22 @@ from operator import add
 import numpy as np
 import scipy.sparse as sp
 
+from skinfluence._utils.batching import batches
 from skinfluence._utils.progress import track
 from skinfluence.curvature.kronecker._tokens import token_moments
 from skinfluence.rows import KroneckerRows, SharedRows
 
+# Factors of so many bytes, in double precision, are taken apart at once.
+FACTOR_BYTES = 2**25
+
 
 def block_batches(rows):
-    """Slices of samples and the blocks of their rows."""
-    for batch in track(list(rows.batches()), "batches of rows"):
+    """Slices of samples and the blocks of their rows, whose factors are few."""
+    if not len(rows):
+        return
+    sample_bytes = 8 * rows[:1].n_stored
+    parts = batches(rows.n_samples, sample_bytes, at_most=FACTOR_BYTES)
+    for batch in track(parts, "batches of rows"):
         yield batch, rows[batch].blocks
 
 
@@ -22,10 +30,10 @@ def factors(block):
     """Output gradients (n, s, t, c) and inputs with a 1 for the bias, (n * t, d)."""
     residual, inputs = block.position_residuals, block.activation
     if block.has_bias:
-        one = np.ones((inputs.shape[0], 1))
+        one = np.ones((inputs.shape[0], 1), residual.dtype)
         stack = sp.hstack if sp.issparse(inputs) else np.hstack
         inputs = stack([inputs, one])
-    return residual, sp.csr_array(inputs) if sp.issparse(inputs) else inputs.astype(np.float64)
+    return residual, sp.csr_array(inputs) if sp.issparse(inputs) else inputs.astype(residual.dtype)
 
 
 def rows_of(residual, inputs):
@@ -186,6 +194,7 @@ def _moments_of(block, weight, shared, unfactored):
     if sp.issparse(inputs):
         moment = (inputs.T @ (sp.diags_array(scaled) @ inputs)).toarray()
     else:
+        # Double precision, whatever the factors have, so that a null space shows as one.
         root = inputs * np.sqrt(scaled)[:, None]
         moment = root.T @ root
     flat = residual.reshape(-1, c).astype(np.float64)

@@ -89,7 +89,7 @@ class SketchPlan:
             If ``factorized=True`` but rows are no products, or ``debias=True`` but outputs have
             several ridges.
         """
-        factor_rows = objective.factor_rows(kind)
+        factor_rows = objective.factor_rows(kind).summed()
         if factorized is True and not factor_rows.is_factored:
             raise ValueError(
                 "factorized=True needs rows that are products of residuals and features. The "

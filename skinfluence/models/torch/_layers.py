@@ -135,6 +135,18 @@ class Layer:
         residual = residual[:, :, 0]
         return KroneckerRows(residual, inputs[:, 0], residual if self.bias else None)
 
+    def summed(self, inputs, residual):
+        """The rows from tensors, written out, where that takes fewer numbers than factors do.
+
+        Returns
+        -------
+        tuple of one tensor of shape (n, s, n_columns), or None
+        """
+        if inputs.ndim == 2 or inputs.shape[1] == 1:
+            return None
+        (_, s, t, c), d = residual.shape, inputs.shape[2]
+        return (self.gradients(inputs, residual),) if s * c * d < t * (s * c + d) else None
+
     def gradients(self, inputs, residual):
         """The same rows from tensors, written out, (n, s, n_columns)."""
         weight = torch.einsum("nstc,ntd->nscd", residual, inputs).flatten(2)

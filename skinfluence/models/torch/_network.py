@@ -24,6 +24,9 @@ LOCK = threading.RLock()
 # Samples that pass through a module at once, unless told otherwise.
 CHUNK = 256
 
+# Fewer of them where their factors would take more bytes than these.
+FACTOR_BYTES = 2**25
+
 
 class Network:
     """A module as a function of the parameters under study.
@@ -134,20 +137,38 @@ class Network:
 
     # Rows.
 
-    def rows(self, features, vectors):
-        """Blocks of rows ``J_i' v_ij`` for vectors (n, s, k), in the order of `names`."""
-        chunks = [
-            [tuple(map(to_array, factors)) for factors in self.factors(*chunk)]
-            for chunk in self.in_chunks(features, vectors)
-        ]
-        blocks = []
-        for i, parts in enumerate(zip(*chunks, strict=True)):
-            arrays = [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
-            blocks.append(self._block(i, *arrays))
-        return blocks
+    def rows(self, features, vectors, *, weight=None, summed=False):
+        """Blocks of rows ``w_i J_i' v_ij`` for vectors (n, s, k), in the order of `names`.
+
+        With ``summed``, rows of shared layers are sums over their positions where these have fewer
+        numbers than the factors.
+        """
+        n, s = vectors.shape[:2]
+        whole = None
+        for samples in gen_batches(n, self._together(s)) if n else []:
+            part = weighted_vectors(vectors, weight, samples)
+            found = self.factors(features[samples], part)
+            found = self._summed(found) if summed else found
+            arrays = [tuple(map(to_array, tensors)) for tensors in found]
+            whole = _written(arrays, samples, n, whole)
+        return [self._block(i, *arrays) for i, arrays in enumerate(whole or [])]
+
+    def _together(self, s):
+        """Samples whose factors are computed at once, s rows of each."""
+        return max(1, min(self.chunk, FACTOR_BYTES // self.row_bytes(s)))
+
+    def row_bytes(self, s):
+        """Bytes of the factors of one sample, s rows of it."""
+        return sum(own + s * each for own, each in self.block_bytes)
+
+    def _summed(self, factors):
+        """The same rows with one tensor in place of factors that have more numbers."""
+        pairs = zip(self.layers, factors, strict=False)
+        blocks = [layer.summed(*pair) or pair for layer, pair in pairs]
+        return blocks + factors[len(self.layers) :]
 
     def _block(self, i, *arrays):
-        if i < len(self.layers):
+        if len(arrays) == 2:
             return self.layers[i].rows(*arrays)
         (gradients,) = arrays
         n_samples, s, size = gradients.shape
@@ -303,6 +324,24 @@ def _differentiable_attention():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def weighted_vectors(vectors, weight, samples):
+    """Vectors (n, s, k) of some samples, multiplied by their weights where there are any."""
+    vectors = np.asarray(vectors[samples])
+    return vectors if weight is None else vectors * weight[samples, None, None]
+
+
+def _written(blocks, samples, n, whole):
+    """Arrays of all n samples, with the blocks of some of them in their places."""
+    if samples == slice(0, n):
+        return blocks
+    if whole is None:
+        whole = [[np.empty((n, *a.shape[1:]), a.dtype) for a in arrays] for arrays in blocks]
+    for arrays, pieces in zip(whole, blocks, strict=True):
+        for array, piece in zip(arrays, pieces, strict=True):
+            array[samples] = piece
+    return whole
 
 
 def _two_dimensional(outputs, n_samples):

@@ -38,7 +38,7 @@ class TorchObjective(NetworkObjective):
         super().__init__(
             layers=network.names,
             order=order,
-            sample_bytes=network.sample_bytes,
+            sample_bytes=network.row_bytes(1),
             features=features,
             weighting=weighting,
             theta=theta,
@@ -68,6 +68,9 @@ class TorchObjective(NetworkObjective):
             # The training rows were checked when the objective was made.
             check_rows(self.network, features)
         return super().pullback(features, vectors)
+
+    def bytes_of_rows(self, s):
+        return self.network.row_bytes(s)
 
     def make_rows(self, features, vectors):
         return ModuleRows(self.network, features, vectors)

@@ -67,7 +67,8 @@ def probe(network, features):
             network.make_dense(_wrong_layers(network, part))
         _keep_what_vmaps(network, x, vectors, expected)
         factors = network.factors(features[:1], np.ones((1, 1, k)))
-    network.sample_bytes = sum(tensor.nbytes for pair in factors for tensor in pair)
+    # Inputs are the same for all rows of a sample.
+    network.block_bytes = [(sum(x.nbytes for x in own), last.nbytes) for *own, last in factors]
     return network
 
 

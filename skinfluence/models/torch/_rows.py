@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from skinfluence.models.torch._network import to_array
+from skinfluence.models.torch._network import to_array, weighted_vectors
 from skinfluence.rows import BlockRows
 
 
@@ -26,20 +26,23 @@ class ModuleRows(BlockRows):
         Factors of the rows of each sample, in double precision.
     scale : ndarray of shape (n_columns,), default=None
         Factors of the columns.
+    is_summed : bool, default=False
+        Whether shared layers are summed over their positions, see `summed`.
     """
 
-    def __init__(self, network, features, vectors, weight=None, scale=None):
+    def __init__(self, network, features, vectors, weight=None, scale=None, *, is_summed=False):
         self.network = network
         self.features = features
         self.vectors = vectors
         self.weight = weight
         self.scale = scale
+        self.is_summed = is_summed
 
     @cached_property
     def blocks(self):
         """The blocks of columns, factored."""
-        rows = BlockRows(self.network.rows(self.features, self.vectors))
-        rows = rows if self.weight is None else rows.weighted(self.weight)
+        settings = {"weight": self.weight, "summed": self.is_summed}
+        rows = BlockRows(self.network.rows(self.features, self.vectors, **settings))
         return (rows if self.scale is None else rows.rescaled(self.scale)).blocks
 
     @property
@@ -62,10 +65,8 @@ class ModuleRows(BlockRows):
 
     def pieces(self):
         scale = None if self.scale is None else self.network.tensor(self.scale)
-        for batch in self.batches():
-            vectors = np.asarray(self.vectors[batch])
-            if self.weight is not None:
-                vectors = vectors * self.weight[batch, None, None]
+        for batch in self.batches(cached=True):
+            vectors = weighted_vectors(self.vectors, self.weight, batch)
             rows = self.network.gradients(self.features[batch], vectors)
             rows = rows if scale is None else rows * scale
             yield to_array(rows) if self.device is None else rows
@@ -74,6 +75,7 @@ class ModuleRows(BlockRows):
         """Rows with other attributes, and the same factors if they are known."""
         rows = copy(self)
         vars(rows).update(attributes)
+        vars(rows).pop("_twin", None)
         if "blocks" in vars(self):
             rows.blocks = [change(block) for block in self.blocks]
         return rows
@@ -100,8 +102,20 @@ class ModuleRows(BlockRows):
         total = np.asarray(weight) if self.weight is None else weight * self.weight
         return self._changed(lambda block: block.weighted(weight), weight=total)
 
+    def summed(self):
+        return self if self.is_summed else self._twin
+
+    @cached_property
+    def _twin(self):
+        """The same rows, summed over positions once for all who ask."""
+        rows = copy(self)
+        rows.is_summed = True
+        vars(rows).pop("blocks", None)
+        return rows
+
     def rescaled(self, scale):
         rows = copy(self)
+        vars(rows).pop("_twin", None)
         rows.scale = scale if self.scale is None else scale * self.scale
         if "blocks" in vars(self):
             rows.blocks = super().rescaled(scale).blocks

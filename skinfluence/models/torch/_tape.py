@@ -76,7 +76,7 @@ class Tape:
     def inputs(self, layer, n, dtype):
         """Inputs of all calls of a layer on n samples, (n, t, d) or tokens (n, t)."""
         parts = [layer.inputs(x, n) for x, _ in self.calls[id(layer.module)]]
-        together = torch.cat(parts, dim=1)
+        together = _together(parts)
         return together.to(dtype) if together.is_floating_point() else together
 
     def pull(self, outputs, vectors):
@@ -100,7 +100,12 @@ class Tape:
     def residuals(self, layer, n, columns, dtype):
         """Gradients at the outputs of a layer's calls, (n, s, t, c), from those of `pull`."""
         cubes = [
-            torch.cat([layer.output_gradients(g, n) for g in column[id(layer.module)]], dim=1)
+            _together([layer.output_gradients(g, n) for g in column[id(layer.module)]])
             for column in columns
         ]
         return torch.stack(cubes, dim=1).to(dtype)
+
+
+def _together(calls):
+    """Positions of all calls; those of a single call are no copy."""
+    return calls[0] if len(calls) == 1 else torch.cat(calls, dim=1)
