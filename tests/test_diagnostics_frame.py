@@ -216,3 +216,11 @@ def test_a_curvature_without_eigenvectors_has_no_memorization():
     assert found["memorization"].isna().all()
     for name in ("leverage", "cooks_distance", "self_influence"):
         assert_close(found[name].to_numpy(), direct[name].to_numpy(), 1e-5)
+
+
+def test_memorization_may_be_left_out():
+    X, y = wine()
+    influence = ExactInfluence(logistic()).fit(X, y)
+    frame = diagnostics_frame(influence)
+    without = diagnostics_frame(influence, memorization=False)
+    pd.testing.assert_frame_equal(without, frame.drop(columns="memorization"))

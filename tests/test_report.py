@@ -14,6 +14,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from skinfluence import (
+    Chunks,
     ClassifierHeadInfluence,
     ExactInfluence,
     KFACInfluence,
@@ -252,6 +253,16 @@ def test_a_module_of_torch_has_a_report():
     frame = InfluenceReport(influence, X_valid, y_valid).to_frame()
     assert frame.loc["SKI001", "status"] == "issue"
     assert (frame["status"] != "not applicable").sum() >= 8
+
+
+def test_rows_in_pieces_have_the_report_of_all_rows():
+    X, y, X_valid, y_valid = split(*cancer(), 60, 120)
+    pieces = Chunks([(X[:50], y[:50]), (X[50:], y[50:])])
+    whole, parts = (
+        InfluenceReport(ExactInfluence(logistic()).fit(*rows), X_valid, y_valid).to_frame()
+        for rows in ((X, y), (pieces,))
+    )
+    pd.testing.assert_frame_equal(whole[["status", "rows"]], parts[["status", "rows"]])
 
 
 def test_words_are_rows_without_columns():

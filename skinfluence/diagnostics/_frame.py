@@ -8,7 +8,7 @@ from skinfluence.diagnostics._residuals import Leverages, Residuals
 from skinfluence.diagnostics._tables import index_of
 
 
-def diagnostics_frame(influence, *, dfbetas=False):
+def diagnostics_frame(influence, *, dfbetas=False, memorization=True):
     """Case diagnostics of the training rows: leverage, residuals, what each row moves.
 
     Without a penalty, columns equal those of ``statsmodels`` (``OLSInfluence`` for least squares,
@@ -22,6 +22,9 @@ def diagnostics_frame(influence, *, dfbetas=False):
         A fitted influence estimator.
     dfbetas : bool, default=False
         Whether to add a column ``"dfbetas <parameter>"`` for each parameter.
+    memorization : bool, default=True
+        Whether to add memorization. It needs the eigenvectors of the curvature, which take far
+        longer than all other columns where parameters are many thousands, as of words.
 
     Returns
     -------
@@ -110,7 +113,8 @@ def diagnostics_frame(influence, *, dfbetas=False):
         columns |= _of_residuals(residuals, outputs)
     columns |= _of_losses(fit, removed, outputs)
     columns["self_influence"] = fit.self_influence()
-    columns["memorization"] = _memorization(influence)
+    if memorization:
+        columns["memorization"] = _memorization(influence)
     frame = pd.DataFrame(columns, index=index_of(fit))
     return frame.join(_dfbetas(fit, residuals, frame.index)) if dfbetas else frame
 

@@ -96,7 +96,7 @@ def influence_frame(influence, X, y, *, k=None):
     >>> int(frame.index[0]), frame["suggestion"].iloc[0]
     (40, 'mislabelled')
     """
-    cases = diagnostics_frame(influence)
+    cases = diagnostics_frame(influence, memorization=False)
     if k is not None and not (isinstance(k, Integral) and k >= 1):
         raise ValueError(f"k must be a positive integer, or None for all rows. Got {k!r} instead.")
     rows = described_rows(influence, X, y, cases)

@@ -107,7 +107,7 @@ class DiagnosticsDisplay:
         display : DiagnosticsDisplay
             The display, drawn.
         """
-        frames = [diagnostics_frame(fit) for fit in estimator.fits_]
+        frames = [diagnostics_frame(fit, memorization=False) for fit in estimator.fits_]
         title = type(model_of(estimator)).__name__
         return cls.from_frame(sum(frames) / len(frames), k=k, title=title, ax=ax)
 

@@ -74,8 +74,8 @@ class Evidence:
 
     @cached_property
     def cases(self):
-        """`diagnostics_frame` of the training rows."""
-        return diagnostics_frame(self.estimator)
+        """`diagnostics_frame` of the training rows, without memorization."""
+        return diagnostics_frame(self.estimator, memorization=False)
 
     @cached_property
     def index(self):
