@@ -7,10 +7,13 @@ import pytest
 import torch
 from sklearn import config_context
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from skinfluence import ExactInfluence, KFACInfluence, SketchedInfluence
+from skinfluence.exceptions import NumericalWarning
 from skinfluence.models.torch import TorchModel
 from tests.helpers import assert_close
 
@@ -170,3 +173,55 @@ def test_out_of_another_kind_is_refused(out, message, tied):
     model, (X, y), queries = tied
     with pytest.raises(ValueError, match=message):
         ExactInfluence(model).fit(X, y).influence(*queries, out=out)
+
+
+@pytest.fixture(scope="module")
+def raw_units():
+    """Columns in very different units, none of them near 0."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((400, 6))
+    y = (X @ rng.standard_normal(6) + rng.logistic(size=400) > 0).astype(int)
+    X = X * [1e-6, 1.0, 1e5, 30.0, 1e9, 1e-3] + [1e-5, -20.0, 2e5, 900.0, 1e9, 0.0]
+    fitted = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, max_iter=200)
+    whole = make_pipeline(StandardScaler(), fitted).fit(X, y)
+    raw = LogisticRegression(C=np.inf)
+    raw.fit(X, y)
+    raw.coef_ = whole[-1].coef_ / whole[0].scale_
+    raw.intercept_ = whole[-1].intercept_ - raw.coef_ @ whole[0].mean_
+    return ExactInfluence(FrozenEstimator(raw)).fit(X, y), (X[:50], y[:50])
+
+
+@pytest.mark.filterwarnings("error")
+def test_single_precision_has_four_digits_in_raw_units(raw_units):
+    influence, queries = raw_units
+    scores = influence.influence(*queries)
+    single = influence.influence(*queries, dtype=np.float32)
+    assert single.dtype == np.float32
+    error = np.linalg.norm(single - scores, axis=1) / np.linalg.norm(scores, axis=1)
+    # Not equal either: the products were taken in single precision.
+    assert 1e-9 < error.max() <= 1e-4
+    blocks = [b for _, b in influence.iter_influence(*queries, dtype=np.float32)]
+    np.testing.assert_array_equal(np.concatenate(blocks), single)
+    indices, values = influence.most_influential(*queries, k=3, dtype=np.float32)
+    assert values.dtype == np.float32
+    assert_close(np.take_along_axis(scores, indices, axis=1), values, 1e-4)
+
+
+def test_single_precision_that_would_lose_too_much_is_refused():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 3))
+    y = X.sum(axis=1) + rng.standard_normal(300)
+    # Without an intercept nothing takes the mean off, and two columns hardly differ.
+    X = np.column_stack([X + 1e3, X[:, 0] + 1e3 + 5e-2 * rng.standard_normal(300)])
+    influence = ExactInfluence(LinearRegression(fit_intercept=False)).fit(X, y)
+    scores = influence.influence(X[:50], y[:50])
+    with pytest.warns(NumericalWarning, match="single precision the scores would have"):
+        single = influence.influence(X[:50], y[:50], dtype=np.float32)
+    assert single.dtype == np.float32
+    assert_close(single, scores, 1e-6)
+
+
+def test_a_precision_that_scores_do_not_have_is_refused(tied):
+    model, (X, y), queries = tied
+    with pytest.raises(ValueError, match="dtype must be np.float32, np.float64 or None"):
+        ExactInfluence(model).fit(X, y).influence(*queries, dtype=np.float16)

@@ -310,6 +310,15 @@ def check_reduce(reduce):
     return reduce
 
 
+def check_dtype(dtype):
+    """Precision of scores, double by default, or a ValueError."""
+    if dtype is None:
+        return np.dtype(np.float64)
+    if dtype not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be np.float32, np.float64 or None. Got {dtype!r} instead.")
+    return np.dtype(dtype)
+
+
 def check_out(out, shape, dtype):
     """Array that takes a result: the given one, checked, or a new one.
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from skinfluence._utils.batching import batches
-from skinfluence._utils.validation import check_out, check_reduce, check_weights
+from skinfluence._utils.validation import check_dtype, check_out, check_reduce, check_weights
 from skinfluence.metrics._model_functional import find_functional
 from skinfluence.rows import DenseRows
 
@@ -20,6 +20,7 @@ class InfluenceMixin:
         sample_weight=None,
         reduce=None,
         return_error=False,
+        dtype=None,
         out=None,
     ):
         """Influence of every training row on the loss or the prediction of queries.
@@ -50,6 +51,11 @@ class InfluenceMixin:
             Reduce over the queries, at the cost of one solve.
         return_error : bool, default=False
             Whether to return bounds on the errors of the scores too.
+        dtype : {np.float32, np.float64}, default=None
+            Precision of the scores; None means double. Single precision halves the memory of the
+            result and takes products at twice the speed where that costs a relative error of at
+            most 1e-4, measured on some of the scores of each group of queries. Factors and
+            solutions are those of double precision.
         out : ndarray of shape (n_queries, n_train) or (n_train,), default=None
             Where the scores are written, such as a memory map; by default a new array.
 
@@ -69,12 +75,14 @@ class InfluenceMixin:
         ------
         ValueError
             If a label is unknown to the model, the model has no probabilities, weights come
-            without ``reduce``, ``out`` has another shape or type, or the queries are unfit.
+            without ``reduce``, ``dtype`` is another, ``out`` has another shape or type, or the
+            queries are unfit.
 
         Warns
         -----
         NumericalWarning
-            If no lower bound of the full curvature is found, so that all bounds are infinite.
+            If no lower bound of the full curvature is found, so that all bounds are infinite; if
+            single precision is too little for these scores, which then have the error of double.
 
         Notes
         -----
@@ -95,7 +103,7 @@ class InfluenceMixin:
         gradients = fit.gradient_rows(features, y, of)
         queries = _reduced(fit.space.project_queries(gradients), weight)
         shape = (len(queries), self.n_samples_) if reduce is None else (self.n_samples_,)
-        out = check_out(out, shape, np.float64)
+        out = check_out(out, shape, check_dtype(dtype))
         scores = out.reshape(len(queries), -1)
         if not return_error:
             fit.fill_influence(queries, scores)
@@ -104,7 +112,7 @@ class InfluenceMixin:
         fit.fill_influence_and_bounds(_reduced(gradients, weight), queries, scores, bounds)
         return out, bounds.reshape(shape)
 
-    def iter_influence(self, X, y=None, *, of="auto"):
+    def iter_influence(self, X, y=None, *, of="auto", dtype=None):
         """Influence of every training row, some queries at a time.
 
         For results that are larger than memory: each block, with the solutions behind it, fits
@@ -118,6 +126,11 @@ class InfluenceMixin:
             Their targets; see `influence`.
         of : {"auto", "loss", "margin", "probability", "output"}, default="auto"
             What the influence is on; see `influence`.
+        dtype : {np.float32, np.float64}, default=None
+            Precision of the scores; None means double. Single precision halves the memory of the
+            result and takes products at twice the speed where that costs a relative error of at
+            most 1e-4, measured on some of the scores of each group of queries. Factors and
+            solutions are those of double precision.
 
         Yields
         ------
@@ -139,10 +152,10 @@ class InfluenceMixin:
         >>> len(harmful)
         442
         """
-        queries, fit = self._query_rows(X, y, of), self.linearisation_
+        queries, fit, dtype = self._query_rows(X, y, of), self.linearisation_, check_dtype(dtype)
         row_bytes = 8 * max(self.n_samples_, 2 * queries.n_columns)
         for batch in batches(len(queries), row_bytes):
-            scores = np.empty((batch.stop - batch.start, self.n_samples_))
+            scores = np.empty((batch.stop - batch.start, self.n_samples_), dtype)
             yield batch, fit.fill_influence(queries[batch], scores)
 
     def influence_on(self, functional, X, y=None, *, sample_weight=None):

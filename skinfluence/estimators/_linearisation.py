@@ -223,15 +223,15 @@ class Linearisation:
         row_bytes = max(8 * 2 * queries.n_columns, query_bytes)
         return batches(len(queries), row_bytes, at_least=KEPT_SOLUTIONS)
 
-    def training_pass(self, queries):
+    def training_pass(self, queries, dtype=np.float64):
         """Scores ``-queries H^{-1} rows'`` of one group of queries, to be read in one pass."""
         solved = self.solve(queries.weighted(-np.ones(len(queries))))
-        return TrainingPass(solved, self.training_rows, self.schedule)
+        return TrainingPass(solved, self.training_rows, self.schedule, dtype)
 
     def fill_influence(self, queries, out):
         """Write ``-queries H^{-1} rows'`` into ``out`` (n_queries, n_train) and return it."""
         for group in self.query_groups(queries):
-            self.training_pass(queries[group]).fill(out[group])
+            self.training_pass(queries[group], out.dtype).fill(out[group])
         return out
 
     # How far the scores are from exact ones.

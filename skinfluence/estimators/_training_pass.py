@@ -6,10 +6,20 @@ import numpy as np
 
 from skinfluence._utils.arrays import SORT_KEYS, largest
 from skinfluence._utils.batching import Schedule, batches
+from skinfluence._utils.warnings import warn_user
+from skinfluence.exceptions import NumericalWarning
 from skinfluence.rows import Rows
 
 # A tile of scores of this many bytes is still in the cache when its numbers are compared.
 TILE_BYTES = 2**22
+
+# Fewer queries are not worth the rows that single precision writes out.
+FEW = 32
+
+# Relative error of scores up to which single precision is taken, and how many training rows, and
+# queries, it is measured on.
+SINGLE_ERROR = 1e-4
+N_CHECKED = 128
 
 
 @dataclass
@@ -26,11 +36,47 @@ class TrainingPass:
         Training rows.
     schedule : Schedule
         Divides training rows into batches and threads.
+    dtype : type
+        Precision of the products. In single precision they are taken where their errors, as
+        measured on some of them, are small, and where that is faster: for many queries whose
+        solutions are written out.
     """
 
     solved: Rows
     rows: Rows
     schedule: Schedule
+    dtype: type
+
+    def __post_init__(self):
+        self._single = self._in_single_precision()
+
+    def _in_single_precision(self):
+        """Solutions in single precision, None where products stay in double precision."""
+        few = len(self.solved) < FEW or not self.solved.is_written_out
+        if self.dtype == np.float64 or few or self.rows[:1].is_sparse:
+            return None
+        with np.errstate(over="ignore", invalid="ignore"):
+            single = self.solved.array.astype(self.dtype)
+            error = self._error_of(single)
+        if error <= SINGLE_ERROR:
+            return single
+        warn_user(
+            f"In single precision the scores would have relative errors of {error:.0e}, since "
+            "parts of the gradients cancel: columns far from 0, or nearly collinear. Products "
+            "stay in double precision. Scale the features, for example by StandardScaler in a "
+            "Pipeline, or leave dtype out.",
+            NumericalWarning,
+        )
+        return None
+
+    def _error_of(self, single):
+        """Relative error of the products of some queries with some training rows."""
+        rows = self.rows[_spread(len(self.rows))].toarray()
+        some = _spread(len(single))
+        exact = self.solved.array[some] @ rows.T
+        error = np.linalg.norm(single[some] @ rows.astype(self.dtype).T - exact, axis=1)
+        size = np.linalg.norm(exact, axis=1)
+        return (error / np.maximum(size, np.finfo(np.float64).tiny)).max()
 
     def fill(self, out):
         """Write the products into ``out`` (n_queries, n_train)."""
@@ -82,7 +128,7 @@ class TrainingPass:
         n_queries = len(self.solved)
         # Fewer rows than are looked for would be compared with these again and again.
         size = min(len(rows), max(k, TILE_BYTES // (8 * n_queries)))
-        memory = np.empty(n_queries * size)
+        memory = np.empty(n_queries * size, self.dtype)
         for tile in batches(len(rows), 0, size):
             n_rows = tile.stop - tile.start
             products = memory[: n_queries * n_rows].reshape(n_queries, n_rows)
@@ -90,7 +136,17 @@ class TrainingPass:
             yield tile, products
 
     def _write(self, rows, out):
-        self.solved.inner(rows, out=out)
+        if self._single is None:
+            self.solved.inner(rows, out=out)
+            return
+        for batch in rows.batches(cached=True):
+            written = rows[batch].toarray().astype(self.dtype)
+            np.matmul(self._single, written.T, out=out[:, rows.row_slice(batch)])
+
+
+def _spread(n_rows):
+    """Some positions, spread over all of them."""
+    return np.unique(np.linspace(0, n_rows - 1, N_CHECKED).astype(int))
 
 
 class _Leaders:

@@ -43,6 +43,9 @@ class Rows(ABC):
     # Whether rows belong to an embedding: the inputs of its layer are one-hot vectors of tokens.
     reads_tokens = False
 
+    # Whether activations are sparse, so that rows are mostly zeros once written out.
+    is_sparse = False
+
     # Whether the matrix itself is stored, as ``array``.
     is_written_out = False
 
@@ -346,6 +349,10 @@ class WrappedRows(Rows):
     @property
     def rows_per_sample(self):
         return self.rows.rows_per_sample
+
+    @property
+    def is_sparse(self):
+        return self.rows.is_sparse
 
     @property
     def n_stored(self):

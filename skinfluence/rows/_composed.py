@@ -35,6 +35,10 @@ class BlockRows(Rows):
         return self._blocks
 
     @property
+    def is_sparse(self):
+        return any(block.is_sparse for block in self.blocks)
+
+    @property
     def n_stored(self):
         return sum(block.n_stored for block in self.blocks)
 

@@ -49,6 +49,10 @@ class KroneckerRows(Rows):
         return sum(part.size for part in parts) / self.n_samples
 
     @property
+    def is_sparse(self):
+        return _is_sparse(self.activation)
+
+    @property
     def layer_shape(self):
         """Outputs and inputs, (c, d)."""
         return self.residual.shape[2], self.activation.shape[1]
