@@ -25,7 +25,8 @@ from skinfluence.metrics import retrain_on_subsets
 from skinfluence.refitting.loss_cache import PROCESS_STORE
 
 RESULTS = Path(__file__).parent / "results"
-REPEATS = 3
+# Medians of so many runs of a loop of seconds, and of one of less.
+REPEATS, REPEATS_OF_SHORT = 3, 9
 CLUSTER = {
     "n_workers": 2,
     "threads_per_worker": 1,
@@ -52,12 +53,12 @@ def jobs():
     """Name of a loop, the function that runs it, and the backends that move it."""
     X, y = data(4000, 30)
     network = MLPClassifier((40,), max_iter=40, tol=0.0, random_state=0, n_iter_no_change=100)
-    yield "40 refits of a perceptron", lambda k: refits(network, X, y, 40, k), ("loky", "dask")
+    yield "20 refits of a perceptron", lambda k: refits(network, X, y, 20, k), ("loky", "dask")
     Xc, yc = data(20_000, 60)
     model = LogisticRegression(solver="newton-cholesky")
     yield (
-        "256 refits in closed form",
-        lambda k: refits(model, Xc, yc, 256, k),
+        "128 refits in closed form",
+        lambda k: refits(model, Xc, yc, 128, k),
         ("threading", "dask"),
     )
     Xi, yi = data(50_000, 100)
@@ -82,7 +83,7 @@ def compare(work, backend):
     with joblib.parallel_config(backend, **({} if backend == "dask" else {"n_jobs": 2})):
         # Workers import packages once.
         work(None if backend != "threading" else 2)
-        for _ in range(REPEATS):
+        while len(alone) < (REPEATS_OF_SHORT if max(alone, default=0) < 3 else REPEATS):
             expected, seconds = wall(lambda: work(1))
             alone.append(seconds)
             found, seconds = wall(lambda: work(None if backend != "threading" else 2))
@@ -121,7 +122,8 @@ def main():
         "# Two workers",
         "",
         "Made by `python -m benchmarks.past_one_machine`: wall seconds, medians of "
-        f"{REPEATS}, alone and with two workers in turn, one thread of BLAS each, on "
+        f"{REPEATS} ({REPEATS_OF_SHORT} of less than 3 s), alone and with two workers in turn, "
+        "one thread of BLAS each, on "
         f"{joblib.cpu_count()} cores. The load of the machine over the last five minutes was "
         f"{load:.1f}, this benchmark included: what others take, two workers cannot have. The "
         "cluster of dask has two processes on the loopback address.",

@@ -49,7 +49,9 @@ class Posting(ThreadingBackend):
     def post(self, func):
         # What can be sent as a message: joblib itself pickles functions of notebooks so.
         parcel = pickle.dumps(list(func.items))
-        self.posted.append(len(parcel))
+        # Older releases of scikit-learn fit models by joblib too.
+        if b"skinfluence._utils.parallel" in parcel:
+            self.posted.append(len(parcel))
         func.items = pickle.loads(parcel)
         return func
 
@@ -111,8 +113,8 @@ def test_tasks_that_come_by_post_give_the_same(job):
     PROCESS_STORE.clear()
     with joblib.parallel_config("posting", n_jobs=2):
         assert_allclose(effects_of(job), alone, rtol=1e-10)
-    # Scores are written into one result, by threads.
-    assert bool(Posting.posted) == (job != "influence")
+    # Scores are written into one result, by threads; candidates are tasks of GridSearchCV.
+    assert bool(Posting.posted) == (job not in ("influence", "candidates"))
 
 
 @pytest.fixture

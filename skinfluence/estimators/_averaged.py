@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._utils.parallel import results
 from skinfluence._utils.persistence import VersionedMixin
-from skinfluence._utils.progress import reported
+from skinfluence._utils.progress import reported, reporting
 from skinfluence._utils.shared import Shared
 from skinfluence._utils.sklearn_private import HasMethods, Interval, _fit_context
 from skinfluence._utils.validation import check_model, packed
@@ -187,7 +187,8 @@ class AveragedInfluence(
         """
         check_is_fitted(self)
         scorer = InfluenceScorer() if self.estimator.scoring is None else self.estimator.scoring
-        return scorer(self, packed(self.estimator, X), y)
+        with reporting(self.verbose):
+            return scorer(self, packed(self.estimator, X), y)
 
     def transform(self, X, y=None):
         """Influence embedding: dot products of embeddings are minus the mean influence.
