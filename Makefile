@@ -8,6 +8,8 @@ MUTATE_ARGS ?= --seed 0 --number 40
 VENV := .venv
 VENV_OLDEST := .venv-oldest
 VENV_BENCHMARKS := .venv-benchmarks
+VENV_DIST := .venv-dist
+VENV_CLEAN := .venv-clean
 
 # A bare "torch" brings gigabytes of CUDA libraries on Linux, so the tests name
 # the release, and install it before anything that could ask for another one.
@@ -16,12 +18,12 @@ TORCH := torch==2.13.0
 # Modules of benchmarks/ that write a table. Those that compare with other packages
 # run them in an interpreter that has them.
 BENCHMARKS ?= exact leave_one_out tuning lds paper1 paper2 search_speed theorem4 network_refits networks network_cost refinement \
-	simplifications sketch_theory sketch_calibration sketch_speed selection functionals damping suggestions past_one_machine
+	simplifications sketch_theory sketch_calibration sketch_speed selection functionals damping suggestions past_one_machine network_kinds
 WITH_PEERS := lds networks network_cost
 PEERS := dattri==0.3.0 kronfluence==1.0.1 pyinfluence traker cleanlab
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test test-slow test-oldest benchmarks mutate lint format clean
+.PHONY: help demo docs test test-slow test-oldest benchmarks mutate dist lint format clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' \
@@ -53,6 +55,15 @@ benchmarks: $(VENV_BENCHMARKS)/.installed  ## Write all tables of benchmarks/res
 mutate: $(VENV)/.test  ## Plant small faults in the package and count those that the tests notice
 	$(VENV)/bin/python scripts/mutate.py $(MUTATE_ARGS)
 
+# Where there is no network, pip's own settings name a folder of wheels: PIP_NO_INDEX, PIP_FIND_LINKS.
+dist: $(VENV_DIST)/.installed  ## Build wheel and sdist, check them, run the doctests of the installed wheel
+	rm -rf build dist $(VENV_CLEAN)
+	$(VENV_DIST)/bin/python -m build --no-isolation --outdir dist .
+	$(VENV_DIST)/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv $(VENV_CLEAN)
+	$(VENV_CLEAN)/bin/python -m pip install --quiet "$$(ls dist/*.whl)[plot,diagnostics,report]" pytest
+	$(VENV_CLEAN)/bin/python scripts/doctests_of_installed.py
+
 lint: $(VENV)/.test  ## Check style, format and spelling
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -63,7 +74,7 @@ format: $(VENV)/.test  ## Bring the sources into the common format
 	$(VENV)/bin/ruff format .
 
 clean:  ## Remove the virtual environments and what the tools left behind
-	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_BENCHMARKS) build dist demo docs/_build docs/generated docs/auto_examples docs/results *.egg-info .pytest_cache .ruff_cache .cache/mutate
+	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_BENCHMARKS) $(VENV_DIST) $(VENV_CLEAN) build dist demo docs/_build docs/generated docs/auto_examples docs/results *.egg-info .pytest_cache .ruff_cache .cache/mutate
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -72,6 +83,9 @@ $(VENV)/bin/python:
 
 $(VENV_BENCHMARKS)/bin/python:
 	$(PYTHON) -m venv $(VENV_BENCHMARKS)
+
+$(VENV_DIST)/bin/python:
+	$(PYTHON) -m venv $(VENV_DIST)
 
 $(VENV_OLDEST)/bin/python:
 	$(PYTHON_OLDEST) -m venv $(VENV_OLDEST)
@@ -100,4 +114,8 @@ $(VENV_OLDEST)/.test: setup.cfg constraints-oldest.txt | $(VENV_OLDEST)/bin/pyth
 $(VENV_BENCHMARKS)/.installed: setup.cfg Makefile | $(VENV_BENCHMARKS)/bin/python
 	$(VENV_BENCHMARKS)/bin/python -m pip install --quiet $(TORCH)
 	$(VENV_BENCHMARKS)/bin/python -m pip install --quiet --editable '.[all,test]' $(PEERS)
+	touch $@
+
+$(VENV_DIST)/.installed: | $(VENV_DIST)/bin/python
+	$(VENV_DIST)/bin/python -m pip install --quiet build twine 'setuptools>=77' wheel
 	touch $@

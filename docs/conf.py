@@ -53,7 +53,14 @@ shutil.copytree(HERE.parent / "benchmarks" / "results", HERE / "results", dirs_e
 html_theme = "pydata_sphinx_theme"
 html_title = "skinfluence"
 html_theme_options = {"navigation_with_keys": False, "show_prev_next": False}
-html_sidebars = {"start": [], "choose": [], "papers": [], "coming_from": [], "changes": []}
+html_sidebars = {
+    "start": [],
+    "choose": [],
+    "papers": [],
+    "coming_from": [],
+    "stability": [],
+    "changes": [],
+}
 html_show_sourcelink = False
 
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EVIDENCE = "\n".join(
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("evidence.md", "papers.md")
+)
 
 NUMBER = r"-?\d+(?:\.\d+)?"
 

@@ -26,7 +26,15 @@ from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skinfluence import Chunks, ClassifierHeadInfluence, ExactInfluence, SketchedInfluence
+from skinfluence import (
+    Chunks,
+    ClassifierHeadInfluence,
+    ExactInfluence,
+    KFACInfluence,
+    RelativeHessianInfluence,
+    SketchedInfluence,
+)
+from skinfluence.diagnostics import diagnostics_frame, leave_one_out_predict, parameter_covariance
 from skinfluence.models import fit_arguments
 
 # A few dozen rows fit into it, so that parts are read one by one, and large ones in batches.
@@ -193,6 +201,52 @@ def test_sparse_features(full, rng):
 def test_other_curvatures(cls, params):
     X, y = wine()
     compare(frozen(logistic(), X, y), X, y, cls=cls, tol=1e-11, **params)
+
+
+ASKED = {
+    "refined sketch": (
+        SketchedInfluence,
+        {"sketch_size": 12, "refine": 3, "random_state": 0},
+        lambda fit, X, y: fit.influence(X, y, return_error=True),
+    ),
+    "certified": (
+        SketchedInfluence,
+        {"sketch_size": "certified", "random_state": 0},
+        lambda fit, X, y: fit.sketch_error(X, y).spearman.median.value,
+    ),
+    "kfac": (KFACInfluence, {}, lambda fit, X, y: fit.influence(X, y)),
+    "relative": (
+        RelativeHessianInfluence,
+        {"subset_size": 60, "random_state": 0},
+        lambda fit, X, y: fit.influence(X, y),
+    ),
+    "threads": (ExactInfluence, {"n_jobs": 2}, lambda fit, X, y: fit.influence(X, y)),
+    "gram": (ExactInfluence, {"solver": "gram"}, lambda fit, X, y: fit.influence(X, y)),
+    "labels": (ExactInfluence, {}, lambda fit, X, y: fit.relabel_effect([1, 60], [1, 0], X, y)),
+    "predictions": (
+        ExactInfluence,
+        {},
+        lambda fit, X, y: leave_one_out_predict(fit, method="predict_proba"),
+    ),
+    "frame": (
+        ExactInfluence,
+        {},
+        lambda fit, X, y: diagnostics_frame(fit).select_dtypes("number").to_numpy(),
+    ),
+    "covariance": (ExactInfluence, {}, lambda fit, X, y: parameter_covariance(fit)),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_else_is_asked_of_rows_in_pieces(name):
+    cls, params, ask = ASKED[name]
+    X, y = wine()
+    model = frozen(logistic(), X, y)
+    expected = ask(cls(model, **params).fit(X, y), X[5:8], y[5:8])
+    with sklearn.config_context(working_memory=0.1):
+        found = ask(cls(model, **params).fit(chunks_of(X, y)), X[5:8], y[5:8])
+    for value, exact in zip(np.atleast_1d(found), np.atleast_1d(expected), strict=True):
+        assert_close(value, exact, 1e-9)
 
 
 def test_conjugate_gradients():

@@ -182,6 +182,18 @@ def test_influence_colours_tell_harmful_from_helpful():
     assert_array_equal(red > blue, INFLUENCE[display.indices_] > 0)
 
 
+def test_influence_bars_have_the_names_of_the_training_table():
+    pd = pytest.importorskip("pandas")
+    X, y = (array[:100] for array in cancer())
+    table = pd.DataFrame(X, index=[f"cost in $ {i}$" for i in range(100)]).rename(columns=str)
+    influence = ExactInfluence(logistic()).fit(table, y)
+    display = InfluenceDisplay.from_estimator(influence, table[:5], y[:5], k=1)
+    names = [tick.get_text() for tick in display.ax_.get_yticklabels()]
+    # A dollar sign is no formula.
+    assert names == [rf"cost in \$ {i}\$" for i in display.indices_]
+    display.figure_.canvas.draw()
+
+
 def test_influence_bars_may_be_named():
     names = np.array(list("abcdef"))
     display = InfluenceDisplay(INFLUENCE, row_labels=names).plot(k=1)
@@ -255,8 +267,10 @@ def test_memorization_without_threshold_flags_nothing():
 
 
 def test_memorization_from_selector_takes_its_threshold():
-    selector = SimpleNamespace(memorization_=[1.0, 3.0, 2.0], threshold_=1.5)
+    fitted = SimpleNamespace(fitted_model_=SimpleNamespace(model=LogisticRegression()))
+    selector = SimpleNamespace(memorization_=[1.0, 3.0, 2.0], threshold_=1.5, influence_=fitted)
     display = MemorizationDisplay.from_estimator(selector)
+    assert display.ax_.get_title() == "LogisticRegression"
     assert_array_equal(display.indices_, [1, 2])
     assert display.ax_.get_ylabel() == "Memorization"
     stricter = MemorizationDisplay.from_estimator(selector, threshold=2.5)

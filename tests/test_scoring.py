@@ -66,7 +66,7 @@ def test_all_queries_share_one_pass_over_the_training_rows(name, network):
         Counting.n_rows = 0
         scores = influence.influence(*queries)
     # The queries pass a few times, the training rows once for all of them: forward for outputs
-    # that do not fit, and forward again for their gradients. One more row tells how many outputs.
+    # that do not fit, and again for their gradients. One more row tells the number of outputs.
     assert Counting.n_rows <= 2 * N_TRAIN + 3 * N_QUERIES + 1
     assert_close(scores, expected, 1e-10)
 

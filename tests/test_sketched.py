@@ -1146,4 +1146,4 @@ def test_a_size_beyond_the_parameters_is_said_once():
 
 def test_verbose_prints_the_choice(capsys):
     fit("binary", sketch_size=10, verbose=1)
-    assert "10 of 31 numbers for each row by NystromSketch" in capsys.readouterr().out
+    assert "10 of 31 numbers for each row by NystromSketch" in capsys.readouterr().err

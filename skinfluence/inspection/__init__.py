@@ -16,7 +16,7 @@ from skinfluence.inspection._retraining import RetrainingDisplay
 from skinfluence.inspection._sketch_error import SketchErrorDisplay
 from skinfluence.inspection._table_examples import TableExamplesDisplay
 from skinfluence.inspection._text_examples import TextExamplesDisplay
-from skinfluence.inspection.report import InfluenceReport
+from skinfluence.inspection.report import InfluenceReport, skore_checks
 
 __all__ = [
     "CoefficientDisplay",
@@ -31,4 +31,5 @@ __all__ = [
     "SketchErrorDisplay",
     "TableExamplesDisplay",
     "TextExamplesDisplay",
+    "skore_checks",
 ]

@@ -1,5 +1,7 @@
 """Axes of the displays, and colours that the colour-blind can tell apart."""
 
+import numpy as np
+
 HARMFUL = "#d55e00"
 HELPFUL = "#0072b2"
 NEUTRAL = "0.55"
@@ -39,6 +41,14 @@ def cut(name, length=MAX_NAME):
     short = name if len(name) <= length else f"{name[: length - 3]}..."
     # Between two dollar signs matplotlib reads formulas.
     return short.replace("$", r"\$")
+
+
+def names_of(estimator):
+    """Names of the training rows: the index of the user's table, else their positions."""
+    fit = estimator.fits_[0].linearisation_
+    table = fit.fitted_model.table
+    # A list has a method of this name.
+    return np.asarray(table.index) if hasattr(table, "iloc") else np.arange(fit.n_samples)
 
 
 def model_of(estimator):

@@ -137,7 +137,7 @@ class DiagnosticsDisplay:
             residual, name = frame["standardised_residual"], STANDARDISED
             n_directions = frame["leverage"].sum()
         else:
-            residual, name, n_directions = np.sqrt(2 * frame["loss"]), DEVIANCE, None
+            residual, name, n_directions = np.sqrt(2 * frame["loss"].clip(lower=0)), DEVIANCE, None
         return cls(
             frame["leverage"],
             residual,

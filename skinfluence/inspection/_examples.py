@@ -6,8 +6,7 @@ import numpy as np
 from sklearn.utils import _safe_indexing
 
 from skinfluence._utils.sklearn_private import _num_samples
-from skinfluence.diagnostics._tables import index_of
-from skinfluence.inspection._axes import HARMFUL, HELPFUL, cut, model_of
+from skinfluence.inspection._axes import HARMFUL, HELPFUL, cut, model_of, names_of
 
 
 @dataclass
@@ -66,7 +65,7 @@ class Examples:
         order = np.argsort(-influence, kind="stable")
         indices = np.r_[order[:k], order[-k:]] if len(order) > 2 * k else order
         fit = estimator.fits_[0].linearisation_
-        names, labels = index_of(fit)[indices], np.asarray(fit.fitted_model.given_y)[indices]
+        names, labels = names_of(estimator)[indices], fit.fitted_model.given_y[indices]
         captions = [
             f"{cut(str(name))}, {_label(label)}: {value:+.3g}"
             for name, label, value in zip(names, labels, influence[indices], strict=True)

@@ -19,6 +19,7 @@ from skinfluence.inspection._axes import (
     label_colours,
     make_axes,
     model_of,
+    names_of,
     short_ticks,
 )
 
@@ -122,7 +123,8 @@ class InfluenceDisplay:
             Which rows to draw, as for ``most_influential``; "both" are the most harmful
             and the most helpful.
         row_labels : array-like of shape (n_train,), default=None
-            Names of the training rows. None means their numbers.
+            Names of the training rows. None means the index of the training table, and their
+            numbers where it has none.
         ax : matplotlib Axes, default=None
             Axes to draw on. None means a new figure.
 
@@ -137,7 +139,7 @@ class InfluenceDisplay:
         queries = "one query" if n_queries == 1 else f"mean of {n_queries} queries"
         return cls(
             influence,
-            row_labels=row_labels,
+            row_labels=names_of(estimator) if row_labels is None else row_labels,
             quantity="prediction" if y is None else "loss",
             title=f"{model}, {queries}",
         ).plot(ax, k=k, by=by)

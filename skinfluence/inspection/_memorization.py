@@ -73,7 +73,8 @@ class MemorizationDisplay:
         """
         if hasattr(estimator, "memorization_"):
             threshold = estimator.threshold_ if threshold is None else threshold
-            return cls(estimator.memorization_, threshold=threshold).plot(ax)
+            title = type(model_of(estimator.influence_)).__name__
+            return cls(estimator.memorization_, threshold=threshold, title=title).plot(ax)
         return cls(
             estimator.self_influence(),
             threshold=threshold,

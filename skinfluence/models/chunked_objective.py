@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from functools import cached_property, partial
 
 import numpy as np
+from scipy.sparse import issparse
 
 from skinfluence._utils.progress import track
 from skinfluence.models.doors import objective
@@ -68,7 +69,7 @@ class Pieces:
         with warnings.catch_warnings() if has_warned else nullcontext():
             if has_warned:
                 warnings.simplefilter("ignore", UserWarning)
-            return objective(self.model, features, y, sample_weight)
+            return objective(self.model, _written_out(features), y, sample_weight)
 
     @property
     def penalty_factor(self):
@@ -145,7 +146,14 @@ class ChunkedObjective(LinearObjective):
         """Objective on a slice or an index array of the rows, in the same coordinates."""
         piece = self.pieces[samples]
         piece.total_weight = self.total_weight
-        return piece if self.centring is None else piece.centred(self.centring)
+        return self._as_centred(piece)
+
+    def _as_centred(self, piece):
+        if self.centring is None:
+            return piece
+        piece = piece.centred(self.centring)
+        piece.features = _written_out(piece.features)
+        return piece
 
     def _in_pieces(self):
         return map(self.piece, track(self.features.slices(), "chunks"))
@@ -166,8 +174,7 @@ class ChunkedObjective(LinearObjective):
             return self.pieces.sums
         sums = FirstSums()
         for samples in track(self.features.slices(), "chunks"):
-            piece = self.pieces[samples]
-            sums.add(piece if self.centring is None else piece.centred(self.centring))
+            sums.add(self._as_centred(self.pieces[samples]))
         return sums
 
     @cached_property
@@ -278,6 +285,13 @@ def _unselected(piece):
     """The objective with all of its coordinates, of which an active set is chosen later."""
     piece.active = None
     return piece
+
+
+def _written_out(features):
+    """Dense features in double precision: a piece of them is small, and read several times."""
+    if getattr(features, "is_sparse", issparse(features)):
+        return features
+    return np.asarray(features, dtype=np.float64)
 
 
 def _distance_sums(piece):
