@@ -375,7 +375,8 @@ def report(found):
         lines += [
             "## As rows grow",
             "",
-            "A float32 memory map with 50 columns at `working_memory=64`; slopes are those of log time against log rows. "
+            "A float32 memory map with 50 columns at `working_memory=64`; slopes are those of log "
+            "time against log rows. "
             "Memory is that of arrays beside the map: outputs, residuals and targets in double "
             "precision, a few numbers for each row.",
             "",
