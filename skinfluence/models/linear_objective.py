@@ -175,7 +175,7 @@ class LinearObjective(Objective):
         """Outputs for other parameters, with leading axes for several models at once."""
         *models, c, d = weights.shape
         z = np.zeros((*models, features.shape[0], self.n_outputs))
-        scores = np.asarray(features @ weights.reshape(-1, d).T)
+        scores = _product(features, weights.reshape(-1, d).T)
         scores = np.moveaxis(scores.reshape(-1, *models, c), 0, -2)
         z[..., self.feature_outputs] += scores
         z[..., self.intercept_outputs] += intercepts[..., None, :]
@@ -285,6 +285,14 @@ class LinearObjective(Objective):
         if not len(self.intercepts):
             return parameters
         return np.hstack([parameters, coordinates[:, c * d :] @ self.expand.T])
+
+
+def _product(features, matrix):
+    """``features @ matrix``, without a copy of all features in double precision."""
+    if getattr(features, "dtype", None) != np.float32 or issparse(features):
+        return np.asarray(features @ matrix)
+    parts = batches(features.shape[0], 8 * features.shape[1])
+    return np.concatenate([features[part] @ matrix for part in parts])
 
 
 def linear_objective(model, X, y, loss, weighting, *, ridge, lasso=0.0, classes=None, **penalties):

@@ -1,0 +1,37 @@
+"""Figures of the page on scaling are those that the benchmark wrote."""
+
+import re
+
+import pytest
+
+from tests.markdown_tables import ROOT, agree, numbers, results, table
+
+PAGE = (ROOT / "docs/guide/scaling.md").read_text(encoding="utf-8")
+
+
+def test_ratios_are_those_of_the_benchmark():
+    shown, measured = table(PAGE, "job", "beside", "ratio"), table(results("scale.md"), "job")
+    assert [each["job"] for each in shown] == [each["job"] for each in measured]
+    for own, other in zip(shown, measured, strict=True):
+        for name in ("beside", "ratio", "target"):
+            assert own[name] == other[name]
+
+
+def test_slopes_and_what_follows_are_those_of_the_benchmark():
+    *_, largest, slope = table(results("scale.md"), "rows", "fit s")
+    names = ["fit s", "self-influence s", "100 rankings s"]
+    shown = re.search(r"against log rows is (\S+) for the fit, (\S+) .* and (\S+) for the r", PAGE)
+    agree(list(shown.groups()), [slope[name] for name in names])
+    shown = re.search(
+        r"one core (\d+) minutes to fit, (\d+) for self-influence and (\d+) for", PAGE
+    )
+    hundred = [float(largest[name]) * 100 / 60 for name in names]
+    assert [int(minutes) for minutes in shown.groups()] == pytest.approx(hundred, abs=0.51)
+    shown = re.search(r"the map take (\d+) MiB at 10⁷ rows", PAGE)
+    agree(list(shown.groups()), numbers(largest["MiB of arrays"]))
+
+
+def test_the_size_of_a_file_is_that_of_the_benchmark():
+    shown = re.search(r"the file takes ([\d.]+) times", PAGE)
+    measured = re.search(r"the fit takes ([\d.]+) times", results("scale.md"))
+    agree(list(shown.groups()), list(measured.groups()))
