@@ -16,7 +16,9 @@ from sklearn.preprocessing import StandardScaler
 
 from skinfluence import (
     AveragedInfluence,
+    Chunks,
     ExactInfluence,
+    KFACInfluence,
     MemorizationSelector,
     SketchedInfluence,
 )
@@ -141,6 +143,27 @@ def test_dot_products_of_embeddings_are_minus_the_mean(network):
     for targets in ((y_query,), ()):
         queries = influence.transform(X_query, *targets)
         assert_close(-queries @ train.T, influence.influence(X_query, *targets), 1e-8)
+
+
+def test_rows_of_each_training_have_their_folder(tmp_path):
+    X, y = wine()
+    model = perceptron((4,), alpha=0.05)
+    found = []
+    for storage in (None, tmp_path):
+        influence = averaged(KFACInfluence(model, damping=1e-2, storage=storage), 2).fit(X, y)
+        found.append(influence.influence(X[:5], y[:5]))
+    assert_close(found[1], found[0], 1e-5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["training_0", "training_1"]
+
+
+def test_rows_in_pieces():
+    X, y = wine()
+    model = LogisticRegression(C=0.1, tol=1e-8)
+    influence = averaged(ExactInfluence(model), 2).fit(
+        Chunks([(X[:90], y[:90]), (X[90:], y[90:])])
+    )
+    expected = ExactInfluence(model).fit(X, y).influence(X[:5], y[:5])
+    assert_close(influence.influence(X[:5], y[:5]), expected, 1e-8)
 
 
 def test_rows_are_selected_by_the_mean():

@@ -165,6 +165,10 @@ def test_a_measurement_of_chosen_tokens(global_random_seed):
         rows.append(torch.cat([g.flatten() for g in found]))
     expected = torch.stack(rows).numpy() @ influence.parameter_influence().T
     assert_close(influence.influence(X[:3]), expected, 1e-9)
+    # A class alone does not say at which position.
+    influence = ExactInfluence(TorchModel(module, measurement=3), curvature="ggn", damping=DAMPING)
+    with pytest.raises(ValueError, match="at 4 positions. Give a function"):
+        influence.fit(X, y).influence(X[:3])
 
 
 @pytest.mark.parametrize("ignored", [False, True])
@@ -208,3 +212,19 @@ def test_a_row_with_one_target_has_one_term():
     found = token_influence(influence, X[:4], y[:4])
     assert found.shape == (4, 30, 1)
     assert_close(found[:, :, 0], influence.influence(X[:4], y[:4]), 1e-10)
+
+
+def test_damping_of_a_language_model_needs_no_factor_rows(monkeypatch):
+    module, X, y = problem(n=30)
+    model = TorchModel(module, l2=0.01)
+
+    def found():
+        influence = KFACInfluence(model, fisher="sampled", random_state=0).fit(X, y)
+        return influence.damping_, influence.linearisation_.objective.mean_eigenvalue("ggn")
+
+    expected, mean = found()
+    monkeypatch.setattr("skinfluence.models.network_objective.MANY_OUTPUTS", 1)
+    damping, estimate = found()
+    assert damping == pytest.approx(expected)
+    # From one drawn row for each text.
+    assert estimate == pytest.approx(mean, rel=0.2)

@@ -265,6 +265,14 @@ CASES = {
         12,
         [S, S, K],
     ),
+    "Conv3d": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (1, 2, 2, 3)), nn.Conv3d(1, 2, 2), nn.Flatten(), nn.LazyLinear(3)
+        ),
+        12,
+        [K, D, D],
+    ),
+    "transposed": (lambda: convolution(nn.ConvTranspose2d(2, 2, 2), nn.Tanh()), 12, [K, D, D]),
     "attention": (lambda: Attention(batch_first=True), 12, [S] * 4 + [K]),
     "attention, positions first": (lambda: Attention(), 12, [S] * 4 + [K]),
     "attention of two widths": (

@@ -12,17 +12,23 @@ training has left tells the damping: ``1 / T``, with the fitted parameters in pl
 training leaves little gradient and little damping.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.optimize import brentq
 
 from skinfluence.curvature import conjugate_gradients, spectral_measure
-from skinfluence.rows import BlockRows, DenseRows
+from skinfluence.rows import BlockRows, DenseRows, Rows
 
 # Products with the curvature; the result has two digits by then.
 N_STEPS = 15
 
 # Rows that stand for all in these products.
 MAX_ROWS = 2000
+
+# Outputs of these rows, which are fewer where each has many, as a text has.
+MAX_OUTPUTS = 2**24
 
 # A gradient of this size, relative to that of the start, is rounding.
 ROUNDING = 1e-10
@@ -53,8 +59,8 @@ def network_damping(objective, kind):
     gradient = objective.weight[None] @ objective.training_gradient_rows().summed()
     gradient = (gradient[0] + objective.l1_gradient) / objective.total_weight
     gradient += objective.l2_penalty * objective.theta
-    multiply, _ = _full_curvature(objective, "ggn")
-    values, weights = spectral_measure(multiply, objective.theta, N_STEPS)
+    full = _full_curvature(objective, "ggn")
+    values, weights = spectral_measure(full.multiply, objective.theta, N_STEPS)
     damping = _inverse_time(values, weights, np.linalg.norm(gradient))
     if not damping:
         # The parameters are 0, or no row moves them: only a scale is known.
@@ -120,30 +126,25 @@ def matched_damping(objective, kind, curvature, space, damping):
     n_rows = objective.features.shape[0]
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(N_PROBES, n_rows))
     sums = (signs * objective.weight) @ objective.training_gradient_rows().summed()
-    multiply, factor_rows = _full_curvature(objective, kind)
-    edges = np.cumsum([block.n_columns for block in factor_rows[:1].blocks])[:-1]
+    full = _full_curvature(objective, kind)
+    blocks = objective.training_gradient_rows()[:1].blocks
+    edges = np.cumsum([block.n_columns for block in blocks])[:-1]
 
     def solve(vectors, damping):
         blocks = map(DenseRows, np.split(vectors, edges, axis=1))
         rows = space.project(BlockRows(blocks))
         return space.lift(curvature.solve(rows, damping).toarray())
 
-    full, _ = conjugate_gradients(
-        lambda vectors: multiply(vectors) + damping * vectors,
+    answer, _ = conjugate_gradients(
+        lambda vectors: full.multiply(vectors) + damping * vectors,
         sums,
         lambda vectors: solve(vectors, damping),
         1e-2 * np.linalg.norm(sums, axis=1),
         max_iter=N_ITERATIONS,
     )
-    moved, tried = factor_rows.dotted_by(_single(full)), damping * MULTIPLES
-    correlations = [
-        _correlation(factor_rows.dotted_by(_single(solve(sums, d))), moved) for d in tried
-    ]
-    return float(tried[np.argmax(correlations)])
-
-
-def _correlation(left, right):
-    return np.sum(left * right) / np.sqrt(np.sum(left**2) * np.sum(right**2))
+    correlation = full.correlation_with(answer)
+    tried = damping * MULTIPLES
+    return float(tried[np.argmax([correlation(solve(sums, d)) for d in tried])])
 
 
 def _single(vectors):
@@ -155,19 +156,61 @@ def _single(vectors):
 
 
 def _full_curvature(objective, kind):
-    """Function that multiplies with F and the penalty, and the factor rows of F.
+    """F with the model's own penalty, its products and correlations in its metric.
 
     Of a large training set some rows stand for all, the same ones each time.
     """
     n_rows, penalty = objective.features.shape[0], objective.l2_penalty
-    if n_rows > MAX_ROWS:
-        chosen = np.random.default_rng(0).choice(n_rows, MAX_ROWS, replace=False)
+    max_rows = min(MAX_ROWS, max(1, MAX_OUTPUTS // objective.n_outputs))
+    if n_rows > max_rows:
+        chosen = np.random.default_rng(0).choice(n_rows, max_rows, replace=False)
         weight = np.zeros(n_rows)
         weight[chosen] = objective.weight[chosen]
         objective = objective.restricted(weight)
-    factor_rows = objective.factor_rows(kind).summed()
+    if kind == "ggn" and objective.has_many_outputs:
+        return _ByProducts(objective.curvature_product(kind), penalty)
+    return _ByRows(objective.factor_rows(kind).summed(), penalty)
 
-    def multiply(vectors):
-        return factor_rows.gram_product(_single(vectors)) + penalty * vectors
 
-    return multiply, factor_rows
+@dataclass
+class _ByRows:
+    """F from its factor rows."""
+
+    rows: Rows
+    penalty: np.ndarray
+
+    def multiply(self, vectors):
+        """Products of vectors (m, n_coordinates) with F and the penalty."""
+        return self.rows.gram_product(_single(vectors)) + self.penalty * vectors
+
+    def correlation_with(self, right):
+        """Function that correlates vectors with those on the right, in the metric of F."""
+        moved = self.rows.dotted_by(_single(right))
+
+        def correlation(left):
+            own = self.rows.dotted_by(_single(left))
+            return np.sum(own * moved) / np.sqrt(np.sum(own**2) * np.sum(moved**2))
+
+        return correlation
+
+
+@dataclass
+class _ByProducts:
+    """F by its products with vectors alone."""
+
+    product: Callable
+    penalty: np.ndarray
+
+    def multiply(self, vectors):
+        """Products of vectors (m, n_coordinates) with F and the penalty."""
+        return self.product(vectors) + self.penalty * vectors
+
+    def correlation_with(self, right):
+        """Function that correlates vectors with those on the right, in the metric of F."""
+        moved = self.product(right)
+
+        def correlation(left):
+            own = np.sum(left * self.product(left))
+            return np.sum(left * moved) / np.sqrt(own * np.sum(right * moved))
+
+        return correlation

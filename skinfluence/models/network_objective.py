@@ -55,9 +55,9 @@ class NetworkObjective(Objective):
         """Products of vectors (m, n_coordinates) with the Hessian of the mean loss."""
 
     def pullback(self, features, vectors):
-        n_samples, s = vectors.shape[:2]
+        n_samples, s, k = vectors.shape
         make = partial(self._make_rows, features, vectors)
-        row_bytes = self.bytes_of_rows(s)
+        row_bytes = self.bytes_of_rows(s) + 8 * s * k
         return StreamedRows(make, n_samples, s, len(self.theta), row_bytes).made()
 
     def bytes_of_rows(self, s):
@@ -149,8 +149,13 @@ class NetworkObjective(Objective):
         return np.arange(p)[None], (matrix + matrix.T)[None] / 2
 
     def mean_eigenvalue(self, curvature):
-        # The trace of the Hessian can be negative; the trace of the GGN gives its scale.
-        return super().mean_eigenvalue("ggn" if curvature == "hessian" else curvature)
+        if curvature == "empirical_fisher":
+            return super().mean_eigenvalue(curvature)
+        if not self.has_many_outputs:
+            # The trace of the Hessian can be negative; the trace of the GGN gives its scale.
+            return super().mean_eigenvalue("ggn")
+        rows = self.sampled_factor_rows(np.random.RandomState(0))
+        return float(rows.squared_norms().sum() / rows.n_columns)
 
     def to_parameters(self, coordinates):
         return coordinates[:, self.order]

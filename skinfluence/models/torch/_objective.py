@@ -57,6 +57,13 @@ class TorchObjective(NetworkObjective):
     def rows_of(self, features, of, targets=None):
         if of != "margin" or targets is not None or self.measurement is None:
             return super().rows_of(features, of, targets)
+        if not callable(self.measurement) and self.targets.shape[1] > 1 and self.loss.classifies:
+            raise ValueError(
+                f"measurement={self.measurement!r} names a class, but a sample has classes at "
+                f"{self.targets.shape[1]} positions. Give a function of the outputs (n, "
+                f"{self.n_outputs}), which are classes by positions, that returns one number for "
+                "each sample."
+            )
         gradient = measurement_gradient(self.measurement, self.outputs(features))
         return self.pullback(features, gradient[:, None, :])
 
