@@ -17,7 +17,7 @@ TORCH := torch==2.13.0
 
 # Modules of benchmarks/ that write a table. Those that compare with other packages
 # run them in an interpreter that has them.
-BENCHMARKS ?= exact leave_one_out tuning lds paper1 paper2 search_speed theorem4 network_refits networks network_cost language_model refinement \
+BENCHMARKS ?= exact leave_one_out tuning lds paper1 paper2 search_speed theorem4 network_refits networks network_cost refinement \
 	simplifications sketch_theory sketch_calibration sketch_speed selection functionals damping suggestions past_one_machine network_kinds
 WITH_PEERS := lds networks network_cost
 PEERS := dattri==0.3.0 kronfluence==1.0.1 pyinfluence traker cleanlab
