@@ -1,5 +1,7 @@
 """Losses and their derivatives against torch autograd, on both sides of every kink."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -263,3 +265,15 @@ def test_targets_outside_of_the_domain_are_an_error(power, message, outside, ins
 )
 def test_other_losses_take_all_real_targets(loss):
     assert_array_equal(loss.encode([-1.0, 0.0, 2.0], None), [[-1], [0], [2]])
+
+
+@pytest.mark.parametrize("make", [losses.SoftmaxLoss, losses.SoftmaxScores])
+def test_random_signs_of_a_softmax_have_its_hessian_as_their_mean(make, rng):
+    loss, signs = make(4), np.array(list(product([-1.0, 1.0], repeat=4)))
+    z = 3 * rng.standard_normal((1, 3 if make is losses.SoftmaxLoss else 4))
+    rows = loss.sampled_factor(np.repeat(z, len(signs), axis=0), None, signs)[:, 0]
+    assert_allclose(rows.T @ rows / len(signs), loss.hessian(z, None)[0], atol=1e-12)
+    # Of a model that is sure, hardly a drawn label has a gradient: these rows all have one.
+    sure = losses.SoftmaxScores(4).sampled_factor(np.tile([[9.0, 0, 0, 0]], (16, 1)), None, signs)
+    lengths = (sure**2).sum(axis=(1, 2))
+    assert lengths.min() > 0.5 * lengths.mean()

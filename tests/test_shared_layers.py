@@ -15,6 +15,7 @@ from skinfluence.models import objective
 from skinfluence.models.torch import TorchModel
 from skinfluence.rows import DenseRows, KroneckerRows, SharedRows, StreamedRows
 from tests.helpers import assert_close
+from tests.markdown_tables import ROOT, agree, numbers, results, row, table
 
 # Threads cost more than they bring on networks of this size.
 torch.set_num_threads(1)
@@ -155,3 +156,12 @@ def test_scores_are_the_same_in_any_batches():
         found = influence.fit(X, y).influence(X[:5], y[:5])
     assert_close(found, expected, 1e-5)
     assert_array_equal(np.argmax(np.abs(found), axis=1), np.argmax(np.abs(expected), axis=1))
+
+
+def test_the_guide_has_the_costs_that_were_measured():
+    measured = table(results("network_cost.md"), "network", "method")
+    guide = (ROOT / "docs" / "guide" / "networks.md").read_text(encoding="utf-8")
+    for shown in table(guide, "network", "method", "CPU s fit"):
+        found = row(measured, network=shown["network"], method=shown["method"])
+        for name in ("CPU s fit", "CPU s scores", "peak MiB"):
+            agree(numbers(shown[name]), numbers(found[name]))

@@ -147,6 +147,14 @@ def matched_damping(objective, kind, curvature, space, damping):
     return float(tried[np.argmax([correlation(solve(sums, d)) for d in tried])])
 
 
+def _single(vectors):
+    """Vectors in single precision, which is enough for the two digits of a damping.
+
+    Products with rows that have it too then take half the time.
+    """
+    return vectors.astype(np.float32)
+
+
 def _full_curvature(objective, kind):
     """F with the model's own penalty, its products and correlations in its metric.
 
@@ -173,14 +181,14 @@ class _ByRows:
 
     def multiply(self, vectors):
         """Products of vectors (m, n_coordinates) with F and the penalty."""
-        return self.rows.gram_product(vectors) + self.penalty * vectors
+        return self.rows.gram_product(_single(vectors)) + self.penalty * vectors
 
     def correlation_with(self, right):
         """Function that correlates vectors with those on the right, in the metric of F."""
-        moved = self.rows.dotted_by(right)
+        moved = self.rows.dotted_by(_single(right))
 
         def correlation(left):
-            own = self.rows.dotted_by(left)
+            own = self.rows.dotted_by(_single(left))
             return np.sum(own * moved) / np.sqrt(np.sum(own**2) * np.sum(moved**2))
 
         return correlation

@@ -153,7 +153,7 @@ class Rows(ABC):
 
     def gram_product(self, vectors):
         """``vectors @ C'C`` for these rows C and an array (m, n_columns)."""
-        return self.dotted_by(vectors) @ self
+        return self.dotted_by(vectors).astype(vectors.dtype, copy=False) @ self
 
     def moment(self):
         """``C'C`` of the matrix C of the rows, (n_columns, n_columns)."""

@@ -162,14 +162,14 @@ class KroneckerRows(Rows):
             return NotImplemented
         (c, d), m = self.layer_shape, len(matrix)
         cube = matrix.reshape(m, self.n_samples, self.rows_per_sample)
-        out = np.zeros((m, self.n_columns))
+        out, dtype = np.zeros((m, self.n_columns)), np.result_type(matrix, self.residual)
         for batch in batches(self.n_samples, self._batch_bytes(m)):
             part = cube[:, batch]
             if not self.is_jacobian:
                 part = np.matmul(part.transpose(1, 0, 2), self._residual_of(batch))
                 part = part.transpose(1, 0, 2)
             mixed = part.transpose(0, 2, 1).reshape(m * c, -1)
-            out[:, : c * d] += _dot_left(mixed, self.activation[batch]).reshape(m, c * d)
+            out[:, : c * d] += _dot_left(mixed, self.activation[batch], dtype).reshape(m, c * d)
         out[:, c * d :] = matrix @ np.ascontiguousarray(_flat(self.intercept_columns))
         return out
 
@@ -364,10 +364,10 @@ def _dot(activation, matrix, dtype=np.float64):
     return _dense(activation, dtype) @ matrix
 
 
-def _dot_left(matrix, activation):
+def _dot_left(matrix, activation, dtype=np.float64):
     if _is_sparse(activation):
         return np.asarray(matrix @ activation)
-    return matrix @ _dense(activation)
+    return matrix @ _dense(activation, dtype)
 
 
 def _gram(left, right):

@@ -94,6 +94,10 @@ class StreamedRows(Rows):
             out[:, self.row_slice(batch)] = self[batch].dotted_by(vectors)
         return out
 
+    def gram_product(self, vectors):
+        # Both factors by one batch at a time, so that its rows are made once.
+        return sum(part.gram_product(vectors) for part in self._parts())
+
     def moment(self):
         return sum(part.moment() for part in self._parts())
 

@@ -80,13 +80,15 @@ class SoftmaxLoss(ClassificationLoss):
         return p @ self.contrasts**2 - (p @ self.contrasts) ** 2
 
     def draws(self, n_samples, n_outputs, random_state):
-        return random_state.uniform(size=(n_samples, 1))
+        return random_state.choice([-1.0, 1.0], size=(n_samples, len(self.contrasts)))
 
     def sampled_factor(self, z, y, draws):
-        # Labels drawn from the model: the gradients p - e_c have the covariance diag(p) - p p'.
-        rows = self._probabilities(z)
-        drawn = (np.cumsum(rows, axis=1) < draws).sum(axis=1)
-        rows[np.arange(len(rows)), np.minimum(drawn, rows.shape[1] - 1)] -= 1
+        # sum_c s_c sqrt(p_c) (e_c - p) for random signs s_c has the covariance diag(p) - p p', as
+        # the gradient for a label drawn from the model has. But that is nearly 0 for almost all
+        # labels of a model that is sure, and varies far more.
+        p = self._probabilities(z)
+        rows = np.sqrt(p) * draws
+        rows -= p * rows.sum(axis=1, keepdims=True)
         return _times(rows, self.contrasts)[:, None]
 
     def visible(self, k):
