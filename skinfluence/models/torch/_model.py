@@ -96,7 +96,7 @@ class TorchModel(VersionedMixin, BaseEstimator):
     >>> import torch
     >>> from skinfluence import ExactInfluence
     >>> from skinfluence.models.torch import TorchModel
-    >>> module = torch.nn.Linear(1, 1, bias=False)
+    >>> module = torch.nn.Linear(1, 1, bias=False).double()
     >>> with torch.no_grad():
     ...     _ = module.weight.fill_(1.5)
 

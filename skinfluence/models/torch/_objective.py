@@ -57,7 +57,9 @@ class TorchObjective(NetworkObjective):
     def rows_of(self, features, of, targets=None):
         if of != "margin" or targets is not None or self.measurement is None:
             return super().rows_of(features, of, targets)
-        if not callable(self.measurement) and self.targets.shape[1] > 1 and self.loss.classifies:
+        # A target for every output belongs to one position.
+        several = self.loss.classifies and 1 < self.targets.shape[1] < self.n_outputs
+        if several and not callable(self.measurement):
             raise ValueError(
                 f"measurement={self.measurement!r} names a class, but a sample has classes at "
                 f"{self.targets.shape[1]} positions. Give a function of the outputs (n, "
