@@ -18,7 +18,7 @@ TORCH := torch==2.13.0
 # Modules of benchmarks/ that write a table. Those that compare with other packages
 # run them in an interpreter that has them.
 BENCHMARKS ?= exact leave_one_out tuning lds paper1 paper2 search_speed theorem4 network_refits networks network_cost \
-	network_kinds refinement simplifications sketch_theory sketch_calibration sketch_speed selection functionals \
+	network_kinds language_model refinement simplifications sketch_theory sketch_calibration sketch_speed selection functionals \
 	damping suggestions past_one_machine scale hundred_million
 WITH_PEERS := lds networks network_cost network_kinds
 PEERS := dattri==0.3.0 kronfluence==1.0.1 pyinfluence traker cleanlab
