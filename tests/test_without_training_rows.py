@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skinfluence import SketchedInfluence
 from skinfluence.data import Chunks
-from skinfluence.diagnostics import diagnostics_frame
+from skinfluence.diagnostics import diagnostics_frame, most_influential_set, removal_curve
 from skinfluence.exceptions import RowsLeftOutError
 from tests.helpers import perceptron
 
@@ -133,6 +133,8 @@ NEEDS_ROWS = {
     "bounds": lambda fit, y: fit.influence(NEW, y, return_error=True),
     "effective_dimension_": lambda fit, y: fit.effective_dimension_,
     "with_damping": lambda fit, y: fit.with_damping(1.0),
+    "most_influential_set": lambda fit, y: most_influential_set(fit, 0.01, X=NEW, y=y),
+    "removal_curve": lambda fit, y: removal_curve(fit, [0, 1], NEW, y),
     "diagnostics_frame": lambda fit, y: diagnostics_frame(fit),
 }
 

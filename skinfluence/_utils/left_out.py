@@ -30,4 +30,7 @@ class LeftOut:
             raise AttributeError(name)
         return _refuse()
 
-    __array__ = __getitem__ = __iter__ = __len__ = __matmul__ = __rmatmul__ = __abs__ = _refuse
+    __array__ = __getitem__ = __iter__ = __len__ = _refuse
+    __matmul__ = __rmatmul__ = __mul__ = __rmul__ = __add__ = __sub__ = __abs__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __hash__ = object.__hash__
