@@ -1,12 +1,20 @@
-"""Warnings of the package."""
+"""Warnings and errors of the package."""
 
 from sklearn import exceptions
 
-__all__ = ["InconsistentVersionWarning", "NumericalWarning"]
+__all__ = ["InconsistentVersionWarning", "NumericalWarning", "RowsLeftOutError"]
 
 
 class NumericalWarning(UserWarning):
     """A curvature is singular or close to it, so that small errors are enlarged."""
+
+
+class RowsLeftOutError(ValueError, AttributeError):
+    """The training rows are asked for, but the fit has not kept them (``keep_rows=False``).
+
+    A subclass of both errors, like scikit-learn's ``NotFittedError``: methods and attributes
+    raise the same one.
+    """
 
 
 class InconsistentVersionWarning(exceptions.InconsistentVersionWarning):

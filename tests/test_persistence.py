@@ -51,6 +51,7 @@ CLASSIFIERS = {
     "refined": SketchedInfluence(MODEL, refine=2, **SKETCHED),
     "landmarks": SketchedInfluence(MODEL, sketch="landmarks", **SKETCHED),
     "srdct": SketchedInfluence(MODEL, sketch="srdct", damping=0.1, **SKETCHED),
+    "without rows": SketchedInfluence(MODEL, sketch="sjlt", keep_rows=False, **SKETCHED),
     "sketched network": SketchedInfluence(NETWORK, curvature="ggn", **SKETCHED),
     "search": SketchedInfluenceCV(
         MODEL,

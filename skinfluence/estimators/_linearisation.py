@@ -75,6 +75,18 @@ class Linearisation:
         """The same linearisation with another damping."""
         return replace(self, damping=float(damping))
 
+    def without_rows(self):
+        """The same linearisation with sketched training rows alone, none of their features.
+
+        Raises
+        ------
+        ValueError
+            If the sketched rows, or the objective, hold the features themselves.
+        """
+        space, objective = self.space.without_rows(), self.objective.without_rows()
+        model = self.fitted_model.without_rows(objective.original)
+        return replace(self, fitted_model=model, objective=objective, space=space)
+
     def in_model_coordinates(self):
         """The same linearisation in the model's own coordinates, for definitions that need them.
 

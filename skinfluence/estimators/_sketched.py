@@ -107,6 +107,14 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         a fit that was interrupted goes on with the parts that are missing. A folder that holds
         the rows of other data, another model, sketch or version is refused. Pickles hold its
         path. None makes or holds the rows in memory.
+    keep_rows : bool, default=True
+        Whether the fit keeps the training rows, their targets and weights. False keeps, of linear
+        models, the sketched rows alone, and with them `influence`, `iter_influence`,
+        `influence_on`, `most_influential`, `self_influence`, `transform`, `memorization` and
+        `parameter_influence`, with the same scores; whatever needs the rows, such as effects of
+        leaving them out, `score` and `sketch_error`, raises a
+        :class:`~skinfluence.exceptions.RowsLeftOutError`. The sketch has to leave something out
+        (``tail=False`` or a random one, with fewer numbers than features).
     batch_size : int, default=None
         Rows in a batch; by default as many as scikit-learn's ``working_memory`` allows.
     n_jobs : int, default=None
@@ -222,6 +230,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         "delta": [Interval(Real, 0, 1, closed="neither")],
         "debias": ["boolean"],
         "project_queries": ["boolean"],
+        "keep_rows": ["boolean"],
     }
 
     def __init__(
@@ -241,6 +250,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         curvature="hessian",
         damping="auto",
         storage=None,
+        keep_rows=True,
         batch_size=None,
         n_jobs=None,
         random_state=None,
@@ -261,6 +271,7 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
         self.curvature = curvature
         self.damping = damping
         self.storage = storage
+        self.keep_rows = keep_rows
         self.batch_size = batch_size
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -324,6 +335,29 @@ class SketchedInfluence(SketchedScores, BaseInfluence):
             "ridge nothing is guaranteed. Use a larger sketch_size, or damping > 0.",
             NumericalWarning,
         )
+
+    def linearise(self, fitted_model):
+        """Linearise the loss of a model that is fitted already.
+
+        Parameters
+        ----------
+        fitted_model : FittedModel
+            The fitted model with its training data.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If ``keep_rows=False`` and the model or the sketch needs the rows.
+        """
+        super().linearise(fitted_model)
+        if not self.keep_rows:
+            self.linearisation_ = self.linearisation_.without_rows()
+        return self
 
     def with_damping(self, damping):
         """The same sketch and eigendecomposition at another damping.

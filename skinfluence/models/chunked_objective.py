@@ -171,6 +171,10 @@ class ChunkedObjective(LinearObjective):
         lazy = ("_of_each_row", "targets", "weighting", "weight", "training_outputs")
         return {name: value for name, value in vars(self).items() if name not in lazy}
 
+    def without_rows(self):
+        # They are not in memory, and sketched ones are made anew from them.
+        return super(LinearObjective, self).without_rows()
+
     def restricted(self, weight):
         index = np.flatnonzero(weight)
         part = self.piece(index)

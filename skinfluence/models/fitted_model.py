@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from skinfluence._utils.kept_rows import fingerprint_of, kept_rows
+from skinfluence._utils.left_out import LeftOut
 from skinfluence._utils.validation import check_model_features
 from skinfluence.models.doors import objective
 from skinfluence.models.wrappers import unwrap
@@ -72,6 +73,21 @@ class FittedModel:
             If they come in pieces that do not fit into the working memory together.
         """
         return self
+
+    def without_rows(self, objective):
+        """The same for queries alone, which holds nothing of the training rows.
+
+        Parameters
+        ----------
+        objective : Objective
+            The objective that the model minimised, without its rows.
+        """
+        bare = copy(self)
+        bare.features, bare.table = LeftOut(self.features.shape), LeftOut()
+        bare.given_y = bare.y = bare.sample_weight = LeftOut()
+        bare.objective, bare._fingerprint = objective, None
+        vars(bare).pop("known_objective", None)
+        return bare
 
     def check_unchanged(self):
         """Raise a ValueError if the user's array has changed since the model was fitted."""

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from skinfluence._utils.batching import batches
+from skinfluence._utils.left_out import LeftOut
 from skinfluence._utils.warnings import warn_user
 from skinfluence.models.losses import SoftmaxLoss
 from skinfluence.models.objectives import Objective, select
@@ -146,6 +147,18 @@ class LinearObjective(Objective):
             place = np.flatnonzero(self.intercept_outputs == output)
             shift[..., place] = (weights[..., row, :] @ centre)[..., None]
         return shift
+
+    def without_rows(self):
+        bare = copy(self)
+        # What of their sums queries need is known before the rows go.
+        bare.total_weight, bare.stationarity = self.total_weight, self.stationarity
+        for name in ("training_outputs", "weight"):
+            vars(bare).pop(name, None)
+        bare.features, bare.targets = LeftOut(self.features.shape), LeftOut(self.targets.shape)
+        bare.weighting = LeftOut()
+        if self.unconditioned is not None:
+            bare.unconditioned = self.unconditioned.without_rows()
+        return bare
 
     def read(self, features):
         return features if self.centring is None else self.centring(features)

@@ -369,6 +369,19 @@ class Objective(StationarityMixin, ABC):
         part.weighting = Weighting(weight[index])
         return part
 
+    def without_rows(self):
+        """The same objective for queries alone, which holds nothing of the training rows.
+
+        Raises
+        ------
+        ValueError
+            If it is not known to do without them.
+        """
+        raise ValueError(
+            f"keep_rows=False is for linear models whose rows are in memory, and "
+            f"{type(self).__name__} reads the training rows again. Use keep_rows=True."
+        )
+
     def output_curvature(self, curvature, outputs=None, targets=None):
         """Curvature of rows, by default the training rows, by their outputs, (n, k, k)."""
         outputs = self.training_outputs if outputs is None else outputs

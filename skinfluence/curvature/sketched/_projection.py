@@ -1,9 +1,12 @@
 """Sketched rows, and the curvature in the space of the sketch."""
 
+from copy import copy
+from dataclasses import replace
 from functools import cached_property, partial
 
 import numpy as np
 
+from skinfluence._utils.left_out import LeftOut
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature._dense import SpectralCurvature
 from skinfluence.curvature._space import Space
@@ -60,6 +63,27 @@ class Projection(Space):
     def is_full(self):
         """Whether projected rows have all columns."""
         return self.has_complement or self.sketch.is_identity
+
+    def without_rows(self):
+        """The same space for queries alone, which holds nothing of the training rows.
+
+        Raises
+        ------
+        ValueError
+            If projected rows are the rows themselves, or are solved with them.
+        """
+        inner = self.feature_sketch
+        is_own = inner.is_basis and not inner.is_written_out
+        if self.is_full or inner.is_identity or is_own or self.plan.project_queries:
+            raise ValueError(
+                "keep_rows=False needs a sketch that leaves the features out. Expected tail=False "
+                "or a random sketch, a sketch_size below the number of features, and neither "
+                "sketch='landmarks' nor project_queries=True; else use keep_rows=True."
+            )
+        bare = copy(self)
+        bare.plan = replace(self.plan, factor_rows=LeftOut())
+        vars(bare).pop("range", None)
+        return bare
 
     @cached_property
     def range(self):
