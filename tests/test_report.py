@@ -1,7 +1,5 @@
 """The report: what its checks find, on which rows, and what the page is made of."""
 
-import shutil
-import subprocess
 import sys
 from collections import Counter
 from html.parser import HTMLParser
@@ -23,6 +21,7 @@ from skinfluence import (
     SketchedInfluenceCV,
 )
 from skinfluence.inspection import InfluenceReport
+from tests.chromium import opened
 from tests.helpers import NEWTON, cancer, diabetes, logistic, perceptron, split, wine
 
 pd = pytest.importorskip("pandas")
@@ -379,30 +378,9 @@ def test_missing_jinja2_is_named(noisy, monkeypatch):
         noisy[0].to_html("unused.html")
 
 
-def chromium():
-    """A browser without a screen, or None."""
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "chrome-headless-shell")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        try:
-            from playwright.sync_api import sync_playwright
-        except ImportError:
-            return None
-        with sync_playwright() as playwright:
-            found = playwright.chromium.executable_path
-    return found if Path(found).exists() else None
-
-
 def test_a_browser_shows_the_page(hostile):
-    browser = chromium()
-    if browser is None:
-        pytest.skip("no Chromium is installed")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    run = subprocess.run(
-        [*command, hostile[1].as_uri()], capture_output=True, text=True, timeout=60
-    )
-    shown = Page(run.stdout)
-    assert run.returncode == 0 and len(shown.every("img")) == 4
+    shown = Page(opened(hostile[1]).stdout)
+    assert len(shown.every("img")) == 4
     assert "Issues (" in "".join(shown.text)
 
 
