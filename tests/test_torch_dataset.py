@@ -86,6 +86,7 @@ def test_ragged_samples_are_padded_and_masked():
 
 def test_influence_does_not_depend_on_padding():
     X, y = read_dataset(Sentences())
+    assert (X["tokens"][~X["attention_mask"]] == 0).all()
     found = exact(X, X, y).influence(X, y)
     more = {name: np.pad(X[name], ((0, 0), (0, 3))) for name in ("tokens", "attention_mask")}
     more = {name: X[name] if name == "price" else more[name] for name in X}
