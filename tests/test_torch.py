@@ -444,8 +444,12 @@ def test_results_do_not_depend_on_batches(device):
 
 @pytest.mark.parametrize("shared", ["expand", "reduce"])
 @pytest.mark.parametrize("name", ["convolutions", "norms", "tokens", "recurrent"])
-def test_kfac_of_all_kinds_of_layers(name, shared, device):
-    module, X, y, _ = problem(name, device, dtype=torch.float32)
+# Products of a module in single precision have that precision too.
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-8)])
+def test_kfac_of_all_kinds_of_layers(name, shared, dtype, tolerance, device):
+    if device == "mps" and dtype == torch.float64:
+        pytest.skip("this device has no double precision")
+    module, X, y, _ = problem(name, device, dtype=dtype)
     model = FrozenEstimator(TorchModel(module).fit(X, y))
     with pytest.warns(match="has not converged"):
         influence = KFACInfluence(model, shared=shared, damping=0.01).fit(X, y)
@@ -461,18 +465,17 @@ def test_kfac_of_all_kinds_of_layers(name, shared, device):
         sketched = KFACInfluence(model, shared=shared, damping=0.01, sketch_size=(3, 2)).fit(X, y)
     rows = sketched.linearisation_.training_rows.toarray()
     own = sketched.influence(X, y)
-    # The module has single precision, and so have gradients that are summed over positions.
-    assert_close(own, -rows @ dense_inverse(sketched) @ rows.T, 1e-6)
+    assert_close(own, -rows @ dense_inverse(sketched) @ rows.T, tolerance)
 
 
 def test_memory_is_bounded_by_the_working_memory():
     module, X, y, _ = problem("convolutions")
     result = make_objective(module, np.tile(X, (50, 1)), np.tile(y, 50))
-    with config_context(working_memory=0.1):
+    with config_context(working_memory=0.05):
         rows = result.factor_rows("ggn")
         sizes = [batch.stop - batch.start for batch in rows.batches()]
-    assert len(sizes) > 5
-    assert max(sizes) * rows.sample_bytes <= 0.1 * 2**20
+    assert len(sizes) > 10
+    assert max(sizes) * rows.sample_bytes <= 0.05 * 2**20
 
 
 def test_threads_do_not_hear_each_other():

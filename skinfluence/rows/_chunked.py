@@ -8,6 +8,7 @@ import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
 from skinfluence.rows._kronecker import KroneckerRows
+from skinfluence.rows._streamed import MadeInParts, weighted_part
 
 # Rows up to which small pieces are taken together.
 TOGETHER = 4096
@@ -126,7 +127,7 @@ def _squared_norms(features):
     return KroneckerRows(one, features).squared_norms()
 
 
-class ChunkedRows(KroneckerRows):
+class ChunkedRows(MadeInParts, KroneckerRows):
     """Rows of a linear layer, made piece by piece whenever a product needs them.
 
     Parameters
@@ -157,11 +158,6 @@ class ChunkedRows(KroneckerRows):
         lazy = ("residual", "intercept_columns")
         return {name: value for name, value in vars(self).items() if name not in lazy}
 
-    @property
-    def n_stored(self):
-        # Made again for every product: what one sample takes once it is made.
-        return self[:1].n_stored
-
     # What is held of all samples at once, where a product cannot do without.
 
     @cached_property
@@ -188,53 +184,5 @@ class ChunkedRows(KroneckerRows):
         by_products, by_rows = super().parts(n_vectors, batch_size), super().batches(batch_size)
         return spans(self.activation.edges, min(by_products[0].stop, by_rows[0].stop))
 
-    def toarray(self):
-        return np.concatenate([part.toarray() for part in self._parts()])
-
-    def __matmul__(self, matrix):
-        if not isinstance(matrix, np.ndarray):
-            return NotImplemented
-        return np.concatenate([part @ matrix for part in self._parts()])
-
-    def __rmatmul__(self, matrix):
-        if not isinstance(matrix, np.ndarray):
-            return NotImplemented
-        return sum(matrix[:, self.row_slice(batch)] @ self[batch] for batch in self.batches())
-
-    def inner(self, other, out=None):
-        out = np.empty((self.shape[0], other.shape[0])) if out is None else out
-        for batch in self.batches():
-            self[batch].inner(other, out=out[self.row_slice(batch)])
-        return out
-
-    def dotted_by(self, vectors, out=None):
-        out = np.empty((len(vectors), self.shape[0])) if out is None else out
-        for batch in self.batches():
-            out[:, self.row_slice(batch)] = self[batch].dotted_by(vectors)
-        return out
-
-    def moment(self):
-        return sum(part.moment() for part in self._parts())
-
-    def column_squares(self):
-        return sum(part.column_squares() for part in self._parts())
-
-    def squared_norms(self):
-        return np.concatenate([part.squared_norms() for part in self._parts()])
-
-    def picked(self, index):
-        samples, place = np.divmod(index, self.rows_per_sample)
-        return self[samples].picked(np.arange(len(index)) * self.rows_per_sample + place)
-
-    def columns(self, index):
-        return np.concatenate([part.columns(index) for part in self._parts()])
-
     def weighted(self, weight):
-        return ChunkedRows(partial(_weighted, self.make, np.asarray(weight)), self.activation)
-
-
-# A function of the module rather than a closure, so that rows can be pickled.
-
-
-def _weighted(make, weight, samples):
-    return make(samples).weighted(weight[samples])
+        return ChunkedRows(partial(weighted_part, self.make, np.asarray(weight)), self.activation)

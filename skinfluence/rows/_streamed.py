@@ -11,7 +11,61 @@ from skinfluence.rows._base import Rows
 STREAM_BYTES = 2**26
 
 
-class StreamedRows(Rows):
+class MadeInParts:
+    """Products of rows that are made whenever a product needs them, one part at a time.
+
+    For subclasses of `Rows`, before it among their parents. Need to be defined: ``batches`` and
+    ``__getitem__``.
+    """
+
+    @property
+    def n_stored(self):
+        # Made again for every product: what one sample takes once it is made.
+        return self[:1].n_stored
+
+    def toarray(self):
+        return np.concatenate([part.toarray() for part in self._parts()])
+
+    def __matmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        return np.concatenate([part @ matrix for part in self._parts()])
+
+    def __rmatmul__(self, matrix):
+        if not isinstance(matrix, np.ndarray):
+            return NotImplemented
+        return sum(matrix[:, self.row_slice(batch)] @ self[batch] for batch in self.batches())
+
+    def inner(self, other, out=None):
+        out = np.empty((self.shape[0], other.shape[0])) if out is None else out
+        for batch in self.batches():
+            self[batch].inner(other, out=out[self.row_slice(batch)])
+        return out
+
+    def dotted_by(self, vectors, out=None):
+        out = np.empty((len(vectors), self.shape[0])) if out is None else out
+        for batch in self.batches():
+            out[:, self.row_slice(batch)] = self[batch].dotted_by(vectors)
+        return out
+
+    def moment(self):
+        return sum(part.moment() for part in self._parts())
+
+    def column_squares(self):
+        return sum(part.column_squares() for part in self._parts())
+
+    def squared_norms(self):
+        return np.concatenate([part.squared_norms() for part in self._parts()])
+
+    def picked(self, index):
+        samples, place = np.divmod(index, self.rows_per_sample)
+        return self[samples].picked(np.arange(len(index)) * self.rows_per_sample + place)
+
+    def columns(self, index):
+        return np.concatenate([part.columns(index) for part in self._parts()])
+
+
+class StreamedRows(MadeInParts, Rows):
     """Rows recomputed on demand, batch by batch, so memory stays bounded.
 
     Parameters
@@ -35,11 +89,6 @@ class StreamedRows(Rows):
 
     def __getitem__(self, samples):
         return self.make(np.arange(self.n_samples)[samples])
-
-    @property
-    def n_stored(self):
-        # Made again for every product: what one sample takes once it is made.
-        return self[:1].n_stored
 
     def batches(self, batch_size=None, *, cached=False):
         del cached
@@ -68,19 +117,6 @@ class StreamedRows(Rows):
         for part in self._parts():
             yield from part.pieces()
 
-    def toarray(self):
-        return np.concatenate([part.toarray() for part in self._parts()])
-
-    def __matmul__(self, matrix):
-        if not isinstance(matrix, np.ndarray):
-            return NotImplemented
-        return np.concatenate([part @ matrix for part in self._parts()])
-
-    def __rmatmul__(self, matrix):
-        if not isinstance(matrix, np.ndarray):
-            return NotImplemented
-        return sum(matrix[:, self.row_slice(batch)] @ self[batch] for batch in self.batches())
-
     def inner(self, other, out=None):
         out = np.empty((self.shape[0], other.shape[0])) if out is None else out
         # The other rows may be made again for each of these slices.
@@ -88,28 +124,9 @@ class StreamedRows(Rows):
             self[batch].inner(other, out=out[self.row_slice(batch)])
         return out
 
-    def dotted_by(self, vectors, out=None):
-        out = np.empty((len(vectors), self.shape[0])) if out is None else out
-        for batch in self.batches():
-            out[:, self.row_slice(batch)] = self[batch].dotted_by(vectors)
-        return out
-
     def gram_product(self, vectors):
         # Both factors by one batch at a time, so that its rows are made once.
         return sum(part.gram_product(vectors) for part in self._parts())
-
-    def moment(self):
-        return sum(part.moment() for part in self._parts())
-
-    def squared_norms(self):
-        return np.concatenate([part.squared_norms() for part in self._parts()])
-
-    def picked(self, index):
-        samples, place = np.divmod(index, self.rows_per_sample)
-        return self[samples].picked(np.arange(len(index)) * self.rows_per_sample + place)
-
-    def columns(self, index):
-        return np.concatenate([part.columns(index) for part in self._parts()])
 
     def _remade(self, make, sample_bytes=None):
         shape = self.n_samples, self.rows_per_sample, self.n_columns
@@ -119,7 +136,7 @@ class StreamedRows(Rows):
         return self._remade(partial(_rescaled, self.make, scale))
 
     def weighted(self, weight):
-        return self._remade(partial(_weighted, self.make, np.asarray(weight)))
+        return self._remade(partial(weighted_part, self.make, np.asarray(weight)))
 
 
 # Functions of the module rather than closures, so that rows can be pickled.
@@ -133,5 +150,6 @@ def _rescaled(make, scale, samples):
     return make(samples).rescaled(scale)
 
 
-def _weighted(make, weight, samples):
+def weighted_part(make, weight, samples):
+    """Rows that are made of some samples, with their weights."""
     return make(samples).weighted(weight[samples])
