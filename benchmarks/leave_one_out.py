@@ -156,7 +156,7 @@ def row_of(name, X, y, model, method):
     print(name, model, [str(w.message) for w in told], flush=True)
     mark = " (with a warning)" if told else ""
     return (
-        f"| {type(model).__name__} | {name} | {shape} | {seconds:.2f} | {brute:.0f} | "
+        f"| {type(model).__name__} | {name} | {shape} | {seconds:.3f} | {brute:.0f} | "
         f"{brute / seconds:.0f} | {change:.1e} | {error:.1e}{mark} |"
     )
 

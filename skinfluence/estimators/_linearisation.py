@@ -280,10 +280,9 @@ class Linearisation:
             return
 
         certificate = self.certificate
-        # Once, before the threads.
-        certificate.interval(self.damping)
-
-        def fill(batch):
+        # Gradients, solutions and residuals are written out.
+        query_bytes = 8 * 8 * gradients.n_columns
+        for batch in self.schedule.batches(len(queries), query_bytes):
             scores = self.training_pass(queries[batch])
             scores.fill(out[batch])
             right, solution = gradients[batch], -scores.solved.toarray()
@@ -292,11 +291,6 @@ class Linearisation:
             else:
                 solution = self.space.lift(solution)
             bounds[batch] = certificate.bounds_of(right.toarray(), solution, self.damping)
-
-        # Gradients, solutions and residuals are written out.
-        query_bytes = 8 * 8 * gradients.n_columns
-        for batch in self.schedule.batches(len(queries), query_bytes):
-            fill(batch)
 
     def remaining_step(self):
         """How far the minimum is, where that is known.
