@@ -20,8 +20,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
 
 # Where an optional package is missing, the tests and doctests that need it are too.
-TESTS = Path(__file__).parent.glob("tests/test_*.py")
-TORCH_TESTS = [str(path) for path in TESTS if "\nimport torch" in path.read_text("utf-8")]
+HERE = Path(__file__).parent
+TORCH_TESTS = [
+    str(path)
+    for pattern, line in (
+        ("tests/test_*.py", "\nimport torch"),
+        ("skinfluence/**/*.py", ">>> import torch"),
+    )
+    for path in HERE.glob(pattern)
+    if line in path.read_text("utf-8")
+]
 OPTIONAL = {
     "torch": ["skinfluence/models/torch", *TORCH_TESTS],
     "skorch": ["skinfluence/models/torch/_skorch.py", "tests/test_skorch.py"],
