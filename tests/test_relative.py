@@ -480,6 +480,20 @@ def test_a_subset_that_is_too_small_for_the_rank_is_refused(solver):
     assert relative.set_params(damping=0.1).fit(X, y).subset_size_ == 20
 
 
+@pytest.mark.parametrize("stratify", [True, False])
+def test_a_class_without_weight_need_not_be_in_a_subset(stratify):
+    X, y = make_data(400, n_classes=3)
+    y[:4], weight = 3, np.ones(400)
+    weight[:4] = 0.0
+    model = LogisticRegression(tol=1e-10, max_iter=10_000)
+    influence = RelativeHessianInfluence(
+        model, subset_size=150, stratify=stratify, random_state=0
+    ).fit(X, y, weight)
+    exact = ExactInfluence(model).fit(X, y, weight).influence(X[50:60], y[50:60])
+    found = influence.influence(X[50:60], y[50:60])
+    assert np.linalg.norm(found - exact) < 0.3 * np.linalg.norm(exact)
+
+
 def test_a_subset_without_one_of_the_classes_is_refused():
     X, y = make_data(1000)
     y = np.where(np.arange(1000) < 2, "rare", np.where(y, "yes", "no"))
