@@ -49,9 +49,9 @@ class Chunks:
     itself, such as `leave_one_out_effect` and `removal_effect`, also holds targets, weights and
     outputs of all rows, ``n_samples * n_outputs`` numbers each.
 
-    Each pass is one call of joblib, whose workers read their own parts: ``n_jobs`` threads, or what
-    ``joblib.parallel_config`` names. Sums are taken in the order of the parts, so that the number
-    of workers changes no result.
+    Each pass is one call of joblib, whose workers read their own parts: ``n_jobs`` threads, or
+    what ``joblib.parallel_config`` names. Sums are taken in the order of the parts, so that the
+    number of workers changes no result.
 
     Examples
     --------

@@ -8,7 +8,7 @@ import numpy as np
 
 from skinfluence._utils.batching import batches
 from skinfluence._utils.progress import track
-from skinfluence.rows._loops import nothing
+from skinfluence.rows._loops import further
 
 # Slices of this many bytes and rows keep a product busy while they stay in the cache.
 CACHE_BYTES = 2**23
@@ -119,7 +119,7 @@ class Rows(ABC):
         index = np.arange(self.shape[0]).reshape(self.n_samples, self.rows_per_sample)
         return index[samples].ravel()
 
-    def each(self, function, slices=None, arguments=nothing):
+    def each(self, function, slices=None, arguments=None):
         """Results of a function of the rows of consecutive slices of samples.
 
         Parameters
@@ -137,9 +137,9 @@ class Rows(ABC):
             The results, in the order of the samples.
         """
         for samples in track(slices or self.batches(cached=True), "batches of rows"):
-            yield function(self[samples], *arguments(samples))
+            yield function(self[samples], *further(arguments, samples))
 
-    def total(self, function, slices=None, arguments=nothing):
+    def total(self, function, slices=None, arguments=None):
         """Sum of the results of `each`."""
         return reduce(add, self.each(function, slices, arguments))
 

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
 from skinfluence.rows._kronecker import KroneckerRows
-from skinfluence.rows._loops import each, nothing, of_tasks, total
+from skinfluence.rows._loops import each, of_tasks, total
 from skinfluence.rows._streamed import MadeInParts
 
 # Rows up to which small pieces are taken together.
@@ -165,14 +165,14 @@ class ChunkedRows(MadeInParts, KroneckerRows):
 
     # Loops over the pieces.
 
-    def of_tasks(self, function, groups, arguments=nothing):
+    def of_tasks(self, function, groups, arguments=None):
         """Results of a function of the slices of each task; see `rows._loops.of_tasks`."""
         return of_tasks(function, self.make, groups, arguments)
 
-    def each(self, function, slices=None, arguments=nothing):
+    def each(self, function, slices=None, arguments=None):
         return each(function, self.make, slices or self.batches(cached=True), arguments)
 
-    def total(self, function, slices=None, arguments=nothing):
+    def total(self, function, slices=None, arguments=None):
         return total(function, self.make, slices or self.batches(cached=True), arguments)
 
     # What is held of all samples at once, where a product cannot do without.

@@ -6,7 +6,6 @@ import numpy as np
 
 from skinfluence._utils.batching import batches
 from skinfluence.rows._base import DenseRows, Rows, WrappedRows, into
-from skinfluence.rows._loops import nothing
 
 
 def side_by_side(blocks):
@@ -153,15 +152,15 @@ class SelectedRows(WrappedRows):
     def reads_pieces(self):
         return self.rows.reads_pieces
 
-    def of_tasks(self, function, groups, arguments=nothing):
+    def of_tasks(self, function, groups, arguments=None):
         """Results of a function of the slices of each task, where rows are read in pieces."""
         chosen = partial(_of_selected_parts, function, self.selected)
         return self.rows.of_tasks(chosen, groups, arguments)
 
-    def each(self, function, slices=None, arguments=nothing):
+    def each(self, function, slices=None, arguments=None):
         return self.rows.each(partial(_of_selected, function, self.selected), slices, arguments)
 
-    def total(self, function, slices=None, arguments=nothing):
+    def total(self, function, slices=None, arguments=None):
         return self.rows.total(partial(_of_selected, function, self.selected), slices, arguments)
 
     def batches(self, batch_size=None, *, cached=False):

@@ -29,13 +29,12 @@ class Span:
         return Span, (self.read.only(self.samples), self.samples)
 
 
-def nothing(samples):
-    """No further arguments of a function of some samples."""
-    del samples
-    return ()
+def further(arguments, samples):
+    """Further arguments of a function of some samples, a tuple."""
+    return () if arguments is None else arguments(samples)
 
 
-def of_tasks(function, read, groups, arguments=nothing):
+def of_tasks(function, read, groups, arguments=None):
     """Results of a function of the slices of each task, in their order.
 
     Parameters
@@ -47,8 +46,8 @@ def of_tasks(function, read, groups, arguments=nothing):
         ``read(samples)`` reads a slice of samples, with ``only``, ``edges`` and ``n_jobs``.
     groups : list of list of slice
         Consecutive slices of samples, those of each task.
-    arguments : callable, default=nothing
-        ``arguments(samples)`` gives a tuple of further arguments.
+    arguments : callable, default=None
+        ``arguments(samples)`` gives a tuple of further arguments; none by default.
 
     Yields
     ------
@@ -58,7 +57,7 @@ def of_tasks(function, read, groups, arguments=nothing):
     tasks = [
         (
             Shared(Span(read, slice(group[0].start, group[-1].stop))),
-            [(samples, *arguments(samples)) for samples in group],
+            [(samples, *further(arguments, samples)) for samples in group],
             function,
         )
         for group in groups
@@ -71,13 +70,13 @@ def _call(shared, slices, function):
     return function((read(samples), *others) for samples, *others in slices)
 
 
-def each(function, read, slices, arguments=nothing):
+def each(function, read, slices, arguments=None):
     """Results of a function of every slice, ``function(what_was_read, *arguments)``."""
     for found in of_tasks(_Each(function), read, _by_piece(slices, read.edges), arguments):
         yield from found
 
 
-def total(function, read, slices, arguments=nothing):
+def total(function, read, slices, arguments=None):
     """Sum of the results of a function of every slice, of which sums travel alone."""
     return reduce(add, of_tasks(_Total(function), read, _by_piece(slices, read.edges), arguments))
 
