@@ -54,20 +54,21 @@ def of_tasks(function, read, groups, arguments=None):
     object
         The results.
     """
+    shared = Shared(function)
     tasks = [
         (
             Shared(Span(read, slice(group[0].start, group[-1].stop))),
             [(samples, *further(arguments, samples)) for samples in group],
-            function,
+            shared,
         )
         for group in groups
     ]
     return results(_call, tasks, "chunks", n_jobs=read.n_jobs, prefer="threads")
 
 
-def _call(shared, slices, function):
-    read = shared.value.read
-    return function((read(samples), *others) for samples, *others in slices)
+def _call(span, slices, function):
+    read = span.value.read
+    return function.value((read(samples), *others) for samples, *others in slices)
 
 
 def each(function, read, slices, arguments=None):
