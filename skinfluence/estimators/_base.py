@@ -69,11 +69,7 @@ def _fitted_on(X, influence, y, sample_weight):
 @_fitted_on.register
 def _(chunks: Chunks, influence, y, sample_weight):
     estimator = check_model(influence.estimator)
-    if y is not None or sample_weight is not None:
-        raise ValueError(
-            "Chunks hold targets and sample weights themselves. Expected fit(chunks) alone. Got "
-            "y or sample_weight too."
-        )
+    chunks.check_alone(y, sample_weight)
     if not can_read_pieces(estimator, chunks):
         every = chunks.concatenated()
         return _fitted_on(every.X, influence, every.y, every.sample_weight)
