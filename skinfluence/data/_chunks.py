@@ -159,14 +159,6 @@ class Chunks:
             "chunks.read(i).X, the rows of one part, or chunks.concatenated().X, all of them."
         )
 
-    def check_alone(self, y, sample_weight):
-        """Raise a ValueError if there are targets or weights beside those of the parts."""
-        if y is not None or sample_weight is not None:
-            raise ValueError(
-                "Chunks hold targets and sample weights themselves. Expected fit(chunks) alone. "
-                "Got y or sample_weight too."
-            )
-
     # Rows of the concatenation.
 
     def __len__(self):

@@ -10,6 +10,15 @@ from skinfluence._utils.shared import Shared
 from skinfluence.data._chunks import Chunks
 
 
+def check_alone(y, sample_weight):
+    """Raise a ValueError if there are targets or weights beside `Chunks`."""
+    if y is not None or sample_weight is not None:
+        raise ValueError(
+            "Chunks hold targets and sample weights themselves. Expected fit(chunks) alone. Got "
+            "y or sample_weight too."
+        )
+
+
 @singledispatch
 def training_set(X, y=None, sample_weight=None):
     """Training rows, targets and weights as the user gave them to ``fit``.
@@ -29,7 +38,7 @@ def training_set(X, y=None, sample_weight=None):
 
 @training_set.register
 def _(chunks: Chunks, y=None, sample_weight=None):
-    chunks.check_alone(y, sample_weight)
+    check_alone(y, sample_weight)
     return chunks, None, None
 
 
@@ -41,7 +50,7 @@ def gathered(X, y=None, sample_weight=None):
 
 @gathered.register
 def _(chunks: Chunks, y=None, sample_weight=None):
-    chunks.check_alone(y, sample_weight)
+    check_alone(y, sample_weight)
     return tuple(chunks.concatenated())
 
 
