@@ -9,6 +9,7 @@ import numpy as np
 from skinfluence._utils.batching import batches
 from skinfluence._utils.namespace import namespace, to_numpy
 from skinfluence._utils.progress import track
+from skinfluence._utils.stored_once import StoredOnce
 from skinfluence.rows._loops import further
 
 # Slices of this many bytes and rows keep a product busy while they stay in the cache.
@@ -16,7 +17,7 @@ CACHE_BYTES = 2**23
 MIN_ROWS = 256
 
 
-class Rows(ABC):
+class Rows(StoredOnce, ABC):
     """A matrix with ``n_samples * rows_per_sample`` rows, used through its products.
 
     Need to be defined: ``n_samples``, ``n_columns``, ``__getitem__``, ``toarray``; where a
