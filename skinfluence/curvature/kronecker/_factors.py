@@ -15,6 +15,9 @@ from skinfluence.rows import KroneckerRows, SharedRows
 # Factors of so many bytes, in double precision, are taken apart at once.
 FACTOR_BYTES = 2**25
 
+# Slices of so many bytes stay in the cache between their conversion and their products.
+CACHED_BYTES = 2**20
+
 
 def block_batches(rows):
     """Slices of samples and the blocks of their rows, whose factors are few."""
@@ -34,6 +37,15 @@ def factors(block):
         stack = sp.hstack if sp.issparse(inputs) else np.hstack
         inputs = stack([inputs, one])
     return residual, sp.csr_array(inputs) if sp.issparse(inputs) else inputs.astype(residual.dtype)
+
+
+def by_samples(residual):
+    """Whether products with output gradients (n, s, t, c) are taken sample by sample.
+
+    As one matrix, those of a convolution would be copied, since their positions lie last in memory.
+    With few positions, NumPy would take longer over the samples than over the copy.
+    """
+    return residual.shape[2] > residual.shape[3]
 
 
 def rows_of(residual, inputs):
@@ -186,7 +198,7 @@ def _moments_of(block, weight, shared, unfactored):
     if block.reads_tokens:
         return token_moments(block, weight)
     residual, inputs = factors(block)
-    n_samples, s, t, c = residual.shape
+    n_samples, _, t, _ = residual.shape
     if shared == "reduce":
         mean = sp.kron(sp.eye_array(n_samples), np.full((1, t), 1 / t), format="csr")
         inputs, residual, t = mean @ inputs, residual.sum(axis=2, keepdims=True), 1
@@ -197,5 +209,18 @@ def _moments_of(block, weight, shared, unfactored):
         # Double precision, whatever the factors have, so that a null space shows as one.
         root = inputs * np.sqrt(scaled)[:, None]
         moment = root.T @ root
-    flat = residual.reshape(-1, c).astype(np.float64)
-    return LayerMoments(moment, flat.T @ flat, block.has_bias)
+    return LayerMoments(moment, _outer_sum(residual), block.has_bias)
+
+
+def _outer_sum(residual):
+    """Sum of ``r r'`` over samples, rows and positions, (c, c), in double precision."""
+    n_samples, s, t, c = residual.shape
+    total = np.zeros((c, c))
+    for batch in batches(n_samples, 8 * s * t * c, at_most=CACHED_BYTES):
+        part = residual[batch].astype(np.float64)
+        if by_samples(part):
+            total += np.matmul(part.transpose(0, 1, 3, 2), part).sum(axis=(0, 1))
+        else:
+            flat = part.reshape(-1, c)
+            total += flat.T @ flat
+    return total
