@@ -78,7 +78,7 @@ def _(chunks: Chunks, influence, y, sample_weight):
         every = chunks.concatenated()
         return _fitted_on(every.X, influence, every.y, every.sample_weight)
     check = ChunkCheck(influence, classifier=is_classifier(estimator))
-    return ChunkedModel(estimator, clone(estimator), chunks, check)
+    return ChunkedModel(estimator, clone(estimator), chunks, check, influence.n_jobs)
 
 
 # Parameters of the estimators whose curvature is an approximation.

@@ -13,6 +13,7 @@ from skinfluence.rows._chunked import ChunkedFeatures, ChunkedRows
 from skinfluence.rows._composed import BlockRows, CombinedRows, SelectedRows
 from skinfluence.rows._features import CentredFeatures, Centring
 from skinfluence.rows._kronecker import KroneckerRows, outer_moment, weighted_gram
+from skinfluence.rows._loops import each, total
 from skinfluence.rows._moments import Moments
 from skinfluence.rows._shared import SharedRows
 from skinfluence.rows._stored import StoredRows
@@ -36,6 +37,8 @@ __all__ = [
     "StreamedRows",
     "TokenRows",
     "WrappedRows",
+    "each",
     "outer_moment",
+    "total",
     "weighted_gram",
 ]
