@@ -42,8 +42,8 @@ def factors(block):
 def by_samples(residual):
     """Whether products with output gradients (n, s, t, c) are taken sample by sample.
 
-    As one matrix, those of a convolution would be copied, since their positions lie last in memory.
-    With few positions, NumPy would take longer over the samples than over the copy.
+    As one matrix, those of a convolution would be copied: their positions lie last in memory. With
+    few positions, NumPy would take longer over the samples than over the copy.
     """
     return residual.shape[2] > residual.shape[3]
 
