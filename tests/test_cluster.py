@@ -3,6 +3,8 @@
 import os
 import pickle
 import signal
+import threading
+from functools import partial
 
 import joblib
 import numpy as np
@@ -15,6 +17,7 @@ from threadpoolctl import threadpool_info
 
 from skinfluence import (
     AveragedInfluence,
+    Chunks,
     ExactInfluence,
     KFACInfluence,
     LeaveOneOutSearch,
@@ -22,7 +25,7 @@ from skinfluence import (
 )
 from skinfluence.metrics import InfluenceScorer, retrain_on_subsets
 from skinfluence.refitting.loss_cache import PROCESS_STORE
-from tests.helpers import cancer, perceptron, split
+from tests.helpers import cancer, frozen, perceptron, split
 
 MODEL = LogisticRegression(solver="newton-cholesky")
 SEARCH = {"sketch_sizes": [4, 8], "dampings": [0.1], "cv": 2, "random_state": 0}
@@ -35,7 +38,7 @@ def nothing_stored():
 
 
 class Posting(ThreadingBackend):
-    """Threads that get their tasks by post: pickled, and weighed."""
+    """Threads that get their tasks by post, pickled and weighed, and so send results back."""
 
     supports_sharedmem = False
     posted = []
@@ -53,7 +56,14 @@ class Posting(ThreadingBackend):
         if b"skinfluence._utils.parallel" in parcel:
             self.posted.append(len(parcel))
         func.items = pickle.loads(parcel)
-        return func
+        return lambda: returned(func())
+
+
+def returned(results):
+    """Results as another process sends them, whose arrays nobody may write to."""
+    buffers = []
+    parcel = pickle.dumps(results, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(parcel, buffers=[bytes(buffer.raw()) for buffer in buffers])
 
 
 joblib.register_parallel_backend("posting", Posting)
@@ -71,6 +81,17 @@ def losses(model, X, y, Xq, yq, **settings):
     settings = {"n_subsets": 4, "random_state": 0} | settings
     PROCESS_STORE.clear()
     return retrain_on_subsets(model, X, y, Xq, yq, **settings).losses
+
+
+def every_pass(chunks, model, Xq, yq):
+    """What a fit on chunks and passes over them give, in one array."""
+    influence = ExactInfluence(model).fit(chunks)
+    found = [
+        influence.self_influence(),
+        influence.influence(Xq, yq),
+        *influence.most_influential(Xq, yq, k=3),
+    ]
+    return np.concatenate([value.ravel() for value in found])
 
 
 def effects_of(job):
@@ -91,13 +112,15 @@ def effects_of(job):
         return LeaveOneOutSearch(MODEL, {"C": [0.1, 1.0]}).fit(X, y).cv_results_["mean_test_score"]
     if job == "score":
         return np.array(ExactInfluence(MODEL).fit(X, y).score(Xq, yq))
+    if job == "chunks":
+        return every_pass(Chunks.from_array(X, y, chunk_size=40), frozen(MODEL, X, y), Xq, yq)
     assert job == "influence"
     return ExactInfluence(MODEL, n_jobs=2, batch_size=20).fit(X, y).influence(Xq, yq)
 
 
 JOBS = [
     *("refits of clones", "refits in closed form", "splits", "trainings", "candidates", "score"),
-    "influence",
+    *("chunks", "influence"),
 ]
 
 pytestmark = [
@@ -157,6 +180,22 @@ def test_many_rows_in_a_file_are_sent_by_the_name_of_the_file(model, mapped, pos
     assert_allclose(found, losses(model, X, y, X[:5], y[:5], n_jobs=1), rtol=1e-9)
 
 
+@pytest.mark.parametrize("in_file", [True, False])
+def test_of_chunks_each_task_takes_its_own_rows(in_file, mapped, posted):
+    rows, X = mapped(2**22)
+    y = labels(X)
+    model = frozen(MODEL, X, y)
+    chunks = Chunks.from_array(rows if in_file else X, y, chunk_size=len(y) // 8)
+    found = every_pass(chunks, model, X[:5], y[:5])
+    # First sums, curvature, self-influence, scores and rankings.
+    assert len(posted) == 5 * len(chunks.parts)
+    # Targets, and the sums of 16 columns; without a file also an eighth of the rows.
+    assert max(posted) < y.nbytes / 8 + 2e4 + (0 if in_file else X.nbytes / 8)
+    with joblib.parallel_config("sequential"):
+        alone = every_pass(Chunks.from_array(X, y, chunk_size=len(y) // 8), model, X[:5], y[:5])
+    assert_array_equal(found, alone)
+
+
 def test_what_was_written_into_a_copy_on_write_is_sent(mapped, posted):
     rows, X = mapped(2**18, mode="c")
     rows[:, 2] *= -3
@@ -182,7 +221,8 @@ def test_threads_share_the_cores(monkeypatch):
     inner = type(influence.linearisation_.training_rows).__getitem__
 
     def note(rows, index):
-        seen.append(max((pool["num_threads"] for pool in threadpool_info()), default=1))
+        if threading.current_thread() is not threading.main_thread():
+            seen.append(max((pool["num_threads"] for pool in threadpool_info()), default=1))
         return inner(rows, index)
 
     monkeypatch.setattr(type(influence.linearisation_.training_rows), "__getitem__", note)
@@ -257,6 +297,51 @@ def test_a_cluster_gives_the_same(job, cluster):
     PROCESS_STORE.clear()
     with joblib.parallel_config("dask"):
         assert_allclose(effects_of(job), alone, rtol=1e-10)
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    ray = pytest.importorskip("ray")
+    from ray.util.joblib import register_ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        # One machine, on the loopback address.
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        settings = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        ray.init(num_cpus=2, object_store_memory=2**27, _node_ip_address="127.0.0.1", **settings)
+        register_ray()
+        yield
+        ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("job", JOBS)
+def test_ray_gives_the_same(job, ray_cluster):
+    alone = effects_of(job)
+    PROCESS_STORE.clear()
+    with joblib.parallel_config("ray", n_jobs=2):
+        assert_allclose(effects_of(job), alone, rtol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_workers_of_ray_read_their_own_parts(ray_cluster, tmp_path):
+    X, y = cancer()
+
+    # A function of this place, since workers cannot import the tests.
+    def part(start):
+        (tmp_path / str(os.getpid())).touch()
+        return X[start : start + 100], y[start : start + 100]
+
+    starts = range(100, len(y), 100)
+    chunks = Chunks([(X[:100], y[:100]), *(partial(part, start) for start in starts)])
+    model = frozen(MODEL, X, y)
+    with joblib.parallel_config("ray", n_jobs=2):
+        found = ExactInfluence(model).fit(chunks).self_influence()
+    readers = {path.name for path in tmp_path.iterdir()}
+    assert readers and str(os.getpid()) not in readers
+    assert_allclose(found, ExactInfluence(model).fit(X, y).self_influence(), rtol=1e-10)
 
 
 @pytest.mark.slow

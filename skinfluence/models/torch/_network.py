@@ -11,11 +11,12 @@ from sklearn.utils import gen_batches
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from skinfluence._utils.namespace import empty
 from skinfluence.models.torch._inputs import reader_of
 from skinfluence.models.torch._layers import layers_of
 from skinfluence.models.torch._module import HALF, chosen_parameters, working_copy
 from skinfluence.models.torch._tape import Tape, pulled_back
-from skinfluence.rows import DenseRows
+from skinfluence.rows import written_rows
 
 # The hooks of a tape record calls of the module from all threads, and the switch of attention is
 # one for all of torch, so only one thread may call a module.
@@ -24,8 +25,13 @@ LOCK = threading.RLock()
 # Samples that pass through a module at once, unless told otherwise.
 CHUNK = 256
 
-# Fewer of them where their factors would take more bytes than these.
-FACTOR_BYTES = 2**25
+# Fewer of them where their factors would take more bytes than these: memory of larger tensors is
+# mapped anew for each of them, which takes longer than the computation.
+FACTOR_BYTES = 2**24
+
+# Types of devices whose rows become arrays: on a CPU, arrays are faster than tensors, and MPS has
+# no double precision, in which curvatures are summed and factorised.
+HOSTS = {"cpu", "mps"}
 
 
 class Network:
@@ -93,6 +99,11 @@ class Network:
         """Device of the module."""
         return next(iter(self.selected.values())).device
 
+    @property
+    def keeps_rows(self):
+        """Whether rows stay on the device, as tensors."""
+        return self.device.type not in HOSTS
+
     def tensor(self, array, dtype=None):
         """An array on the module's device, in its dtype by default."""
         # Tensors share memory with arrays, and torch knows none that cannot be written to.
@@ -112,7 +123,11 @@ class Network:
     def _forward(self, arguments, n_samples, parameters=None):
         """Outputs (n_samples, k) for positional and keyword arguments of the module."""
         with LOCK, _differentiable_attention():
-            outputs = functional_call(self.module, parameters or {}, *arguments)
+            if parameters is None:
+                args, kwargs = arguments
+                outputs = self.module(*args, **kwargs)
+            else:
+                outputs = functional_call(self.module, parameters, *arguments)
         outputs = outputs if self.transform is None else self.transform(outputs)
         return _two_dimensional(outputs, n_samples)
 
@@ -140,26 +155,43 @@ class Network:
     def rows(self, features, vectors, *, weight=None, summed=False):
         """Blocks of rows ``w_i J_i' v_ij`` for vectors (n, s, k), in the order of `names`.
 
+        They hold tensors where the device keeps rows, and arrays elsewhere.
+
         With ``summed``, rows of shared layers are sums over their positions where these have fewer
         numbers than the factors.
         """
         n, s = vectors.shape[:2]
         whole = None
-        for samples in gen_batches(n, self._together(s)) if n else []:
+        for samples in self.factor_chunks(n, s):
             part = weighted_vectors(vectors, weight, samples)
             found = self.factors(features[samples], part)
             found = self._summed(found) if summed else found
-            arrays = [tuple(map(to_array, tensors)) for tensors in found]
-            whole = _written(arrays, samples, n, whole)
+            kept = [tuple(map(self._kept, tensors)) for tensors in found]
+            whole = _written(kept, samples, n, whole)
         return [self._block(i, *arrays) for i, arrays in enumerate(whole or [])]
 
-    def _together(self, s):
-        """Samples whose factors are computed at once, s rows of each."""
-        return max(1, min(self.chunk, FACTOR_BYTES // self.row_bytes(s)))
+    def _kept(self, tensor):
+        return tensor.detach() if self.keeps_rows else to_array(tensor)
+
+    def factor_chunks(self, n_samples, s):
+        """Slices of samples whose factors are computed at once, s rows of each."""
+        together = max(1, min(self.chunk, FACTOR_BYTES // self.row_bytes(s)))
+        return list(gen_batches(n_samples, together)) if n_samples else []
 
     def row_bytes(self, s):
         """Bytes of the factors of one sample, s rows of it."""
-        return sum(own + s * each for own, each in self.block_bytes)
+        layers = [self.layer_bytes[layer.name] for layer in self.layers]
+        others = [(0, self.selected[name].nbytes) for name in self.others]
+        return sum(own + s * each for own, each in layers + others)
+
+    def measure(self, x, n_outputs):
+        """Learn how many bytes the factors of the layers take, from some samples."""
+        factors = self._layer_factors(x[:1], self.tensor(np.ones((1, 1, n_outputs))))
+        # Inputs are the same for all rows of a sample.
+        self.layer_bytes = {
+            layer.name: (inputs.nbytes, residual.nbytes)
+            for layer, (inputs, residual) in zip(self.layers, factors, strict=True)
+        }
 
     def _summed(self, factors):
         """The same rows with one tensor in place of factors that have more numbers."""
@@ -172,7 +204,7 @@ class Network:
             return self.layers[i].rows(*arrays)
         (gradients,) = arrays
         n_samples, s, size = gradients.shape
-        return DenseRows(gradients.reshape(n_samples * s, size), s)
+        return written_rows(gradients.reshape(n_samples * s, size), s)
 
     def gradients(self, features, vectors):
         """The same rows as one tensor (n * s, n_columns) on the device."""
@@ -333,11 +365,11 @@ def weighted_vectors(vectors, weight, samples):
 
 
 def _written(blocks, samples, n, whole):
-    """Arrays of all n samples, with the blocks of some of them in their places."""
+    """Blocks of all n samples, with those of some of them in their places."""
     if samples == slice(0, n):
         return blocks
     if whole is None:
-        whole = [[np.empty((n, *a.shape[1:]), a.dtype) for a in arrays] for arrays in blocks]
+        whole = [[empty((n, *a.shape[1:]), a) for a in arrays] for arrays in blocks]
     for arrays, pieces in zip(whole, blocks, strict=True):
         for array, piece in zip(arrays, pieces, strict=True):
             array[samples] = piece
