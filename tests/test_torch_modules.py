@@ -418,6 +418,7 @@ def test_recurrent_layers_take_a_state_and_a_single_sample(cls, first):
             single, final = self.layer(h[0], alone)
             last, final = (part[0] if cls is nn.LSTM else part for part in (last, final))
             outputs = outputs if first else outputs.transpose(0, 1)
+            assert final.shape == (2, 3)
             rest = single.sum() + final.sum()
             return torch.cat([outputs.flatten(1), last.transpose(0, 1).flatten(1)], 1) + 0 * rest
 
