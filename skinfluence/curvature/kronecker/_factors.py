@@ -8,8 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
-from skinfluence._utils.namespace import astype, beside, eigvalsh, in_double, namespace, to_numpy
+from skinfluence._utils.namespace import astype, beside, in_double, namespace, to_numpy
 from skinfluence._utils.progress import track
+from skinfluence.curvature.kronecker._eigenpairs import Eigenpairs
 from skinfluence.curvature.kronecker._tokens import token_moments
 
 # Factors of so many bytes, in double precision, are taken apart at once.
@@ -84,9 +85,14 @@ class LayerMoments:
         return len(self.outputs), len(self.inputs)
 
     @cached_property
+    def eigenpairs(self):
+        """Eigenpairs of A and of E."""
+        return Eigenpairs.of(self.inputs), Eigenpairs.of(self.outputs)
+
+    @property
     def spectra(self):
         """Eigenvalues of A and of E, ascending."""
-        return eigvalsh(self.inputs), eigvalsh(self.outputs)
+        return [pairs.values for pairs in self.eigenpairs]
 
     def __add__(self, other):
         return LayerMoments(
@@ -113,10 +119,15 @@ class DenseMoment:
         """Number of parameters, (p,)."""
         return self.matrix.shape[:1]
 
+    @cached_property
+    def eigenpairs(self):
+        """Eigenpairs of the matrix."""
+        return Eigenpairs.of(self.matrix)
+
     @property
     def spectrum(self):
         """Eigenvalues, (p,)."""
-        return eigvalsh(self.matrix)
+        return self.eigenpairs.values
 
     def __add__(self, other):
         return DenseMoment(self.matrix + other.matrix)
