@@ -327,6 +327,18 @@ def part_with_a_trace(folder, arrays, rows):
     return part_of(arrays, rows)
 
 
+def every_pass(model, chunks, X, y, **params):
+    """What needs a pass over the chunks each, the fit included."""
+    influence = ExactInfluence(model, **params).fit(chunks)
+    return [
+        influence.influence(X, y),
+        influence.influence(X, y, reduce="mean"),
+        np.concatenate([scores for _, scores in influence.iter_influence(X, y)]),
+        *influence.most_influential(X, y, k=7, by="absolute"),
+        influence.self_influence(),
+    ]
+
+
 def test_workers_read_their_own_parts(tmp_path):
     X, y = cancer()
     parts = [
@@ -334,15 +346,29 @@ def test_workers_read_their_own_parts(tmp_path):
         for i in range(0, len(y), 100)
     ]
     model = frozen(logistic(), X, y)
-    expected = ExactInfluence(model).fit(X, y).self_influence()
-    with sklearn.config_context(working_memory=0.02):
+    with sklearn.config_context(working_memory=SMALL_MEMORY):
+        alone = every_pass(model, chunks_of(X, y, starts=range(0, len(y), 100)), X[:9], y[:9])
         # Processes that are forked start at once.
         with joblib.parallel_config("multiprocessing", n_jobs=2):
-            influence = ExactInfluence(model).fit(Chunks(parts))
-        assert_close(influence.self_influence(), expected, 1e-12)
+            found = every_pass(model, Chunks(parts), X[:9], y[:9])
+    for value, expected in zip(found, alone, strict=True):
+        assert_array_equal(value, expected)
     mine = tmp_path / str(os.getpid())
     read = [path.name for path in tmp_path.glob("*/*") if path.parent != mine]
-    assert sorted(read, key=int) == [str(i) for i in range(0, len(y), 100)]
+    assert set(read) == {str(i) for i in range(0, len(y), 100)}
+    # The first rows alone tell of what kind the others are.
+    assert [path.name for path in mine.glob("*")] == ["0"]
+
+
+@pytest.mark.parametrize("load", [cancer, wine])
+def test_results_are_the_same_for_any_number_of_workers(load):
+    X, y = load()
+    model, chunks = frozen(logistic(class_weight="balanced"), X, y), chunks_of(X, y)
+    with sklearn.config_context(working_memory=SMALL_MEMORY):
+        alone = every_pass(model, chunks, X[:40], y[:40])
+        together = every_pass(model, chunks, X[:40], y[:40], n_jobs=2)
+    for value, expected in zip(together, alone, strict=True):
+        assert_array_equal(value, expected)
 
 
 def test_indices_and_lengths_are_those_of_the_concatenation():

@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import threading
 
 import joblib
 import numpy as np
@@ -15,6 +16,7 @@ from threadpoolctl import threadpool_info
 
 from skinfluence import (
     AveragedInfluence,
+    Chunks,
     ExactInfluence,
     KFACInfluence,
     LeaveOneOutSearch,
@@ -22,7 +24,7 @@ from skinfluence import (
 )
 from skinfluence.metrics import InfluenceScorer, retrain_on_subsets
 from skinfluence.refitting.loss_cache import PROCESS_STORE
-from tests.helpers import cancer, perceptron, split
+from tests.helpers import cancer, frozen, perceptron, split
 
 MODEL = LogisticRegression(solver="newton-cholesky")
 SEARCH = {"sketch_sizes": [4, 8], "dampings": [0.1], "cv": 2, "random_state": 0}
@@ -73,6 +75,17 @@ def losses(model, X, y, Xq, yq, **settings):
     return retrain_on_subsets(model, X, y, Xq, yq, **settings).losses
 
 
+def every_pass(chunks, model, Xq, yq):
+    """What a fit on chunks and passes over them give, in one array."""
+    influence = ExactInfluence(model).fit(chunks)
+    found = [
+        influence.self_influence(),
+        influence.influence(Xq, yq),
+        *influence.most_influential(Xq, yq, k=3),
+    ]
+    return np.concatenate([value.ravel() for value in found])
+
+
 def effects_of(job):
     """What a loop gives: plain arrays."""
     X, y, Xq, yq = split(*cancer(), n_queries=10, n_train=150)
@@ -91,13 +104,15 @@ def effects_of(job):
         return LeaveOneOutSearch(MODEL, {"C": [0.1, 1.0]}).fit(X, y).cv_results_["mean_test_score"]
     if job == "score":
         return np.array(ExactInfluence(MODEL).fit(X, y).score(Xq, yq))
+    if job == "chunks":
+        return every_pass(Chunks.from_array(X, y, chunk_size=40), frozen(MODEL, X, y), Xq, yq)
     assert job == "influence"
     return ExactInfluence(MODEL, n_jobs=2, batch_size=20).fit(X, y).influence(Xq, yq)
 
 
 JOBS = [
     *("refits of clones", "refits in closed form", "splits", "trainings", "candidates", "score"),
-    "influence",
+    *("chunks", "influence"),
 ]
 
 pytestmark = [
@@ -157,6 +172,22 @@ def test_many_rows_in_a_file_are_sent_by_the_name_of_the_file(model, mapped, pos
     assert_allclose(found, losses(model, X, y, X[:5], y[:5], n_jobs=1), rtol=1e-9)
 
 
+@pytest.mark.parametrize("in_file", [True, False])
+def test_of_chunks_each_task_takes_its_own_rows(in_file, mapped, posted):
+    rows, X = mapped(2**22)
+    y = labels(X)
+    model = frozen(MODEL, X, y)
+    chunks = Chunks.from_array(rows if in_file else X, y, chunk_size=len(y) // 8)
+    found = every_pass(chunks, model, X[:5], y[:5])
+    # First sums, curvature, self-influence, scores and rankings.
+    assert len(posted) == 5 * len(chunks.parts)
+    # Targets, and the sums of 16 columns; without a file also an eighth of the rows.
+    assert max(posted) < y.nbytes / 8 + 2e4 + (0 if in_file else X.nbytes / 8)
+    with joblib.parallel_config("sequential"):
+        alone = every_pass(Chunks.from_array(X, y, chunk_size=len(y) // 8), model, X[:5], y[:5])
+    assert_array_equal(found, alone)
+
+
 def test_what_was_written_into_a_copy_on_write_is_sent(mapped, posted):
     rows, X = mapped(2**18, mode="c")
     rows[:, 2] *= -3
@@ -182,7 +213,8 @@ def test_threads_share_the_cores(monkeypatch):
     inner = type(influence.linearisation_.training_rows).__getitem__
 
     def note(rows, index):
-        seen.append(max((pool["num_threads"] for pool in threadpool_info()), default=1))
+        if threading.current_thread() is not threading.main_thread():
+            seen.append(max((pool["num_threads"] for pool in threadpool_info()), default=1))
         return inner(rows, index)
 
     monkeypatch.setattr(type(influence.linearisation_.training_rows), "__getitem__", note)

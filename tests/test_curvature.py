@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from sklearn.linear_model import LogisticRegression
 
+from skinfluence import ExactInfluence
 from skinfluence.curvature import MatrixFreeCurvature, eigenspaces
 from skinfluence.rows import DenseRows
 from tests.helpers import assert_close
@@ -22,6 +24,32 @@ def test_iteration_solves_whatever_the_preconditioner_leaves(method, scale, rank
     H = F + np.diag(penalty + 0.1 * scale)
     found = curvature.solve(rows, 0.1 * scale).toarray()
     assert_close(found, np.linalg.solve(H, rows.array.T).T, 1e-8)
+
+
+@pytest.mark.parametrize("solver", ["direct", "gram", "cg"])
+def test_products_are_the_inverse_of_solutions(solver, rng):
+    X, y = rng.standard_normal((30, 4)), rng.integers(0, 3, 30)
+    influence = ExactInfluence(LogisticRegression(), solver=solver, damping=0.01).fit(X, y)
+    curvature, damping = influence.linearisation_.curvature, influence.linearisation_.damping
+    vectors = rng.standard_normal((3, influence.linearisation_.training_rows.n_columns))
+    solved = curvature.solve(DenseRows(curvature.multiply(vectors, damping)), damping)
+    assert_close(solved.toarray(), vectors, 1e-8)
+
+
+def test_the_mean_of_two_dense_curvatures_is_their_matrices_mean(rng):
+    X, y = rng.standard_normal((30, 4)), rng.integers(0, 2, 30)
+    fits = [
+        ExactInfluence(LogisticRegression(C=C), solver=solver, damping=0.01).fit(X, y)
+        for C, solver in ((1, "direct"), (10, "direct"), (1, "gram"))
+    ]
+    one, other, by_rows = (fit.linearisation_.curvature for fit in fits)
+    vectors = rng.standard_normal((3, 5))
+    moments = [curvature.multiply(vectors, -curvature.penalty) for curvature in (one, other)]
+    mean = one.averaged(other, 0.25)
+    assert_close(
+        mean.multiply(vectors, -mean.penalty), 0.75 * moments[0] + 0.25 * moments[1], 1e-12
+    )
+    assert one.averaged(by_rows, 0.25) is None
 
 
 def test_equal_eigenvalues_are_one_eigenspace():

@@ -21,7 +21,17 @@ from skinfluence import (
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.models import objective
 from tests.exact_models import MinimalHuber, MinimalSVC
-from tests.helpers import NEWTON, cancer, diabetes, digits, perceptron, split, wine
+from tests.helpers import (
+    NEWTON,
+    assert_close,
+    cancer,
+    diabetes,
+    digits,
+    frozen,
+    perceptron,
+    split,
+    wine,
+)
 
 LR = lm.LogisticRegression
 
@@ -226,6 +236,22 @@ def test_networks_have_effects_too(cls, rng):
         assert found.shape == (30,) and np.isfinite(found).all() and found.any()
     score = influence.removal_effect(range(80), *queries, scoring="neg_brier_score")
     assert np.isfinite(score) and score != 0
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_sets_larger_than_the_parameters_keep_the_hessian_of_a_network():
+    X, y, *queries = two(200)
+    model = frozen(perceptron((2,)), X[:, :5], y)
+    queries = queries[0][:, :5], queries[1]
+    n_params = 15
+    weight = np.ones(len(y))
+    weight[n_params] = 1e-12
+    influence = ExactInfluence(model, curvature="hessian", damping=0.1)
+    influence.fit(X[:, :5], y, sample_weight=weight)
+    # The last row of the second set, one more than there are parameters, weighs nothing.
+    fewer, more = influence.removal_effect([range(n_params), range(n_params + 1)], *queries).T
+    assert influence.linearisation_.objective.theta.size == n_params
+    assert_close(more, fewer, 1e-7)
 
 
 def test_bad_requests_are_told_what_is_possible():

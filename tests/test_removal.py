@@ -549,3 +549,33 @@ def test_several_sets_at_once_are_each_on_its_own(model):
         expected = influence.removal_effect(rows, *queries)
         assert_allclose(found[:, i], expected, rtol=1e-8, atol=1e-10)
     assert not found[:, 1].any()
+
+
+# Passes over the rows
+
+
+def passes_of_refining(monkeypatch, X, y, damping="auto", **params):
+    """Evaluations of all gradients for each row that leaves."""
+    influence = ExactInfluence(LR(**NC, **params), damping=damping).fit(X, y)
+    rows, residual = [], LogisticLoss.residual
+
+    def counted(self, z, y):
+        rows.append(np.prod(np.shape(z)))
+        return residual(self, z, y)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogisticLoss, "residual", counted)
+        influence.leave_one_out_effect(X[:5], y[:5], refine=True)
+    return sum(rows) / len(y) ** 2
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"C": 100}, {"class_weight": "balanced"}, {"damping": 0.05}]
+    + [{"class_weight": "balanced", "C": 10, "damping": 0.01}],
+)
+def test_leaving_out_a_row_takes_few_passes(params, monkeypatch):
+    # A gradient that is wrong anywhere is noticed, and Newton's method takes the place of the
+    # chords: the same effects, by more passes.
+    X, y = load_breast_cancer(return_X_y=True)
+    assert passes_of_refining(monkeypatch, scale(X)[:, :6], y, **params) < 1.6

@@ -88,6 +88,32 @@ def test_one_pass_serves_all_who_ask_for_the_training_rows():
     assert_close(part.training_gradient_rows().summed().toarray(), rows.toarray()[1::2], 1e-6)
 
 
+class Counting(nn.Linear):
+    """A layer that counts the samples which pass through it."""
+
+    seen = 0
+
+    def forward(self, x):
+        Counting.seen += len(x)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("correction", [False, True])
+def test_a_fit_goes_through_the_training_rows_no_more_often_than_it_must(correction, monkeypatch):
+    monkeypatch.setattr(Counting, "seen", 0)
+    X = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
+    y = (X[:, 0] > 0).astype(int)
+    model = TorchModel(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), Counting(4, 2)))
+    influence = KFACInfluence(model, damping=0.1, eigenvalue_correction=correction)
+    influence.fit(X, y)
+    # The check of the rows with the outputs, the gradients, the factors and their correction.
+    passes = 4 if correction else 3
+    assert passes * len(X) <= Counting.seen <= passes * len(X) + 100
+    Counting.seen = 0
+    influence.influence(X[:5], y[:5])
+    assert Counting.seen < 50
+
+
 @pytest.mark.parametrize("m", [1, 40])
 def test_products_of_shared_rows_have_the_precision_of_their_factors(m, rng):
     residual, inputs = rng.standard_normal((5, 2, 30, 4)), rng.standard_normal((150, 6))

@@ -618,6 +618,15 @@ def test_a_model_inside_that_takes_no_weights_says_so(routing):
             ExactInfluence(make_pipeline("passthrough", Weightless())).fit(X, y, sample_weight=s)
 
 
+@pytest.mark.parametrize("final, name", [(None, "LogisticRegr"), (lm.RidgeClassifier(), "Ridge")])
+def test_the_final_step_of_a_stack_requests_the_weights(final, name):
+    X, y, s = weighted_rows()
+    stack = StackingClassifier([("tree", DecisionTreeClassifier(max_depth=1))], final)
+    with sklearn.config_context(enable_metadata_routing=True):
+        with pytest.raises(TypeError, match=f"the {name}.* in this StackingClassifier does not"):
+            ExactInfluence(stack).fit(X, y, sample_weight=s)
+
+
 class Weightless(LR):
     """A model whose fit takes no weights."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from joblib import effective_n_jobs
 from sklearn import get_config
 
-from skinfluence._utils.parallel import run_in_threads
+from skinfluence._utils.parallel import n_workers, run_in_threads
 from skinfluence._utils.progress import reporting
 
 
@@ -72,6 +72,11 @@ class Schedule:
     def n_threads(self):
         """Number of threads."""
         return effective_n_jobs(self.n_jobs)
+
+    @property
+    def n_workers(self):
+        """Number of threads, or of processes where those of the user's choice take the tasks."""
+        return n_workers(self.n_jobs, prefer="threads")
 
     def batches(self, n_rows, row_bytes):
         """Slices that cover ``range(n_rows)``."""

@@ -1,11 +1,12 @@
 """The one way in which loops run in parallel: by joblib, reported, without too many threads."""
 
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 
 from joblib import cpu_count
 from joblib.parallel import get_active_backend
 from sklearn.utils.parallel import Parallel, delayed
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from skinfluence._utils.progress import track
 
@@ -43,7 +44,10 @@ def results(function, tasks, what, *, n_jobs=None, in_order=True, **settings):
         If workers with data of the tasks are lost again and again.
     """
     settings |= {"n_jobs": n_jobs, "return_as": f"generator{'' if in_order else '_unordered'}"}
-    yield from track(_until_all_are_done(function, tasks, settings), what, len(tasks))
+    hints = {name: settings[name] for name in ("prefer", "require") if name in settings}
+    with _shared_cores(_n_threads(n_jobs, **hints)) as limited:
+        found = _until_all_are_done(limited(function), tasks, settings)
+        yield from track(found, what, len(tasks))
 
 
 def _until_all_are_done(function, tasks, settings):
@@ -93,20 +97,56 @@ def run_in_threads(function, tasks, what, n_jobs=None):
     n_jobs : int, default=None
         Number of threads.
     """
-    n_threads = min(_n_threads(n_jobs), len(tasks))
+    n_threads = min(_n_threads(n_jobs, require="sharedmem"), len(tasks))
     if n_threads < 2:
         for task in track(tasks, what):
             function(task)
         return
-    # BLAS and NumPy release the lock, and threads can write into one result. Each of them gets
-    # its share of the cores for the threads of BLAS and torch.
-    with threadpool_limits(max(1, cpu_count() // n_threads)):
+    # BLAS and NumPy release the lock, and threads can write into one result.
+    with _shared_cores(n_threads) as limited:
         run = Parallel(n_jobs=n_jobs, return_as="generator_unordered", require="sharedmem")
-        for _ in track(run(delayed(function)(task) for task in tasks), what, len(tasks)):
+        calls = (delayed(limited(function))(task) for task in tasks)
+        for _ in track(run(calls), what, len(tasks)):
             pass
 
 
-def _n_threads(n_jobs):
-    # Another backend that the user has chosen, such as a cluster, shares no memory.
-    backend, default = get_active_backend(require="sharedmem")
+def n_workers(n_jobs, **hints):
+    """Number of tasks that run at once.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        As the user gave it; inside ``joblib.parallel_config``, None is the number there.
+    **hints
+        ``prefer`` and ``require`` of `joblib.Parallel`.
+
+    Returns
+    -------
+    int
+    """
+    backend, default = get_active_backend(**hints)
     return backend.effective_n_jobs(default if n_jobs is None else n_jobs)
+
+
+def _n_threads(n_jobs, **hints):
+    """Threads of this process that run tasks, 1 where other processes do."""
+    backend, _ = get_active_backend(**hints)
+    return n_workers(n_jobs, **hints) if getattr(backend, "supports_sharedmem", False) else 1
+
+
+@contextmanager
+def _shared_cores(n_threads):
+    """Give each thread its share of the cores for the threads of BLAS, OpenMP and torch.
+
+    Yields
+    ------
+    callable
+        Turns a function into one that keeps to the share.
+    """
+    if n_threads < 2:
+        yield lambda function: function
+        return
+    pools, share = ThreadpoolController(), max(1, cpu_count() // n_threads)
+    with pools.limit(limits=share):
+        # OpenMP counts by itself in each thread.
+        yield lambda function: pools.wrap(limits=share, user_api="openmp")(function)

@@ -83,6 +83,11 @@ class Curvature(ABC):
         """
         return System(product, partial(self.precondition, damping=damping))
 
+    def plain(self, damping):
+        """The same curvature, factorised, without what only messages need: to send to workers."""
+        del damping
+        return self
+
     def exact_part(self, rows):
         """The part of this curvature that is an exact sum over training rows.
 
@@ -129,13 +134,14 @@ class Curvature(ABC):
 
 def leverages_by_whitening(curvature, rows, damping):
     """``v_ij' H^{-1} v_ik`` within every sample i, for a curvature that has a square root."""
-    s = rows.rows_per_sample
-    out = np.empty((rows.n_samples, s, s))
-    for batch in rows.batches(cached=True):
-        white = curvature.whiten(rows[batch], damping)
-        if s == 1:
-            out[batch, 0, 0] = np.einsum("ij,ij->i", white, white)
-            continue
-        white = white.reshape(-1, s, white.shape[1])
-        out[batch] = white @ white.transpose(0, 2, 1)
-    return out
+    none = np.empty((0, rows.rows_per_sample, rows.rows_per_sample))
+    found = rows.each(partial(_leverages, curvature.plain(damping), damping))
+    return np.concatenate([none, *found])
+
+
+def _leverages(curvature, damping, rows):
+    white = curvature.whiten(rows, damping)
+    if rows.rows_per_sample == 1:
+        return np.einsum("ij,ij->i", white, white)[:, None, None]
+    white = white.reshape(-1, rows.rows_per_sample, white.shape[1])
+    return white @ white.transpose(0, 2, 1)

@@ -4,6 +4,8 @@ H is factorised after its rows and columns are scaled to a unit diagonal. Choles
 the units of the columns, but what counts as rounding, and so as rank, does.
 """
 
+from copy import copy
+
 import numpy as np
 from scipy.linalg import LinAlgError, eigh, qr
 from scipy.linalg.blas import dtrmm
@@ -66,6 +68,11 @@ class DenseCurvature(Curvature):
             ]
             self._factors = (damping, factors)
         return factors
+
+    def plain(self, damping):
+        bare = copy(self)
+        bare._factors, bare.describe = (damping, self._factorised(damping)), numbered
+        return bare
 
     def solve(self, rows, damping):
         array, factors = rows.toarray(), self._factorised(damping)

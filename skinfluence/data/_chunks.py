@@ -10,6 +10,8 @@ from sklearn.utils import check_consistent_length
 
 from skinfluence._utils.batching import fits_in_memory
 from skinfluence._utils.kept_rows import fingerprint_of
+from skinfluence._utils.parallel import results
+from skinfluence._utils.shared import Shared
 from skinfluence._utils.sklearn_private import _num_samples
 from skinfluence.data._sources import array_parts, dask_parts, parquet_parts
 
@@ -23,7 +25,7 @@ class Chunks:
     """Training rows in pieces, which ``fit`` takes in place of X and y.
 
     Rows are numbered as in the concatenation of all parts. Each part is read when it is needed,
-    and one at a time is held: three times by ``fit`` of a frozen linear model, once by
+    and one at a time is held by each worker: twice by ``fit`` of a frozen linear model, once by
     `self_influence`, `influence` and `most_influential` for as many queries as fit into the
     working memory. Parts that differ when they are read again are refused.
 
@@ -46,6 +48,10 @@ class Chunks:
     where they fit into scikit-learn's ``working_memory``. What has a result for each row by
     itself, such as `leave_one_out_effect` and `removal_effect`, also holds targets, weights and
     outputs of all rows, ``n_samples * n_outputs`` numbers each.
+
+    Each pass is one call of joblib, whose workers read their own parts: ``n_jobs`` threads, or
+    what ``joblib.parallel_config`` names. Sums are taken in the order of the parts, so that the
+    number of workers changes no result.
 
     Examples
     --------
@@ -147,6 +153,12 @@ class Chunks:
         """
         return cls(parquet_parts(path, target, columns, weight))
 
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError(
+            "Chunks hold the training rows of fit. Expected an array here, such as queries: give "
+            "chunks.read(i).X, the rows of one part, or chunks.concatenated().X, all of them."
+        )
+
     # Rows of the concatenation.
 
     def __len__(self):
@@ -161,8 +173,9 @@ class Chunks:
     def edges(self):
         """First row of every part, and the number of all rows, (n_parts + 1,)."""
         if self._known is None:
-            for _ in self.scan():
-                pass
+            every = range(len(self.parts))
+            tasks = [(Shared(self.only([position])), position) for position in every]
+            self.know(results(_found, tasks, "chunks", prefer="threads"))
         return np.cumsum([0, *(n for n, _ in self._known)])
 
     def checksum(self):
@@ -177,20 +190,15 @@ class Chunks:
             len(self)
         return joblib.hash(self._known)
 
-    def scan(self):
-        """Read every part once, and remember its number of rows and a checksum.
+    def know(self, found):
+        """Remember what every part was, so that one that changes is refused.
 
-        Yields
-        ------
-        Chunk
-            Rows, targets and weights of a part.
+        Parameters
+        ----------
+        found : iterable
+            What `examined` tells of every part, in their order.
         """
-        known = []
-        for position in range(len(self.parts)):
-            chunk, found = self._read(position)
-            known.append(found)
-            yield chunk
-        self._known = known
+        self._known = list(found)
 
     def read(self, position):
         """One part.
@@ -210,9 +218,38 @@ class Chunks:
         ValueError
             If it is not what it was when it was read first.
         """
-        return self._read(position)[0]
+        return self.examined(position)[0]
 
-    def _read(self, position):
+    def head(self, n_rows):
+        """The first rows of the first part.
+
+        Parameters
+        ----------
+        n_rows : int
+            How many, at most.
+
+        Returns
+        -------
+        Chunk
+            Rows, targets and weights, None without weights.
+        """
+        return Chunk(*(None if x is None else x[:n_rows] for x in self.read(0)))
+
+    def examined(self, position):
+        """One part, and what tells whether it is the same when it is read again.
+
+        Parameters
+        ----------
+        position : int
+            Its place among the parts.
+
+        Returns
+        -------
+        chunk : Chunk
+            Rows, targets and weights, None without weights.
+        found : tuple
+            Its number of rows, and checksums of some of them.
+        """
         part = self.parts[position]
         chunk = _chunk(part() if callable(part) else part, position)
         n_samples = _num_samples(chunk.X)
@@ -241,7 +278,8 @@ class Chunks:
         """
         other = copy(self)
         other.parts = {position: self.parts[position] for position in positions}
-        other._known = {position: self._known[position] for position in positions}
+        if self._known is not None:
+            other._known = {position: self._known[position] for position in positions}
         return other
 
     def concatenated(self):
@@ -257,9 +295,11 @@ class Chunks:
         MemoryError
             If they do not fit into the working memory of scikit-learn.
         """
-        chunks, n_bytes = [], 0
-        for chunk in self.scan():
+        chunks, known, n_bytes = [], [], 0
+        for position in range(len(self.parts)):
+            chunk, found = self.examined(position)
             chunks.append(chunk)
+            known.append(found)
             n_bytes += sum(_n_bytes(values) for values in chunk if values is not None)
             if not fits_in_memory(n_bytes):
                 raise MemoryError(
@@ -269,8 +309,13 @@ class Chunks:
                     "sklearn.frozen.FrozenEstimator; or raise "
                     "sklearn.set_config(working_memory=...), in MiB."
                 )
+        self.know(known)
         given = [values for values in zip(*chunks, strict=True) if values[0] is not None]
         return Chunk(*map(stacked, given))
+
+
+def _found(shared, position):
+    return shared.value.examined(position)[1]
 
 
 def _chunk(part, position):

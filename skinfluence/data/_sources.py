@@ -8,12 +8,29 @@ def array_parts(X, y, sample_weight, chunk_size):
     if not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"chunk_size must be an integer of at least 1. Got {chunk_size!r}.")
     slices = [slice(i, i + chunk_size) for i in range(0, X.shape[0], chunk_size)]
-    return [partial(_slices, X, y, sample_weight, rows) for rows in slices]
+    return [ArrayPart(X, y, sample_weight, rows) for rows in slices]
 
 
-def _slices(X, y, sample_weight, rows):
-    part = X[rows], y[rows]
-    return part if sample_weight is None else (*part, sample_weight[rows])
+class ArrayPart:
+    """A function that reads a slice of arrays, and is stored and sent with these rows alone.
+
+    Parameters
+    ----------
+    X, y, sample_weight : array
+        The arrays, weights None without any.
+    rows : slice
+        The rows.
+    """
+
+    def __init__(self, X, y, sample_weight, rows):
+        self.arrays = (X, y) if sample_weight is None else (X, y, sample_weight)
+        self.rows = rows
+
+    def __call__(self):
+        return tuple(array[self.rows] for array in self.arrays)
+
+    def __getstate__(self):
+        return {"arrays": self(), "rows": slice(None)}
 
 
 def dask_parts(X, y, sample_weight):

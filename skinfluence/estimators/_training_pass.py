@@ -1,17 +1,22 @@
 """One pass over the training rows for many queries: training rows outside, queries inside."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from skinfluence._utils.arrays import SORT_KEYS, largest
 from skinfluence._utils.batching import Schedule, batches
+from skinfluence._utils.progress import reporting
 from skinfluence._utils.warnings import warn_user
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.rows import Rows
 
 # A tile of scores of this many bytes is still in the cache when its numbers are compared.
 TILE_BYTES = 2**22
+
+# So many tasks for each worker, so that none waits long for the last one.
+TASKS_OF_WORKER = 4
 
 # Fewer queries are not worth the rows that single precision writes out.
 FEW = 32
@@ -48,7 +53,7 @@ class TrainingPass:
     dtype: type
 
     def __post_init__(self):
-        self._single = self._in_single_precision()
+        self._products = _Products(self.solved, self._in_single_precision(), self.dtype)
 
     def _in_single_precision(self):
         """Solutions in single precision, None where products stay in double precision."""
@@ -80,8 +85,16 @@ class TrainingPass:
 
     def fill(self, out):
         """Write the products into ``out`` (n_queries, n_train)."""
+        write = self._products.write
+        if self.rows.reads_pieces:
+            # Results take more memory than pieces, which are read again for each of their slices.
+            slices = self._fitting()
+            found = self._of_tasks(self._products.written, [[part] for part in slices])
+            for part, products in zip(slices, found, strict=True):
+                out[:, part] = products
+            return
         parts = [part for span in self._spans() for part in self._parts(span)]
-        self.schedule.run(lambda part: self._write(self.rows[part], out[:, part]), parts)
+        self.schedule.run(lambda part: write(self.rows[part], out[:, part]), parts)
 
     def ranking(self, k, by):
         """The k products of each query that come first, and the training rows.
@@ -98,18 +111,30 @@ class TrainingPass:
         indices, values : ndarray of shape (n_queries, k)
             Training rows, of equal products the first ones first, and the products.
         """
+        search = partial(_leaders, self._products, k, SORT_KEYS[by])
+        if self.rows.reads_pieces:
+            first, *others = self._of_tasks(search, self._few_groups(), _start)
+            return first.joined(others)
         found = {}
 
-        def search(span):
-            leaders = found[span.start] = _Leaders(len(self.solved), k, SORT_KEYS[by])
-            for part in self._parts(span):
-                rows = self.rows[part]
-                for tile, products in self._tiles(rows, k):
-                    leaders.compare(products, part.start + tile.start)
+        def search_span(span):
+            parts = ((self.rows[part], part.start) for part in self._parts(span))
+            found[span.start] = search(parts)
 
-        self.schedule.run(search, self._spans())
+        self.schedule.run(search_span, self._spans())
         first, *others = (found[start] for start in sorted(found))
         return first.joined(others)
+
+    def _of_tasks(self, function, groups, *arguments):
+        """Results of workers that read their own pieces of the training rows."""
+        with reporting(self.schedule.verbose):
+            yield from self.rows.of_tasks(function, groups, *arguments)
+
+    def _few_groups(self):
+        """Consecutive slices in a few groups, since each task begins without leaders."""
+        slices = self._fitting()
+        size = -(-len(slices) // (TASKS_OF_WORKER * self.schedule.n_workers))
+        return [slices[i : i + size] for i in range(0, len(slices), size)]
 
     def _spans(self):
         """Slices of training rows, one for each thread."""
@@ -118,12 +143,49 @@ class TrainingPass:
 
     def _parts(self, span):
         """Slices of a slice of training rows that fit into the working memory."""
-        # Rows may be read in pieces of several sizes.
-        fitting = self.rows.parts(len(self.solved), self.schedule.batch_size)
-        parts = [slice(max(p.start, span.start), min(p.stop, span.stop)) for p in fitting]
+        parts = [slice(max(p.start, span.start), min(p.stop, span.stop)) for p in self._fitting()]
         return [part for part in parts if part.start < part.stop]
 
-    def _tiles(self, rows, k):
+    def _fitting(self):
+        # Rows may be read in pieces of several sizes.
+        return self.rows.parts(len(self.solved), self.schedule.batch_size)
+
+
+@dataclass
+class _Products:
+    """Products of the solutions of some queries with training rows, as plain data.
+
+    Parameters
+    ----------
+    solved : Rows
+        Solutions, one row for each query.
+    single : ndarray of shape (n_queries, n_columns) or None
+        The same in single precision, None where products stay in double precision.
+    dtype : type
+        Precision of the results.
+    """
+
+    solved: Rows
+    single: np.ndarray | None
+    dtype: type
+
+    def write(self, rows, out):
+        """Write the products with some training rows into ``out`` (n_queries, n_rows)."""
+        if self.single is None:
+            self.solved.inner(rows, out=out)
+            return
+        for batch in rows.batches(cached=True):
+            written = rows[batch].toarray().astype(self.dtype)
+            np.matmul(self.single, written.T, out=out[:, rows.row_slice(batch)])
+
+    def written(self, parts):
+        """The products with the only part of a task, (n_queries, n_rows)."""
+        ((rows,),) = parts
+        out = np.empty((len(self.solved), len(rows)), self.dtype)
+        self.write(rows, out)
+        return out
+
+    def tiles(self, rows, k):
         """Slices of rows and the products with them, all in the same memory."""
         n_queries = len(self.solved)
         # Fewer rows than are looked for would be compared with these again and again.
@@ -132,16 +194,21 @@ class TrainingPass:
         for tile in batches(len(rows), 0, size):
             n_rows = tile.stop - tile.start
             products = memory[: n_queries * n_rows].reshape(n_queries, n_rows)
-            self._write(rows[tile], products)
+            self.write(rows[tile], products)
             yield tile, products
 
-    def _write(self, rows, out):
-        if self._single is None:
-            self.solved.inner(rows, out=out)
-            return
-        for batch in rows.batches(cached=True):
-            written = rows[batch].toarray().astype(self.dtype)
-            np.matmul(self._single, written.T, out=out[:, rows.row_slice(batch)])
+
+def _leaders(products, k, key, parts):
+    """`_Leaders` of the training rows of some parts, each with the place of its first row."""
+    leaders = _Leaders(len(products.solved), k, key)
+    for rows, start in parts:
+        for tile, values in products.tiles(rows, k):
+            leaders.compare(values, start + tile.start)
+    return leaders
+
+
+def _start(part):
+    return (part.start,)
 
 
 def _spread(n_rows):

@@ -1,6 +1,7 @@
 """Reads training rows in pieces as a fitted model sees them."""
 
 from copy import copy
+from threading import local
 
 import numpy as np
 
@@ -16,21 +17,29 @@ class ChunkReader:
         Training rows, targets and weights, in front of all steps.
     steps : FittedModel
         Has the fitted steps in front of the model, ``featurize`` and ``read_targets``.
+    n_jobs : int, default=None
+        Number of parts that are read at once.
     """
 
-    def __init__(self, chunks, steps):
+    def __init__(self, chunks, steps, n_jobs=None):
         self.chunks = chunks
         self.steps = steps
+        self.n_jobs = n_jobs
         self.edges = None
         self.forget()
 
     def __getstate__(self):
         # What can be read again is no part of the reader.
-        return vars(self) | {"_last": (None, None)}
+        return {name: value for name, value in vars(self).items() if name != "_last"}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self.forget()
 
     def forget(self):
         """Read, and compare, every part again."""
-        self._last = None, None
+        # Each thread has a last part of its own.
+        self._last = local()
 
     def seen(self, chunk):
         """Features, targets and weights of a part as the model sees them."""
@@ -78,19 +87,22 @@ class ChunkReader:
 
     def part(self, position):
         """All rows of a part, the last of which is kept for the batches that follow."""
-        known, part = self._last
-        if known != position:
+        last = self._last.__dict__
+        if position not in last:
             # Not two parts at once.
-            self.forget()
-            part = self.seen(self.chunks.read(position))
-            self._last = position, part
-        return part
+            last.clear()
+            last[position] = self.seen(self.chunks.read(position))
+        return last[position]
 
     def only(self, samples):
         """A reader of a slice of the rows alone, which can be sent to a worker."""
+        return self.of_parts(self._parts(samples.start, samples.stop))
+
+    def of_parts(self, positions):
+        """A reader of some of the parts alone."""
         other = copy(self)
         other.forget()
-        other.chunks = self.chunks.only(self._parts(samples.start, samples.stop))
+        other.chunks = self.chunks.only(positions)
         return other
 
 

@@ -10,17 +10,16 @@ Everything that a fit needs of the training rows is a sum over them:
 Balanced class weights follow from the sizes of the classes, and take one more pass.
 """
 
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
 
-from skinfluence._utils.parallel import results
-from skinfluence._utils.progress import track
 from skinfluence.models.linear_objective import LinearObjective
 from skinfluence.models.objectives import select
-from skinfluence.models.pieces import FirstSums
+from skinfluence.models.pieces import FirstSums, Reading, moments
 from skinfluence.models.weighting import Weighting
-from skinfluence.rows import ChunkedFeatures, ChunkedRows, Moments
+from skinfluence.rows import ChunkedFeatures, ChunkedRows, each, total
 
 
 class ChunkedObjective(LinearObjective):
@@ -30,11 +29,9 @@ class ChunkedObjective(LinearObjective):
     ----------
     pieces : Pieces
         Objectives on pieces of the rows, all of which have been taken in.
-    edges : ndarray of int of shape (n_pieces + 1,)
-        First row of every piece, and the number of all rows.
     """
 
-    def __init__(self, pieces, edges):
+    def __init__(self, pieces):
         template, factor = pieces.template, pieces.penalty_factor
         super().__init__(
             loss=template.loss,
@@ -54,39 +51,37 @@ class ChunkedObjective(LinearObjective):
         )
         self.feature_names = template.feature_names
         self.pieces = pieces
-        self._hold_features(edges)
+        self._hold_features()
         # Read when they are asked for.
         del self.targets, self.weighting
         pieces.total_weight = self._first.total_weight
 
-    def _hold_features(self, edges):
-        self.features = ChunkedFeatures(partial(_features_of, self), edges)
+    def _hold_features(self):
+        self.features = ChunkedFeatures(Reading(self.pieces, _features_of))
 
     def piece(self, samples):
         """Objective on a slice or an index array of the rows, in the same coordinates."""
         return self.pieces[samples]
-
-    def _in_pieces(self):
-        return map(self.piece, track(self.features.slices(), "chunks"))
 
     def centred(self, centring):
         part = super().centred(centring)
         part.pieces = self.pieces.centred(centring)
         for name in ("_first", "_distance"):
             part.__dict__.pop(name, None)
-        part._hold_features(self.features.edges)
+        part._hold_features()
         return part
 
     # Sums over all rows.
+
+    def _total(self, function):
+        """Sum of a function of the objectives on slices of the rows, in one joblib call."""
+        return total(function, Reading(self.pieces, _piece_of), self.features.slices())
 
     @cached_property
     def _first(self):
         if self.pieces.sums is not None:
             return self.pieces.sums
-        sums = FirstSums()
-        for piece in self._in_pieces():
-            sums.add(piece)
-        return sums
+        return self._total(partial(FirstSums.of, origin=self.pieces.origin))
 
     @property
     def total_weight(self):
@@ -97,35 +92,22 @@ class ChunkedObjective(LinearObjective):
 
     @property
     def moments(self):
-        curved = self._first.curved
-        if curved.total > 0 and curved.are_close:
-            return curved
-        return Moments.of(self._weighted_features)
+        found, is_curved = self._first.curved, self._first.curved.total > 0
+        if not is_curved:
+            found = self._moments_around(self.pieces.origin, is_curved)
+        return found if found.are_close else self._moments_around(found.mean, is_curved)
 
-    def _weighted_features(self):
-        is_curved = self._first.curved.total > 0
-        for piece in self._in_pieces():
-            yield piece.features, piece.curvature_of_rows() if is_curved else piece.weight
+    def _moments_around(self, origin, is_curved):
+        return self._total(partial(moments, origin=origin, is_curved=is_curved))
 
     def hessian(self, curvature):
-        sums = self._second_sums(curvature)
-        index, blocks, self._distance = next(sums)
-        for _, more_blocks, more_distance in sums:
-            blocks = blocks + more_blocks
-            self._distance = self._distance + more_distance
-        return index, blocks
-
-    def _second_sums(self, curvature):
-        """Sums over the rows of each task, which runs where joblib is told to run it."""
-        tasks = self.features.tasks()
-        spans = (slice(task[0].start, task[-1].stop) for task in tasks)
-        pairs = zip(spans, tasks, strict=True)
-        plain = [(self.pieces.only(span), task, curvature) for span, task in pairs]
-        return results(_second_sums, plain, "chunks")
+        sums = self._total(partial(_SecondSums.of, curvature))
+        self._distance = sums.distance
+        return sums.index, sums.blocks
 
     @cached_property
     def _distance(self):
-        return sum(map(_distance_sums, self._in_pieces()), np.zeros(2, dtype=object))
+        return self._total(_distance_sums)
 
     def loss_gradient(self):
         return self._distance[0]
@@ -146,14 +128,15 @@ class ChunkedObjective(LinearObjective):
         return self._rows(partial(_factor_rows, curvature))
 
     def _rows(self, make):
-        return select(ChunkedRows(partial(make, self), self.features), self.active)
+        return select(ChunkedRows(Reading(self.pieces, make), self.features), self.active)
 
     # What is held of all rows at once, for what has a result for each row by itself.
 
     @cached_property
     def _of_each_row(self):
-        pieces = [(piece.targets, piece.weighting) for piece in self._in_pieces()]
-        targets, weightings = zip(*pieces, strict=True)
+        pieces = Reading(self.pieces, _piece_of)
+        found = each(_targets_and_weighting, pieces, self.features.slices())
+        targets, weightings = zip(*found, strict=True)
         return np.concatenate(targets), Weighting.of_all(weightings)
 
     @cached_property
@@ -169,7 +152,8 @@ class ChunkedObjective(LinearObjective):
     def __getstate__(self):
         # What can be computed again is no part of the objective.
         lazy = ("_of_each_row", "targets", "weighting", "weight", "training_outputs")
-        return {name: value for name, value in vars(self).items() if name not in lazy}
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in lazy}
 
     def without_rows(self):
         # They are not in memory, and sketched ones are made anew from them.
@@ -187,20 +171,24 @@ class ChunkedObjective(LinearObjective):
         return part
 
 
-# Functions of the module rather than closures, so that objectives can be pickled.
+# Plain functions, which can be pickled with an objective and sent to a worker.
 
 
-def _features_of(objective, samples):
-    features = objective.pieces.read(samples)[0]
-    return features if objective.centring is None else objective.centring(features)
+def _piece_of(pieces, samples):
+    return pieces[samples]
 
 
-def _gradient_rows(objective, samples):
-    return _unselected(objective.piece(samples)).training_gradient_rows()
+def _features_of(pieces, samples):
+    features = pieces.read(samples)[0]
+    return features if pieces.centring is None else pieces.centring(features)
 
 
-def _factor_rows(curvature, objective, samples):
-    return _unselected(objective.piece(samples)).factor_rows(curvature)
+def _gradient_rows(pieces, samples):
+    return _unselected(pieces[samples]).training_gradient_rows()
+
+
+def _factor_rows(curvature, pieces, samples):
+    return _unselected(pieces[samples]).factor_rows(curvature)
 
 
 def _unselected(piece):
@@ -209,16 +197,27 @@ def _unselected(piece):
     return piece
 
 
-def _second_sums(pieces, task, curvature):
-    """Coordinates and blocks of F, and `_distance_sums`, over slices of rows."""
-    blocks, distance = 0.0, np.zeros(2, dtype=object)
-    for samples in task:
-        piece = pieces[samples]
-        index, own = piece.hessian(curvature)
-        blocks, distance = blocks + own, distance + _distance_sums(piece)
-    return index, blocks, distance
+@dataclass
+class _SecondSums:
+    """Coordinates and blocks of F, and `_distance_sums`."""
+
+    index: np.ndarray
+    blocks: np.ndarray
+    distance: np.ndarray
+
+    @classmethod
+    def of(cls, curvature, piece):
+        return cls(*piece.hessian(curvature), _distance_sums(piece))
+
+    def __add__(self, other):
+        distance = self.distance + other.distance
+        return _SecondSums(self.index, self.blocks + other.blocks, distance)
 
 
 def _distance_sums(piece):
     """Sums over rows that tell how far the minimum is."""
     return np.array([piece.loss_gradient(), piece.squared_residuals()], dtype=object)
+
+
+def _targets_and_weighting(piece):
+    return piece.targets, piece.weighting

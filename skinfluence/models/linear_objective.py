@@ -190,7 +190,7 @@ class LinearObjective(Objective):
         z = np.zeros((*models, features.shape[0], self.n_outputs))
         scores = _product(features, weights.reshape(-1, d).T)
         scores = np.moveaxis(scores.reshape(-1, *models, c), 0, -2)
-        z[..., self.feature_outputs] += scores
+        z[..., self.feature_outputs] = scores
         z[..., self.intercept_outputs] += intercepts[..., None, :]
         return z
 

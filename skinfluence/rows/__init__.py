@@ -13,6 +13,7 @@ from skinfluence.rows._chunked import ChunkedFeatures, ChunkedRows
 from skinfluence.rows._composed import BlockRows, CombinedRows, SelectedRows
 from skinfluence.rows._features import CentredFeatures, Centring
 from skinfluence.rows._kronecker import KroneckerRows, outer_moment, weighted_gram
+from skinfluence.rows._loops import each, total
 from skinfluence.rows._moments import Moments
 from skinfluence.rows._shared import SharedRows, layer_rows
 from skinfluence.rows._stored import StoredRows
@@ -40,9 +41,11 @@ __all__ = [
     "TokenRows",
     "TokenTensorRows",
     "WrappedRows",
+    "each",
     "layer_rows",
     "outer_moment",
     "token_rows",
+    "total",
     "weighted_gram",
     "written_rows",
 ]

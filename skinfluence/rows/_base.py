@@ -1,19 +1,23 @@
 """The base class of all matrices of rows, and rows that are written out."""
 
 from abc import ABC, abstractmethod
+from functools import reduce
+from operator import add
 
 import numpy as np
 
 from skinfluence._utils.batching import batches
 from skinfluence._utils.namespace import namespace, to_numpy
 from skinfluence._utils.progress import track
+from skinfluence._utils.stored_once import StoredOnce
+from skinfluence.rows._loops import further
 
 # Slices of this many bytes and rows keep a product busy while they stay in the cache.
 CACHE_BYTES = 2**23
 MIN_ROWS = 256
 
 
-class Rows(ABC):
+class Rows(StoredOnce, ABC):
     """A matrix with ``n_samples * rows_per_sample`` rows, used through its products.
 
     Need to be defined: ``n_samples``, ``n_columns``, ``__getitem__``, ``toarray``; where a
@@ -51,6 +55,9 @@ class Rows(ABC):
 
     # Whether activations are sparse, so that rows are mostly zeros once written out.
     is_sparse = False
+
+    # Whether samples are read in pieces, so that each worker can read its own.
+    reads_pieces = False
 
     # Whether the matrix itself is stored, as ``array``.
     is_written_out = False
@@ -134,6 +141,30 @@ class Rows(ABC):
         """Positions of the rows of chosen samples (slice or index array)."""
         index = np.arange(self.shape[0]).reshape(self.n_samples, self.rows_per_sample)
         return index[samples].ravel()
+
+    def each(self, function, slices=None, arguments=None):
+        """Results of a function of the rows of consecutive slices of samples.
+
+        Parameters
+        ----------
+        function : callable
+            ``function(rows, *arguments)``. A plain function, where samples are read in pieces.
+        slices : list of slice, default=None
+            Slices of samples; by default those that fit into the cache.
+        arguments : callable, default=None
+            ``arguments(samples)`` gives a tuple of further arguments; none by default.
+
+        Yields
+        ------
+        object
+            The results, in the order of the samples.
+        """
+        for samples in track(slices or self.batches(cached=True), "batches of rows"):
+            yield function(self[samples], *further(arguments, samples))
+
+    def total(self, function, slices=None, arguments=None):
+        """Sum of the results of `each`."""
+        return reduce(add, self.each(function, slices, arguments))
 
     def __matmul__(self, matrix):
         """Product with a matrix (n_columns, m)."""

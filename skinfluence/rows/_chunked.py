@@ -1,14 +1,15 @@
 """Features and rows of samples that are read piece by piece, whenever a product needs them."""
 
 from functools import cached_property, partial
-from itertools import pairwise
+from operator import attrgetter
 
 import numpy as np
 import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
 from skinfluence.rows._kronecker import KroneckerRows
-from skinfluence.rows._streamed import MadeInParts, weighted_part
+from skinfluence.rows._loops import each, of_tasks, total
+from skinfluence.rows._streamed import MadeInParts
 
 # Rows up to which small pieces are taken together.
 TOGETHER = 4096
@@ -57,19 +58,18 @@ class ChunkedFeatures:
     Parameters
     ----------
     read : callable
-        ``read(samples)`` gives the features of a slice or an index array of samples.
-    edges : ndarray of int of shape (n_pieces + 1,)
-        First row of every piece, and the number of all rows.
+        ``read(samples)`` gives the features of a slice or an index array of samples, and
+        ``read.only(samples)`` is the same for these alone, to be sent to a worker. Has ``edges``,
+        the first sample of every piece and the number of all, and ``n_jobs``.
     """
 
     # NumPy would otherwise compute products of arrays with these by itself.
     __array_ufunc__ = None
 
-    def __init__(self, read, edges):
+    def __init__(self, read):
         self.read = read
-        self.edges = edges
         first = read(slice(0, 1))
-        self.shape = int(edges[-1]), first.shape[1]
+        self.shape = int(read.edges[-1]), first.shape[1]
         self.dtype = getattr(first, "dtype", np.dtype(np.float64))
         self.is_sparse = getattr(first, "is_sparse", sp.issparse(first))
 
@@ -94,27 +94,30 @@ class ChunkedFeatures:
 
     def slices(self):
         """Slices of samples whose features fit into the working memory, piece by piece."""
-        return spans(self.edges, batches(len(self), 16 * self.shape[1])[0].stop)
-
-    def tasks(self):
-        """The same slices, together where they begin in one piece, which is read once for all."""
-        slices = self.slices()
-        piece = np.searchsorted(self.edges, [part.start for part in slices], side="right")
-        cuts = np.flatnonzero(np.diff(piece)) + 1
-        return [slices[i:j] for i, j in pairwise([0, *cuts.tolist(), len(slices)])]
+        return spans(self.read.edges, batches(len(self), 16 * self.shape[1])[0].stop)
 
     def __matmul__(self, matrix):
         """Product with an array (d, m) or a sketch of d columns."""
-        return np.concatenate([np.asarray(_dense(self[part]) @ matrix) for part in self.slices()])
+        return np.concatenate([*each(partial(_times, matrix), self.read, self.slices())])
 
     def __rmatmul__(self, matrix):
         """Product of an array (m, n_samples) with the features."""
-        parts = (np.asarray(matrix[..., part] @ _dense(self[part])) for part in self.slices())
-        return sum(parts)
+        return total(_product, self.read, self.slices(), lambda part: (matrix[..., part],))
 
     def squared_norms(self):
         """Squared Euclidean norm of every sample."""
-        return np.concatenate([_squared_norms(self[part]) for part in self.slices()])
+        return np.concatenate([*each(_squared_norms, self.read, self.slices())])
+
+
+# Plain functions of what was read of a slice, which can be sent to a worker.
+
+
+def _times(matrix, features):
+    return np.asarray(_dense(features) @ matrix)
+
+
+def _product(features, matrix):
+    return np.asarray(matrix @ _dense(features))
 
 
 def _dense(features):
@@ -133,12 +136,14 @@ class ChunkedRows(MadeInParts, KroneckerRows):
     Parameters
     ----------
     make : callable
-        ``make(samples)`` gives the `KroneckerRows` of a slice or an index array of samples.
+        ``make(samples)`` gives the `KroneckerRows` of a slice or an index array of samples; with
+        ``only``, ``edges`` and ``n_jobs``, as of `ChunkedFeatures`.
     features : ChunkedFeatures
         Activations of all samples.
     """
 
     is_jacobian = False
+    reads_pieces = True
 
     def __init__(self, make, features):
         self.make = make
@@ -156,17 +161,30 @@ class ChunkedRows(MadeInParts, KroneckerRows):
     def __getstate__(self):
         # What can be computed again is no part of the rows.
         lazy = ("residual", "intercept_columns")
-        return {name: value for name, value in vars(self).items() if name not in lazy}
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in lazy}
+
+    # Loops over the pieces.
+
+    def of_tasks(self, function, groups, arguments=None):
+        """Results of a function of the slices of each task; see `rows._loops.of_tasks`."""
+        return of_tasks(function, self.make, groups, arguments)
+
+    def each(self, function, slices=None, arguments=None):
+        return each(function, self.make, slices or self.batches(cached=True), arguments)
+
+    def total(self, function, slices=None, arguments=None):
+        return total(function, self.make, slices or self.batches(cached=True), arguments)
 
     # What is held of all samples at once, where a product cannot do without.
 
     @cached_property
     def residual(self):
-        return np.concatenate([part.residual for part in self._parts()])
+        return np.concatenate([*self.each(attrgetter("residual"))])
 
     @cached_property
     def intercept_columns(self):
-        return np.concatenate([part.intercept_columns for part in self._parts()])
+        return np.concatenate([*self.each(attrgetter("intercept_columns"))])
 
     # Products, piece by piece.
 
@@ -177,12 +195,45 @@ class ChunkedRows(MadeInParts, KroneckerRows):
 
     def batches(self, batch_size=None, *, cached=False):
         fitting = super().batches(batch_size, cached=cached)
-        return spans(self.activation.edges, fitting[0].stop)
+        return spans(self.make.edges, fitting[0].stop)
 
     def parts(self, n_vectors, batch_size=None):
         # Features are read, too.
         by_products, by_rows = super().parts(n_vectors, batch_size), super().batches(batch_size)
-        return spans(self.activation.edges, min(by_products[0].stop, by_rows[0].stop))
+        return spans(self.make.edges, min(by_products[0].stop, by_rows[0].stop))
 
     def weighted(self, weight):
-        return ChunkedRows(partial(weighted_part, self.make, np.asarray(weight)), self.activation)
+        return ChunkedRows(_Weighted(self.make, np.asarray(weight)), self.activation)
+
+
+class _Weighted:
+    """Makes rows with weights, each by itself.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the rows without them.
+    weight : ndarray of shape (n_samples,)
+        Weights of all samples, or of those from ``start`` on.
+    start : int, default=0
+        The first sample that has a weight.
+    """
+
+    def __init__(self, make, weight, start=0):
+        self.make = make
+        self.weight = weight
+        self.start = start
+
+    edges = property(lambda self: self.make.edges)
+    n_jobs = property(lambda self: self.make.n_jobs)
+
+    def __call__(self, samples):
+        if isinstance(samples, slice):
+            own = slice(samples.start - self.start, samples.stop - self.start)
+        else:
+            own = samples - self.start
+        return self.make(samples).weighted(self.weight[own])
+
+    def only(self, samples):
+        own = slice(samples.start - self.start, samples.stop - self.start)
+        return _Weighted(self.make.only(samples), self.weight[own], samples.start)

@@ -1,6 +1,6 @@
 """Rows made of other rows."""
 
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -147,6 +147,21 @@ class SelectedRows(WrappedRows):
     def __getitem__(self, samples):
         return SelectedRows(self.rows[samples], self.selected)
 
+    @property
+    def reads_pieces(self):
+        return self.rows.reads_pieces
+
+    def of_tasks(self, function, groups, arguments=None):
+        """Results of a function of the slices of each task, where rows are read in pieces."""
+        chosen = partial(_of_selected_parts, function, self.selected)
+        return self.rows.of_tasks(chosen, groups, arguments)
+
+    def each(self, function, slices=None, arguments=None):
+        return self.rows.each(partial(_of_selected, function, self.selected), slices, arguments)
+
+    def total(self, function, slices=None, arguments=None):
+        return self.rows.total(partial(_of_selected, function, self.selected), slices, arguments)
+
     def batches(self, batch_size=None, *, cached=False):
         # The batch writes out all columns before it chooses some.
         return self.rows.batches(batch_size, cached=cached)
@@ -181,6 +196,14 @@ class SelectedRows(WrappedRows):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
         return (matrix @ self.rows)[:, self.selected]
+
+
+def _of_selected(function, selected, rows, *others):
+    return function(SelectedRows(rows, selected), *others)
+
+
+def _of_selected_parts(function, selected, parts):
+    return function((SelectedRows(rows, selected), *others) for rows, *others in parts)
 
 
 class CombinedRows(WrappedRows):

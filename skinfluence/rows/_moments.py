@@ -9,9 +9,6 @@ from skinfluence._utils.batching import batches
 # sixteen digits.
 FAR = 30.0
 
-# Rows that tell about where the values of a column lie.
-N_FIRST = 256
-
 # Distance of a mean from there, in standard deviations, from which on sums are taken again, around
 # the mean; and what rounding leaves of the distance for a column that is constant.
 TOO_FAR, ROUNDING = 1e4, 1e-10
@@ -38,6 +35,9 @@ class Moments:
         Whether the features are sparse.
     """
 
+    # First rows, which tell about where the values of a column lie.
+    n_first = 256
+
     def __init__(self, origin):
         self.origin = origin
         self.n_samples, self.total, self.are_sparse = 0, 0.0, False
@@ -48,6 +48,14 @@ class Moments:
     def near(cls, features):
         """Empty sums around values of the first rows, 0 for sparse columns with zeros there."""
         return cls(_first_values(features))
+
+    def __add__(self, other):
+        """Sums over these samples and others, around the same values."""
+        both = Moments(self.origin)
+        both.are_sparse = self.are_sparse or other.are_sparse
+        for name in ("n_samples", "total", "_first", "_second", "_n_entries"):
+            setattr(both, name, getattr(self, name) + getattr(other, name))
+        return both
 
     @classmethod
     def of(cls, pieces):
@@ -142,7 +150,7 @@ class Moments:
 
 
 def _first_values(features):
-    first = features[:N_FIRST]
+    first = features[: Moments.n_first]
     if not getattr(first, "is_sparse", sp.issparse(first)):
         return np.asarray(first, dtype=np.float64).mean(axis=0)
     full = np.bincount(first.indices, minlength=first.shape[1]) == first.shape[0]

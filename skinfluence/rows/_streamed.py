@@ -1,6 +1,7 @@
 """Rows that are made batch by batch, whenever a product needs them."""
 
 from functools import partial
+from operator import methodcaller
 
 import numpy as np
 
@@ -24,45 +25,53 @@ class MadeInParts:
         return self[:1].n_stored
 
     def toarray(self):
-        return np.concatenate([part.toarray() for part in self._parts()])
+        return np.concatenate([*self.each(methodcaller("toarray"))])
 
     def __matmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
-        return np.concatenate([part @ matrix for part in self._parts()])
+        return np.concatenate([*self.each(partial(_times, matrix))])
 
     def __rmatmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
-        return sum(matrix[:, self.row_slice(batch)] @ self[batch] for batch in self.batches())
+        return self.total(
+            _product, self.batches(), lambda part: (matrix[:, self.row_slice(part)],)
+        )
 
     def inner(self, other, out=None):
-        out = np.empty((self.shape[0], other.shape[0])) if out is None else out
-        for batch in self.batches():
-            self[batch].inner(other, out=out[self.row_slice(batch)])
+        out, slices = _empty(out, (self.shape[0], other.shape[0])), self.batches()
+        found = self.each(methodcaller("inner", other), slices)
+        for batch, products in zip(slices, found, strict=True):
+            out[self.row_slice(batch)] = products
         return out
 
     def dotted_by(self, vectors, out=None):
-        out = np.empty((len(vectors), self.shape[0])) if out is None else out
-        for batch in self.batches():
-            out[:, self.row_slice(batch)] = self[batch].dotted_by(vectors)
+        out, slices = _empty(out, (len(vectors), self.shape[0])), self.batches()
+        found = self.each(methodcaller("dotted_by", vectors), slices)
+        for batch, products in zip(slices, found, strict=True):
+            out[:, self.row_slice(batch)] = products
         return out
 
+    def gram_product(self, vectors):
+        # Both factors by one batch at a time, so that its rows are made once.
+        return self.total(methodcaller("gram_product", vectors))
+
     def moment(self):
-        return sum(part.moment() for part in self._parts())
+        return self.total(methodcaller("moment"))
 
     def column_squares(self):
-        return sum(part.column_squares() for part in self._parts())
+        return self.total(methodcaller("column_squares"))
 
     def squared_norms(self):
-        return np.concatenate([part.squared_norms() for part in self._parts()])
+        return np.concatenate([*self.each(methodcaller("squared_norms"))])
 
     def picked(self, index):
         samples, place = np.divmod(index, self.rows_per_sample)
         return self[samples].picked(np.arange(len(index)) * self.rows_per_sample + place)
 
     def columns(self, index):
-        return np.concatenate([part.columns(index) for part in self._parts()])
+        return np.concatenate([*self.each(methodcaller("columns", index))])
 
 
 class StreamedRows(MadeInParts, Rows):
@@ -124,10 +133,6 @@ class StreamedRows(MadeInParts, Rows):
             self[batch].inner(other, out=out[self.row_slice(batch)])
         return out
 
-    def gram_product(self, vectors):
-        # Both factors by one batch at a time, so that its rows are made once.
-        return sum(part.gram_product(vectors) for part in self._parts())
-
     def _remade(self, make, sample_bytes=None):
         shape = self.n_samples, self.rows_per_sample, self.n_columns
         return StreamedRows(make, *shape, sample_bytes or self.sample_bytes)
@@ -139,7 +144,24 @@ class StreamedRows(MadeInParts, Rows):
         return self._remade(partial(weighted_part, self.make, np.asarray(weight)))
 
 
-# Functions of the module rather than closures, so that rows can be pickled.
+# Functions of the module rather than closures, so that rows can be pickled, and tasks sent.
+
+
+def _times(matrix, rows):
+    return rows @ matrix
+
+
+def _product(rows, matrix):
+    return matrix @ rows
+
+
+def _own_columns(matrix, rows, samples):
+    """Columns of a matrix that belong to the rows of some samples, as an argument."""
+    return (matrix[:, rows.row_slice(samples)],)
+
+
+def _empty(out, shape):
+    return np.empty(shape) if out is None else out
 
 
 def _summed(make, samples):

@@ -12,6 +12,7 @@ from skinfluence.curvature.kronecker._factors import (
     DenseMoment,
     DiagonalMoment,
     LayerMoments,
+    by_samples,
     columns_of,
     factors,
     matrix_of,
@@ -62,9 +63,8 @@ class KroneckerBasis:
     def _rotated_factors(self, block):
         residual, inputs = (beside(part, self.outputs) for part in factors(block))
         outputs, own = self._in_precision(residual)
-        # As one matrix: NumPy would multiply the stack of them one by one.
-        rotated = residual.reshape(-1, residual.shape[3]) @ outputs
-        return rotated.reshape(residual.shape), inputs @ own
+        flat = residual if by_samples(residual) else residual.reshape(-1, residual.shape[3])
+        return (flat @ outputs).reshape(residual.shape), inputs @ own
 
     def _in_precision(self, array):
         """Eigenvectors of both factors, in the precision of an array."""

@@ -8,13 +8,16 @@ import numpy as np
 import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
-from skinfluence._utils.namespace import astype, beside, in_double, namespace, to_numpy
+from skinfluence._utils.namespace import astype, beside, in_double, namespace, to_numpy, zeros
 from skinfluence._utils.progress import track
 from skinfluence.curvature.kronecker._eigenpairs import Eigenpairs
 from skinfluence.curvature.kronecker._tokens import token_moments
 
 # Factors of so many bytes, in double precision, are taken apart at once.
 FACTOR_BYTES = 2**25
+
+# Slices of so many bytes stay in the cache between their conversion and their products.
+CACHED_BYTES = 2**20
 
 
 def block_batches(rows):
@@ -37,6 +40,15 @@ def factors(block):
     if sp.issparse(inputs):
         return residual, sp.csr_array(inputs)
     return residual, astype(inputs, residual.dtype)
+
+
+def by_samples(residual):
+    """Whether products with output gradients (n, s, t, c) are taken sample by sample.
+
+    As one matrix, those of a convolution would be copied: their positions lie last in memory. With
+    few positions, NumPy would take longer over the samples than over the copy.
+    """
+    return residual.shape[2] > residual.shape[3]
 
 
 def matrix_of(columns, shape, has_bias):
@@ -194,7 +206,7 @@ def _moments_of(block, weight, shared, unfactored):
     if block.reads_tokens:
         return token_moments(block, weight)
     residual, inputs = factors(block)
-    n_samples, s, t, c = residual.shape
+    n_samples, _, t, _ = residual.shape
     if shared == "reduce":
         inputs, residual, t = _position_means(inputs, t), residual.sum(axis=2, keepdims=True), 1
     scaled = np.repeat(weight / t, t)
@@ -204,8 +216,7 @@ def _moments_of(block, weight, shared, unfactored):
         # Double precision, whatever the factors have, so that a null space shows as one.
         root = inputs * beside(np.sqrt(scaled), inputs)[:, None]
         moment = root.T @ root
-    flat = in_double(residual.reshape(-1, c))
-    return LayerMoments(moment, flat.T @ flat, block.has_bias)
+    return LayerMoments(moment, _outer_sum(residual), block.has_bias)
 
 
 def _position_means(inputs, t):
@@ -214,3 +225,19 @@ def _position_means(inputs, t):
     if sp.issparse(inputs):
         return sp.kron(sp.eye_array(n_samples), np.full((1, t), 1 / t), format="csr") @ inputs
     return inputs.reshape(n_samples, t, -1).mean(axis=1, dtype=namespace(inputs).float64)
+
+
+def _outer_sum(residual):
+    """Sum of ``r r'`` over samples, rows and positions, (c, c), in double precision."""
+    n_samples, s, t, c = residual.shape
+    found = zeros((c, c), residual)
+    # Of fewer rows than columns, adding the product would take longer than the product.
+    at_most = max(CACHED_BYTES, 8 * 4 * c * c)
+    for batch in batches(n_samples, 8 * s * t * c, at_most=at_most):
+        part = in_double(residual[batch])
+        if by_samples(part):
+            found += (part.swapaxes(2, 3) @ part).sum(axis=(0, 1))
+        else:
+            flat = part.reshape(-1, c)
+            found += flat.T @ flat
+    return found

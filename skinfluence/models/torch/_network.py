@@ -25,8 +25,9 @@ LOCK = threading.RLock()
 # Samples that pass through a module at once, unless told otherwise.
 CHUNK = 256
 
-# Fewer of them where their factors would take more bytes than these.
-FACTOR_BYTES = 2**25
+# Fewer of them where their factors would take more bytes than these: memory of larger tensors is
+# mapped anew for each of them, which takes longer than the computation.
+FACTOR_BYTES = 2**24
 
 # Types of devices whose rows become arrays: on a CPU, arrays are faster than tensors, and MPS has
 # no double precision, in which curvatures are summed and factorised.
@@ -122,7 +123,11 @@ class Network:
     def _forward(self, arguments, n_samples, parameters=None):
         """Outputs (n_samples, k) for positional and keyword arguments of the module."""
         with LOCK, _differentiable_attention():
-            outputs = functional_call(self.module, parameters or {}, *arguments)
+            if parameters is None:
+                args, kwargs = arguments
+                outputs = self.module(*args, **kwargs)
+            else:
+                outputs = functional_call(self.module, parameters, *arguments)
         outputs = outputs if self.transform is None else self.transform(outputs)
         return _two_dimensional(outputs, n_samples)
 
@@ -157,7 +162,7 @@ class Network:
         """
         n, s = vectors.shape[:2]
         whole = None
-        for samples in gen_batches(n, self._together(s)) if n else []:
+        for samples in self.factor_chunks(n, s):
             part = weighted_vectors(vectors, weight, samples)
             found = self.factors(features[samples], part)
             found = self._summed(found) if summed else found
@@ -168,13 +173,25 @@ class Network:
     def _kept(self, tensor):
         return tensor.detach() if self.keeps_rows else to_array(tensor)
 
-    def _together(self, s):
-        """Samples whose factors are computed at once, s rows of each."""
-        return max(1, min(self.chunk, FACTOR_BYTES // self.row_bytes(s)))
+    def factor_chunks(self, n_samples, s):
+        """Slices of samples whose factors are computed at once, s rows of each."""
+        together = max(1, min(self.chunk, FACTOR_BYTES // self.row_bytes(s)))
+        return list(gen_batches(n_samples, together)) if n_samples else []
 
     def row_bytes(self, s):
         """Bytes of the factors of one sample, s rows of it."""
-        return sum(own + s * each for own, each in self.block_bytes)
+        layers = [self.layer_bytes[layer.name] for layer in self.layers]
+        others = [(0, self.selected[name].nbytes) for name in self.others]
+        return sum(own + s * each for own, each in layers + others)
+
+    def measure(self, x, n_outputs):
+        """Learn how many bytes the factors of the layers take, from some samples."""
+        factors = self._layer_factors(x[:1], self.tensor(np.ones((1, 1, n_outputs))))
+        # Inputs are the same for all rows of a sample.
+        self.layer_bytes = {
+            layer.name: (inputs.nbytes, residual.nbytes)
+            for layer, (inputs, residual) in zip(self.layers, factors, strict=True)
+        }
 
     def _summed(self, factors):
         """The same rows with one tensor in place of factors that have more numbers."""

@@ -29,7 +29,8 @@ class TorchObjective(NetworkObjective):
 
     def __init__(self, *, network, l2, features, weighting, measurement=None, **settings):
         self.measurement = measurement
-        self.network = network = probe(network, features)
+        self.network, outputs = probe(network, features)
+        network = self.network
         order = network.order
         theta, penalty = np.empty(len(order)), np.empty(len(order))
         theta[order] = network.theta
@@ -46,6 +47,9 @@ class TorchObjective(NetworkObjective):
             l1_gradient=np.zeros(len(order)),
             **settings,
         )
+        if outputs is not None:
+            # Known already: no pass through the network is needed for them.
+            self.training_outputs = outputs
 
     @property
     def has_measurement(self):

@@ -5,10 +5,10 @@ import copy
 import numpy as np
 import torch
 
-from skinfluence._utils.batching import batches
+from skinfluence._utils.batching import batches, fits_in_memory
 from skinfluence._utils.warnings import warn_user
 from skinfluence.models.torch._layers import NO_SAMPLES
-from skinfluence.models.torch._network import LOCK
+from skinfluence.models.torch._network import LOCK, to_array
 from skinfluence.models.torch._tape import Tape, pulled_back
 
 # Samples, drawn from all training rows, whose gradients are compared one by one: at most so many.
@@ -43,8 +43,10 @@ def probe(network, features):
 
     Returns
     -------
-    Network
+    network : Network
         The same network with the layers whose factors are right.
+    outputs : ndarray of shape (n_samples, n_outputs) or None
+        Outputs of the training rows, None where they do not fit into the working memory.
 
     Raises
     ------
@@ -60,16 +62,13 @@ def probe(network, features):
         network.precision = _lowest_precision(network, x)
         k = _checked_outputs(network, x)
         vectors = network.tensor(generator.standard_normal((len(x), 2, k)))
-        _check_depends(network, features)
+        _check_depends(network, features, some)
         expected = network.by_loop(list(network.selected), x, vectors)
         _keep_right_layers(network, x, vectors, expected)
-        for (part,) in network.in_chunks(features):
-            network.make_dense(_wrong_layers(network, part))
+        network.measure(x, k)
+        outputs = _combined(network, features, k)
         _keep_what_vmaps(network, x, vectors, expected)
-        factors = network.factors(features[:1], np.ones((1, 1, k)))
-    # Inputs are the same for all rows of a sample.
-    network.block_bytes = [(sum(x.nbytes for x in own), last.nbytes) for *own, last in factors]
-    return network
+    return network, outputs
 
 
 def check_rows(network, features):
@@ -80,9 +79,9 @@ def check_rows(network, features):
     ValueError
         If they do not.
     """
-    for (part,) in network.in_chunks(features):
+    for samples in network.factor_chunks(features.shape[0], 1):
         with LOCK:
-            wrong = _wrong_layers(network, part)
+            wrong, _ = _wrong_layers(network, features[samples])
         if wrong:
             raise ValueError(
                 f"The layer {wrong[0].name!r} treats these samples in another way than the "
@@ -111,11 +110,12 @@ def _checked_outputs(network, x):
     return together.shape[1]
 
 
-def _check_depends(network, features):
+def _check_depends(network, features, some):
     """Raise a ValueError if autograd finds no way from the outputs to the parameters."""
     chosen = list(network.selected.values())
-    for (part,) in network.in_chunks(features):
-        outputs = network(network.inputs(part)).sum()
+    # Nearly always some samples are enough.
+    for samples in [some, *network.chunks(features.shape[0])]:
+        outputs = network(network.inputs(features[samples])).sum()
         if outputs.requires_grad:
             gradients = torch.autograd.grad(outputs, chosen, allow_unused=True)
             if any(gradient is not None for gradient in gradients):
@@ -182,19 +182,41 @@ def _right_layout(network, tape, layer, columns, expected):
     return None
 
 
+def _combined(network, features, k):
+    """Make layers dense for which a random combination of rows is not its gradient.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, k) or None
+        The outputs of all samples on the way, if they fit into the working memory.
+    """
+    n_samples = features.shape[0]
+    kept = np.empty((n_samples, k)) if fits_in_memory(8 * n_samples * k) else None
+    for samples in network.factor_chunks(n_samples, 1):
+        wrong, outputs = _wrong_layers(network, features[samples])
+        network.make_dense(wrong)
+        if kept is not None:
+            kept[samples] = to_array(outputs)
+    return kept
+
+
 def _wrong_layers(network, features):
     """Layers for which a random combination of the rows of a chunk is not its gradient.
 
     Each sample has its own coefficient, so that rows of the wrong samples show.
+
+    Returns
+    -------
+    list of Layer, and the outputs as a tensor
     """
-    if not network.layers:
-        return []
     x = network.inputs(features)
     n = len(x)
     generator = np.random.default_rng(n)
     coefficients = network.tensor(generator.standard_normal(n))
     with Tape(network.layers, len(x)) as tape:
         outputs = network(x)
+    if not network.layers:
+        return [], outputs
     vectors = network.tensor(generator.standard_normal(outputs.shape))
     columns = tape.pull(outputs, vectors[:, None])
     names = sorted({n for layer in network.layers for n in (layer.weight, layer.bias) if n})
@@ -202,11 +224,12 @@ def _wrong_layers(network, features):
     pulled = pulled_back(outputs, chosen, vectors * coefficients[:, None])
     gradients = {name: g.flatten() for name, g in zip(names, pulled, strict=True)}
     largest = max(g.abs().max() for g in pulled)
-    return [
+    wrong = [
         layer
         for layer in network.layers
         if not _combines(network, tape, layer, columns, coefficients, gradients, largest)
     ]
+    return wrong, outputs
 
 
 def _combines(network, tape, layer, columns, coefficients, gradients, largest):

@@ -103,7 +103,18 @@ class Tape:
             _together([layer.output_gradients(g, n) for g in column[id(layer.module)]])
             for column in columns
         ]
-        return torch.stack(cubes, dim=1).to(dtype)
+        return _stacked(cubes).to(dtype)
+
+
+def _stacked(cubes):
+    """Cubes (n, t, c) of the vectors as (n, s, t, c); a single one is no copy."""
+    first, *others = cubes
+    if not others:
+        return first[:, None]
+    if first.mT.is_contiguous():
+        # The outputs of a convolution lie before its pixels: another order would take longer.
+        return torch.stack([cube.mT for cube in cubes], dim=1).mT
+    return torch.stack(cubes, dim=1)
 
 
 def _together(calls):
