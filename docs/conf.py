@@ -43,6 +43,8 @@ sphinx_gallery_conf = {
     "reference_url": {"skinfluence": None},
     "remove_config_comments": True,
     "show_memory": False,
+    # These pages would load a script from another site.
+    "write_computation_times": False,
     "abort_on_example_error": True,
 }
 

@@ -22,6 +22,20 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture
+def keep_rows_on(monkeypatch):
+    """Function that lets rows of networks stay tensors on a device, as on an accelerator.
+
+    MPS keeps none: it has no double precision.
+    """
+
+    def keep(device):
+        hosts = {"cpu", "mps"} - ({device} - {"mps"})
+        monkeypatch.setattr("skinfluence.models.torch._network.HOSTS", hosts)
+
+    return keep
+
+
+@pytest.fixture
 def rng(global_random_seed):
     """Random numbers of a test that must hold for every seed."""
     return np.random.default_rng(global_random_seed)

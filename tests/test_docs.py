@@ -83,8 +83,6 @@ def test_the_site_builds_without_a_warning(site):
 def test_pages_show_in_a_browser_without_a_fault(site):
     folders = (site, site / "guide", site / "results", site / "auto_examples")
     pages = [page for folder in folders for page in sorted(folder.glob("*.html"))]
-    # The gallery's list of times, to which no page leads, takes its scripts from the network.
-    pages = [page for page in pages if page.stem != "sg_execution_times"]
     pictures, faults = seen_on(pages, site.parent)
     assert faults == []
     assert pictures == [page.read_text(encoding="utf-8").count("<img ") for page in pages]

@@ -121,6 +121,33 @@ def test_a_stored_influence_gives_the_same_scores(name, way, fitted):
     assert stored.get_params().keys() == influence.get_params().keys()
 
 
+@pytest.mark.parametrize("name", CLASSIFIERS | REGRESSORS)
+def test_a_file_of_joblib_holds_each_array_once(name, fitted):
+    influence, _ = fitted[name]
+    file = io.BytesIO()
+    joblib.dump(influence, file)
+    # Pickle holds each once; joblib has a header for each, and puts it at a multiple of 16.
+    assert file.tell() < 1.15 * len(pickle.dumps(influence)) + 4000
+
+
+@pytest.mark.parametrize("model", [MODEL, Ridge()], ids=["logistic", "ridge"])
+def test_a_file_holds_the_rows_once_and_few_numbers_for_each(model, tmp_path, rng):
+    X, y = rng.standard_normal((2000, 100)), rng.integers(0, 2, 2000)
+    influence = ExactInfluence(model).fit(X, y)
+    path = tmp_path / "fit.joblib"
+    joblib.dump(influence, path)
+    # The curvature, its factors, and ten numbers for each row: targets, weights and residuals.
+    assert path.stat().st_size < X.nbytes + 3 * 8 * 101**2 + 11 * 8 * len(y)
+    loaded = joblib.load(path, mmap_mode="r")
+    features = loaded.linearisation_.fitted_model.features
+    assert isinstance(features, np.memmap)
+    # One array for all who read it, as before.
+    assert features is loaded.linearisation_.objective.features
+    assert features is loaded.linearisation_.training_rows.activation
+    found, expected = loaded.influence(X[:3], y[:3]), influence.influence(X[:3], y[:3])
+    assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_stored_influence_can_do_everything_else(way, fitted):
     influence, (X, y) = fitted["exact"]

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from skinfluence import ClassifierHeadInfluence, ExactInfluence, KFACInfluence, SketchedInfluence
 from skinfluence.models.torch import DatasetInputs, TorchModel
 from tests.helpers import assert_close
+from tests.pretended_device import Device
 
 # Threads cost more than they bring on networks of this size.
 torch.set_num_threads(1)
@@ -89,34 +89,6 @@ def results(influence, X, y):
     ]
 
 
-# Whether a tensor is on the host, as far as its history tells.
-HOST = "is_on_host"
-
-
-class Device(TorchFunctionMode):
-    """Treats parameters, and all that is computed from them, as if they were on a device.
-
-    A tensor is on the host if it comes from NumPy or from `Tensor.cpu`, and stays there until it
-    is sent to a device; only there may NumPy read it.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        on_host = getattr(args[0], HOST, False) if args else False
-        if func in (torch.Tensor.numpy, torch.Tensor.__array__) and not on_host:
-            raise TypeError("NumPy cannot read a tensor on a device. Use Tensor.cpu() first.")
-        out = func(*args, **kwargs)
-        sent = "device" in kwargs or any(isinstance(arg, torch.device) for arg in args)
-        if func is torch.Tensor.cpu:
-            # Another tensor, as on a device.
-            out, on_host = out.view_as(out), True
-        elif func in (torch.as_tensor, torch.from_numpy, torch.tensor):
-            on_host = not sent
-        if isinstance(out, torch.Tensor):
-            setattr(out, HOST, on_host and not sent)
-        return out
-
-
 def test_the_pretended_device_refuses_numpy():
     module = nn.Linear(2, 1)
     with Device():
@@ -130,12 +102,28 @@ def test_the_pretended_device_refuses_numpy():
         assert outputs.detach().cpu().double().numpy().shape == (3, 1)
 
 
+def test_the_pretended_device_joins_nothing_with_the_host():
+    module = nn.Linear(2, 1)
+    with Device() as device:
+        weight = module.weight.detach()
+        with pytest.raises(RuntimeError, match="joins a tensor on a device and one on the host"):
+            weight @ torch.as_tensor(np.ones((2, 3), dtype=np.float32))
+        with pytest.raises(RuntimeError, match="joins a tensor on a device and one on the host"):
+            torch.cat([weight, weight.cpu()])
+        assert device.n_moved == 2
+
+
 @pytest.mark.parametrize("influence", INFLUENCES)
-def test_numpy_reads_what_has_come_to_the_host(influence):
+def test_numpy_reads_what_has_come_to_the_host(influence, keep_rows_on):
     X, y = samples()
+    model = MODELS["arrays"](Mixed().double(), X, y)
+    expected = results(INFLUENCES[influence](model).fit(X, y), X, y)
+    keep_rows_on("cpu")
     with Device():
         model = MODELS["arrays"](Mixed().double(), X, y)
-        results(INFLUENCES[influence](model).fit(X, y), X, y)
+        found = results(INFLUENCES[influence](model).fit(X, y), X, y)
+    for on_device, on_host in zip(found, expected, strict=True):
+        assert_close(on_device, on_host, 1e-8)
 
 
 @pytest.mark.parametrize("model", MODELS)

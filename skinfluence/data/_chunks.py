@@ -153,6 +153,12 @@ class Chunks:
         """
         return cls(parquet_parts(path, target, columns, weight))
 
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError(
+            "Chunks hold the training rows of fit. Expected an array here, such as queries: give "
+            "chunks.read(i).X, the rows of one part, or chunks.concatenated().X, all of them."
+        )
+
     # Rows of the concatenation.
 
     def __len__(self):

@@ -26,7 +26,7 @@ from skinfluence._utils.validation import (
     check_weights,
     reads_raw_data,
 )
-from skinfluence.data import Chunks
+from skinfluence.data import Chunks, check_alone
 from skinfluence.estimators._convergence import check_remaining_step, check_stationarity
 from skinfluence.estimators._damping import network_damping
 from skinfluence.estimators._fitted import FittedInfluence
@@ -69,11 +69,7 @@ def _fitted_on(X, influence, y, sample_weight):
 @_fitted_on.register
 def _(chunks: Chunks, influence, y, sample_weight):
     estimator = check_model(influence.estimator)
-    if y is not None or sample_weight is not None:
-        raise ValueError(
-            "Chunks hold targets and sample weights themselves. Expected fit(chunks) alone. Got "
-            "y or sample_weight too."
-        )
+    check_alone(y, sample_weight)
     if not can_read_pieces(estimator, chunks):
         every = chunks.concatenated()
         return _fitted_on(every.X, influence, every.y, every.sample_weight)

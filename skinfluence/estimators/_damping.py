@@ -127,7 +127,7 @@ def matched_damping(objective, kind, curvature, space, damping):
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(N_PROBES, n_rows))
     sums = (signs * objective.weight) @ objective.training_gradient_rows().summed()
     full = _full_curvature(objective, kind)
-    blocks = objective.training_gradient_rows()[:1].blocks
+    blocks = objective.training_gradient_rows()[:1].device_blocks
     edges = np.cumsum([block.n_columns for block in blocks])[:-1]
 
     def solve(vectors, damping):

@@ -290,7 +290,7 @@ class KFACInfluence(BaseInfluence):
         """Raise a ValueError if a parameter is too large for a block of its own."""
         if self.unfactored == "diagonal" or not rows.has_layers:
             return
-        for position, block in enumerate(rows[:1].blocks):
+        for position, block in enumerate(rows[:1].device_blocks):
             if not block.is_layer and block.n_columns > MAX_DENSE_BLOCK:
                 raise ValueError(
                     f"{objective.describe_block(position)} is no linear layer whose curvature "

@@ -14,6 +14,7 @@ from skinfluence._utils.progress import reported, track
 from skinfluence._utils.shared import Shared
 from skinfluence._utils.sklearn_private import Interval, StrOptions, _fit_context, check_parameters
 from skinfluence._utils.validation import check_training_data
+from skinfluence.data import gathered
 from skinfluence.estimators._base import fit_model
 from skinfluence.estimators._search_results import best, tabulated
 from skinfluence.estimators._sketched import SketchedInfluence
@@ -196,15 +197,15 @@ class SketchedInfluenceCV(SketchedScores):
 
     @_fit_context(prefer_skip_nested_validation=False)
     @reported
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Choose sketch size and damping, then fit with them on all rows.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows.
-        y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Targets.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features) or Chunks
+            Training rows; all rows of `Chunks` are held at once.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
+            Targets; None with `Chunks` alone.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the training rows, non-negative and not all 0. The queries of a split
             count alike.
@@ -219,6 +220,7 @@ class SketchedInfluenceCV(SketchedScores):
         ValueError
             If the data are unfit, a size is no positive integer, or a score is not defined.
         """
+        X, y, sample_weight = gathered(X, y, sample_weight)
         fitted_model = fit_model(self, X, y, sample_weight)
         X, y = check_training_data(self, X, y, classifier=is_classifier(self.estimator))
         grid = self._grid(fitted_model)

@@ -70,7 +70,8 @@ class ChunkedModel(FittedModel):
     def __getstate__(self):
         # What can be read again is no part of the model.
         lazy = ("given_y", "y", "sample_weight", "_weights_and_targets")
-        return {name: value for name, value in vars(self).items() if name not in lazy}
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in lazy}
 
     def check_unchanged(self):
         # Every part is compared whenever it is read.

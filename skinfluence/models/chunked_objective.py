@@ -152,7 +152,8 @@ class ChunkedObjective(LinearObjective):
     def __getstate__(self):
         # What can be computed again is no part of the objective.
         lazy = ("_of_each_row", "targets", "weighting", "weight", "training_outputs")
-        return {name: value for name, value in vars(self).items() if name not in lazy}
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in lazy}
 
     def without_rows(self):
         # They are not in memory, and sketched ones are made anew from them.

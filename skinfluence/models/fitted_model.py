@@ -10,12 +10,13 @@ from sklearn.pipeline import Pipeline
 
 from skinfluence._utils.kept_rows import fingerprint_of, kept_rows
 from skinfluence._utils.left_out import LeftOut
+from skinfluence._utils.stored_once import StoredOnce
 from skinfluence._utils.validation import check_model_features
 from skinfluence.models.doors import objective
 from skinfluence.models.wrappers import unwrap
 
 
-class FittedModel:
+class FittedModel(StoredOnce):
     """A fitted model, what it was fitted on, and the steps that stand in front of it.
 
     Parameters

@@ -15,13 +15,14 @@ import numpy as np
 from sklearn.utils import check_array
 
 from skinfluence._utils.bound import Bound
+from skinfluence._utils.stored_once import StoredOnce
 from skinfluence.models.responses import derivative_of
 from skinfluence.models.stationarity import StationarityMixin
 from skinfluence.models.weighting import Weighting
 from skinfluence.rows import SelectedRows
 
 
-class Objective(StationarityMixin, ABC):
+class Objective(StoredOnce, StationarityMixin, ABC):
     """The objective of a fitted model.
 
     Need to be defined: ``outputs``, ``pullback``, ``to_parameters``. Should be overridden for

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from skinfluence._utils.stored_once import StoredOnce
+
 
 @dataclass
-class Weighting:
+class Weighting(StoredOnce):
     """Weights ``w_i = s_i c_(y_i)`` of the losses, and the scale of the penalty.
 
     Parameters

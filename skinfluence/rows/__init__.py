@@ -15,9 +15,11 @@ from skinfluence.rows._features import CentredFeatures, Centring
 from skinfluence.rows._kronecker import KroneckerRows, outer_moment, weighted_gram
 from skinfluence.rows._loops import each, total
 from skinfluence.rows._moments import Moments
-from skinfluence.rows._shared import SharedRows
+from skinfluence.rows._shared import SharedRows, layer_rows
 from skinfluence.rows._stored import StoredRows
 from skinfluence.rows._streamed import StreamedRows
+from skinfluence.rows._tensors import TensorRows, written_rows
+from skinfluence.rows._token_tensors import TokenTensorRows, token_rows
 from skinfluence.rows._tokens import TokenRows
 
 __all__ = [
@@ -35,10 +37,15 @@ __all__ = [
     "SharedRows",
     "StoredRows",
     "StreamedRows",
+    "TensorRows",
     "TokenRows",
+    "TokenTensorRows",
     "WrappedRows",
     "each",
+    "layer_rows",
     "outer_moment",
+    "token_rows",
     "total",
     "weighted_gram",
+    "written_rows",
 ]

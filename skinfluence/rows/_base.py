@@ -7,7 +7,9 @@ from operator import add
 import numpy as np
 
 from skinfluence._utils.batching import batches
+from skinfluence._utils.namespace import namespace, to_numpy
 from skinfluence._utils.progress import track
+from skinfluence._utils.stored_once import StoredOnce
 from skinfluence.rows._loops import further
 
 # Slices of this many bytes and rows keep a product busy while they stay in the cache.
@@ -15,12 +17,17 @@ CACHE_BYTES = 2**23
 MIN_ROWS = 256
 
 
-class Rows(ABC):
+class Rows(StoredOnce, ABC):
     """A matrix with ``n_samples * rows_per_sample`` rows, used through its products.
 
     Need to be defined: ``n_samples``, ``n_columns``, ``__getitem__``, ``toarray``; where a
     sample has several rows, ``rows_per_sample``. Should be overridden for efficiency: the
     products, whose defaults write out one batch of rows at a time.
+
+    Blocks of `device_blocks` may hold tensors, and then know a part of this only: slices,
+    ``weighted``, `written`, `on_host`, and products with vectors. A product with vectors lies
+    where the vectors do; of these rows alone, `written`, ``moment`` and ``column_squares`` lie
+    where the rows do. All else is an array.
     """
 
     # Numbers of samples, of columns, and of rows of each sample.
@@ -55,6 +62,9 @@ class Rows(ABC):
     # Whether the matrix itself is stored, as ``array``.
     is_written_out = False
 
+    # Whether the rows are tensors, or products of tensors, see above.
+    holds_tensors = False
+
     # NumPy would otherwise read an object with a length and items as an array and compute the
     # product itself.
     __array_ufunc__ = None
@@ -66,6 +76,14 @@ class Rows(ABC):
     @abstractmethod
     def toarray(self):
         """The matrix itself, (n_samples * rows_per_sample, n_columns) in float64."""
+
+    def written(self):
+        """The matrix itself in double precision, newly made, where the rows are."""
+        return self.toarray()
+
+    def on_host(self):
+        """The same rows with arrays in place of tensors."""
+        return self
 
     @property
     def shape(self):
@@ -84,6 +102,11 @@ class Rows(ABC):
     def blocks(self):
         """Blocks of columns side by side, as far as rows are divided."""
         return [self]
+
+    @property
+    def device_blocks(self):
+        """The blocks where they were made: they hold tensors on a device, or are `blocks`."""
+        return self.blocks
 
     def split(self, widths):
         """Blocks of columns of given widths, None where the rows are divided otherwise.
@@ -203,9 +226,11 @@ class Rows(ABC):
 
     def squared_norms(self):
         """Squared Euclidean norm of every row."""
-        return np.concatenate(
-            [np.einsum("ip,ip->i", rows, rows) for rows in map(_written, self._parts())]
+        norms = (
+            namespace(rows).einsum("ip,ip->i", rows, rows)
+            for rows in (part.written() for part in self._parts())
         )
+        return np.concatenate([to_numpy(part) for part in norms])
 
     def picked(self, index):
         """Chosen rows of the matrix (index array), each as a sample of its own."""

@@ -161,7 +161,8 @@ class ChunkedRows(MadeInParts, KroneckerRows):
     def __getstate__(self):
         # What can be computed again is no part of the rows.
         lazy = ("residual", "intercept_columns")
-        return {name: value for name, value in vars(self).items() if name not in lazy}
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in lazy}
 
     # Loops over the pieces.
 

@@ -36,15 +36,15 @@ class BlockRows(Rows):
 
     @property
     def is_sparse(self):
-        return any(block.is_sparse for block in self.blocks)
+        return any(block.is_sparse for block in self.device_blocks)
 
     @property
     def n_stored(self):
-        return sum(block.n_stored for block in self.blocks)
+        return sum(block.n_stored for block in self.device_blocks)
 
     @cached_property
     def _edges(self):
-        return np.cumsum([0, *(block.n_columns for block in self.blocks)])
+        return np.cumsum([0, *(block.n_columns for block in self.device_blocks)])
 
     @property
     def n_samples(self):
@@ -76,18 +76,18 @@ class BlockRows(Rows):
         return BlockRows(block[samples] for block in self.blocks)
 
     def toarray(self):
-        return np.concatenate([block.toarray() for block in self.blocks], axis=1)
+        return np.concatenate([block.toarray() for block in self.device_blocks], axis=1)
 
     def __matmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
-        parts = self._split_array(matrix, 0)
-        return sum(block @ part for block, part in zip(self.blocks, parts, strict=True))
+        pairs = zip(self.device_blocks, self._split_array(matrix, 0), strict=True)
+        return sum(block @ part for block, part in pairs)
 
     def __rmatmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
-        return np.concatenate([matrix @ block for block in self.blocks], axis=1)
+        return np.concatenate([matrix @ block for block in self.device_blocks], axis=1)
 
     def inner(self, other, out=None):
         others = other.split(self._widths)
@@ -105,12 +105,11 @@ class BlockRows(Rows):
         return out
 
     def dotted_by(self, vectors, out=None):
-        parts = self._split_array(vectors, 1)
-        pairs = zip(self.blocks, parts, strict=True)
+        pairs = zip(self.device_blocks, self._split_array(vectors, 1), strict=True)
         return into(out, sum(block.dotted_by(part) for block, part in pairs))
 
     def squared_norms(self):
-        return sum(block.squared_norms() for block in self.blocks)
+        return sum(block.squared_norms() for block in self.device_blocks)
 
     def picked(self, index):
         return BlockRows(block.picked(index) for block in self.blocks)

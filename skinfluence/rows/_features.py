@@ -9,9 +9,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
+from skinfluence._utils.stored_once import StoredOnce
 
 
-class CentredFeatures:
+class CentredFeatures(StoredOnce):
     """Features ``x_i - centre``.
 
     Parameters

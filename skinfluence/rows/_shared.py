@@ -10,8 +10,19 @@ import numpy as np
 import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
+from skinfluence._utils.namespace import (
+    beside,
+    dot,
+    in_double,
+    is_tensor,
+    like,
+    n_numbers,
+    namespace,
+    to_numpy,
+    zeros,
+)
 from skinfluence.rows._base import CACHE_BYTES, Rows
-from skinfluence.rows._kronecker import stacked
+from skinfluence.rows._kronecker import KroneckerRows, stacked
 
 
 class SharedRows(Rows):
@@ -19,21 +30,20 @@ class SharedRows(Rows):
 
     Columns are ``[W.ravel(), b]`` as in KroneckerRows. A product with m vectors either writes out
     a slice of rows, or contracts the vectors with the activations first and with the residuals
-    then: whichever takes fewer operations. NumPy's rules tell its precision.
+    then: whichever takes fewer operations. NumPy's rules tell its precision. Factors may be
+    tensors, see `Rows`.
 
     Parameters
     ----------
-    residual : ndarray of shape (n_samples, rows_per_sample, t, c)
+    residual : {ndarray, tensor} of shape (n_samples, rows_per_sample, t, c)
         Derivatives with respect to the layer's outputs at each position.
-    activation : {ndarray, CSR matrix} of shape (n_samples * t, d)
+    activation : {ndarray, CSR matrix, tensor} of shape (n_samples * t, d)
         The layer's inputs, position after position.
     has_bias : bool
         Whether the layer has a bias.
     scale : ndarray of shape (n_columns,), default=None
         Factors of the columns.
     """
-
-    is_shared = True
 
     def __init__(self, residual, activation, has_bias, scale=None):
         self.residual = residual
@@ -51,7 +61,15 @@ class SharedRows(Rows):
 
     @property
     def n_stored(self):
-        return (self.residual.size + self.activation.size) / self.n_samples
+        return (n_numbers(self.residual) + n_numbers(self.activation)) / self.n_samples
+
+    @property
+    def holds_tensors(self):
+        return is_tensor(self.residual)
+
+    @property
+    def is_shared(self):
+        return self.n_positions > 1
 
     @property
     def n_positions(self):
@@ -95,28 +113,37 @@ class SharedRows(Rows):
         return SharedRows(residual[:, None], part.activation, self.has_bias, self.scale)
 
     def toarray(self):
-        n_rows = self.n_samples * self.rows_per_sample
-        sums = self._position_sums().reshape(n_rows, -1)
-        if self.has_bias:
-            sums = np.hstack([sums, self._bias_columns()])
-        return sums if self.scale is None else sums * self.scale
+        return to_numpy(self.written())
 
-    def _position_sums(self, dtype=np.float64):
-        """``sum_t residual_t (x) activation_t``, (n_samples, rows_per_sample, c, d)."""
+    def written(self):
+        sums = in_double(self._position_sums())
+        if self.has_bias:
+            sums = namespace(sums).concatenate([sums, self._bias_columns()], axis=1)
+        return sums if self.scale is None else sums * beside(self.scale, sums)
+
+    def on_host(self):
+        if not self.holds_tensors:
+            return self
+        factors = to_numpy(self.residual), to_numpy(self.activation), self.has_bias
+        return layer_rows(*factors) if self.is_layer else SharedRows(*factors, self.scale)
+
+    def _position_sums(self):
+        """``sum_t residual_t (x) activation_t``, (n_rows, c * d)."""
+        (n_samples, s, t, c), d = self.residual.shape, self.activation.shape[1]
         if not sp.issparse(self.activation):
-            cube = self.activation.reshape(self.n_samples, 1, self.n_positions, -1)
-            sums = np.matmul(self.residual.transpose(0, 1, 3, 2), cube)
-            return sums.astype(dtype, copy=False)
-        out = np.empty((*self.residual.shape[:2], *self.layer_shape), dtype)
-        t = self.n_positions
+            cube = self.activation.reshape(n_samples, 1, t, d)
+            sums = namespace(cube).matmul(self.residual.swapaxes(2, 3), cube)
+            return sums.reshape(n_samples * s, c * d)
+        out = np.empty((n_samples, s, c, d))
         for i, residual in enumerate(self.residual):
             flat = np.swapaxes(residual, 1, 2).reshape(-1, t)
             out[i] = (self.activation[i * t : (i + 1) * t].T @ flat.T).T.reshape(out[i].shape)
-        return out
+        return out.reshape(n_samples * s, c * d)
 
     def _bias_columns(self):
         n_samples, s, _, c = self.residual.shape
-        return self.residual.sum(axis=2, dtype=np.float64).reshape(n_samples * s, c)
+        sums = self.residual.sum(axis=2, dtype=namespace(self.residual).float64)
+        return sums.reshape(n_samples * s, c)
 
     # Products.
 
@@ -126,19 +153,20 @@ class SharedRows(Rows):
         return self.dotted_by(np.ascontiguousarray(matrix.T)).T
 
     def dotted_by(self, vectors, out=None):
-        vectors = vectors if self.scale is None else vectors * self.scale
         (c, d), m = self.layer_shape, len(vectors)
-        weights = vectors[:, : c * d]
+        out = zeros((m, self.shape[0]), vectors) if out is None else out
+        own = beside(vectors, self.residual)
+        own = own if self.scale is None else own * beside(self.scale, own)
+        weights = own[:, : c * d]
         by_factors = self._writes_more(m)
         if by_factors:
-            weights = weights.reshape(m, c, d).transpose(2, 1, 0).reshape(d, c * m)
-        out = np.empty((m, self.shape[0])) if out is None else out
+            weights = weights.reshape(m, c, d).swapaxes(0, 2).reshape(d, c * m)
         for batch in self._slices(m, by_factors):
             part = self[batch]
             product = part._through_factors(weights) if by_factors else part._written_by(weights)
             if self.has_bias:
-                product = product + vectors[:, c * d :] @ part._bias_columns().T
-            out[:, self.row_slice(batch)] = product
+                product = product + dot(own[:, c * d :], part._bias_columns().T)
+            out[:, self.row_slice(batch)] = beside(product, vectors)
         return out
 
     def _writes_more(self, m):
@@ -149,46 +177,57 @@ class SharedRows(Rows):
         return s * d * (t + m) > t * m * (d + s)
 
     def _slices(self, m, by_factors):
-        (_, s, t, c), d = self.residual.shape, self.activation.shape[1]
+        (_, s, t, _), (c, d) = self.residual.shape, self.layer_shape
         numbers = t * c * m if by_factors else s * c * d
-        return batches(self.n_samples, 8 * numbers, at_most=CACHE_BYTES)
+        # A device has no such cache, and is kept busy by larger slices.
+        at_most = float("inf") if self.holds_tensors else CACHE_BYTES
+        return batches(self.n_samples, 8 * numbers, at_most=at_most)
 
     def _through_factors(self, stacked):
         """Products with vectors (d, c * m), (m, n_rows)."""
         n_samples, s, t, c = self.residual.shape
-        cube = np.asarray(self.activation @ stacked).reshape(n_samples, t * c, -1)
-        product = self.residual.reshape(n_samples, s, t * c) @ cube
+        cube = self._activation_by(stacked).reshape(n_samples, t * c, -1)
+        product = dot(self.residual.reshape(n_samples, s, t * c), cube)
         return product.reshape(n_samples * s, -1).T
 
+    def _activation_by(self, matrix):
+        if sp.issparse(self.activation):
+            return self.activation @ matrix
+        return dot(self.activation, matrix)
+
     def _written_by(self, weights):
-        dtype = np.result_type(weights, self.residual)
-        sums = self._position_sums(dtype).reshape(self.shape[0], -1)
-        return weights @ sums.T
+        return dot(weights, self._position_sums().T)
 
     def __rmatmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
         (c, d), m = self.layer_shape, len(matrix)
-        out = np.zeros((m, self.n_columns))
+        out, own = zeros((m, self.n_columns), self.residual), beside(matrix, self.residual)
         weights = out[:, : c * d]
         by_factors = self._writes_more(m)
         for batch in self._slices(m, by_factors):
-            part, factors = self[batch], matrix[:, self.row_slice(batch)]
+            part, factors = self[batch], own[:, self.row_slice(batch)]
             if by_factors:
                 for total, row in zip(weights, factors, strict=True):
                     total += part._combined(row).ravel()
             else:
-                weights += factors @ part._position_sums().reshape(part.shape[0], -1)
+                weights += dot(factors, part._position_sums())
             if self.has_bias:
-                out[:, c * d :] += factors @ part._bias_columns()
+                out[:, c * d :] += dot(factors, part._bias_columns())
+        out = to_numpy(out)
         return out if self.scale is None else out * self.scale
 
     def _combined(self, row):
         """Sum of the rows with coefficients (n_rows,), (c, d)."""
         n_samples, s, t, c = self.residual.shape
         residual = self.residual.reshape(n_samples, s, t * c)
-        mixed = row.reshape(n_samples, 1, s) @ residual
-        return np.asarray((self.activation.T @ mixed.reshape(n_samples * t, c)).T)
+        mixed = dot(row.reshape(n_samples, 1, s), residual)
+        return self._transposed_by(mixed.reshape(n_samples * t, c)).T
+
+    def _transposed_by(self, matrix):
+        if sp.issparse(self.activation):
+            return self.activation.T @ matrix
+        return dot(self.activation.T, matrix)
 
     def inner(self, other, out=None):
         return self.inner_by_parts(other, out)
@@ -204,6 +243,27 @@ class SharedRows(Rows):
         return SharedRows(self.residual, self.activation, self.has_bias, scale)
 
     def weighted(self, weight):
-        weight = np.asarray(weight).astype(self.residual.dtype, copy=False)
-        residual = self.residual * weight[:, None, None, None]
+        residual = self.residual * like(np.asarray(weight), self.residual)[:, None, None, None]
         return SharedRows(residual, self.activation, self.has_bias, self.scale)
+
+
+def layer_rows(residual, activation, has_bias=False):
+    """Rows of a linear layer, from its factors at all positions.
+
+    Parameters
+    ----------
+    residual : {ndarray, tensor} of shape (n_samples, rows_per_sample, t, c)
+        Derivatives with respect to the layer's outputs.
+    activation : {ndarray, CSR matrix, tensor} of shape (n_samples * t, d)
+        The layer's inputs, position after position.
+    has_bias : bool, default=False
+        Whether the layer has a bias.
+
+    Returns
+    -------
+    KroneckerRows or SharedRows
+    """
+    if residual.shape[2] > 1 or is_tensor(residual):
+        return SharedRows(residual, activation, has_bias)
+    residual = residual[:, :, 0]
+    return KroneckerRows(residual, activation, residual if has_bias else None)

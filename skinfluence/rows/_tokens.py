@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
+from skinfluence._utils.namespace import to_numpy
 from skinfluence.rows._base import Rows, into
 
 
@@ -83,7 +84,7 @@ class TokenRows(Rows):
 
     def mapped(self, matrix):
         """The same rows with residuals ``residual_t @ matrix``, for a matrix (c, m)."""
-        return TokenRows(self.residual @ matrix, self.tokens, self.n_tokens)
+        return TokenRows(self.residual @ to_numpy(matrix), self.tokens, self.n_tokens)
 
     def restricted(self, kept):
         """The same rows on a part of the vocabulary.

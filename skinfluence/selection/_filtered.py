@@ -4,7 +4,7 @@ from numbers import Integral
 
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
-from sklearn.utils import _safe_indexing, get_tags, indexable
+from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
@@ -20,6 +20,7 @@ from skinfluence._utils.sklearn_private import (
     _routing_enabled,
 )
 from skinfluence._utils.validation import check_model
+from skinfluence.data import gathered
 from skinfluence.estimators._exact import ExactInfluence
 from skinfluence.models import fit_arguments
 from skinfluence.selection._selector import MemorizationSelector
@@ -126,15 +127,15 @@ class FilteredEstimator(VersionedMixin, MetaEstimatorMixin, BaseEstimator):
         self.rounds = rounds
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, **params):
+    def fit(self, X, y=None, **params):
         """Select the rows, then fit the estimator on them.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows.
-        y : array-like of shape (n_samples,)
-            Targets.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features) or Chunks
+            Training rows; all rows of `Chunks` are held at once.
+        y : array-like of shape (n_samples,), default=None
+            Targets; None with `Chunks` alone, which hold the sample weights too.
         **params : dict
             Metadata such as ``sample_weight``, sliced with the rows.
 
@@ -152,7 +153,7 @@ class FilteredEstimator(VersionedMixin, MetaEstimatorMixin, BaseEstimator):
             ``rounds > 1`` needs it.
         """
         check_model(self.estimator)
-        X, y = indexable(X, y)
+        X, y, params["sample_weight"] = gathered(X, y, params.get("sample_weight"))
         params = {name: value for name, value in params.items() if value is not None}
         for_selector, for_estimator = self._route_fit(params)
         self._select_rows(X, y, for_selector)

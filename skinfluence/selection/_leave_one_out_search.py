@@ -17,6 +17,7 @@ from skinfluence._utils.sklearn_private import (
     _num_samples,
 )
 from skinfluence._utils.validation import check_model, check_weights
+from skinfluence.data import gathered
 from skinfluence.diagnostics import leave_one_out_score
 from skinfluence.estimators._exact import ExactInfluence
 from skinfluence.models import fit_arguments
@@ -145,15 +146,15 @@ class LeaveOneOutSearch(VersionedMixin, GridSearchCV):
         self.error_score = error_score
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None, groups=None):
+    def fit(self, X, y=None, sample_weight=None, groups=None):
         """Fit and score every candidate.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows.
-        y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Targets.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features) or Chunks
+            Training rows; all rows of `Chunks` are held at once.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
+            Targets; None with `Chunks` alone.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the training rows in each fit, non-negative and not all 0.
         groups : array-like of shape (n_samples,), default=None
@@ -177,6 +178,7 @@ class LeaveOneOutSearch(VersionedMixin, GridSearchCV):
             Counts the rows that are not known to have reached the minimum without them.
         """
         check_model(self.estimator)
+        X, y, sample_weight = gathered(X, y, sample_weight)
         X, y, groups = indexable(X, y, groups)
         weight = None if sample_weight is None else check_weights(sample_weight, X)
         score = _LeaveOneOutScore(self.scoring, weight, groups, self.refine)

@@ -5,13 +5,14 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexable
+from sklearn.utils import _safe_indexing, check_random_state, get_tags
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from skinfluence._utils.persistence import VersionedMixin
 from skinfluence._utils.sklearn_private import HasMethods, Interval, StrOptions, _fit_context
 from skinfluence._utils.warnings import warn_user
+from skinfluence.data import gathered, targets, training_set
 from skinfluence.estimators._exact import ExactInfluence
 from skinfluence.selection._held_out import scores_by_folds, scores_by_set
 
@@ -156,15 +157,16 @@ class MemorizationSelector(VersionedMixin, MetaEstimatorMixin, BaseEstimator):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Judge the rows and choose those to keep.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows, handed to the influence estimator as they are.
-        y : array-like of shape (n_samples,)
-            Targets.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features) or Chunks
+            Training rows, handed to the influence estimator as they are; or `Chunks`, of which
+            folds hold all rows at once, and the criterion "norm" or a validation set does not.
+        y : array-like of shape (n_samples,), default=None
+            Targets; None with `Chunks` alone.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows in the model that judges. Rows of weight 0 take no part in its
             fit, and are judged like the others.
@@ -180,8 +182,10 @@ class MemorizationSelector(VersionedMixin, MetaEstimatorMixin, BaseEstimator):
             If no row, or no row of some class, is kept; if the threshold is no number, quantile
             or "auto"; if y is missing, or the validation set is invalid.
         """
-        X, y = indexable(X, y)
-        influence = _default_influence(y) if self.influence is None else self.influence
+        by_folds = self.criterion == "sign" and not isinstance(self.validation, tuple)
+        X, y, sample_weight = (gathered if by_folds else training_set)(X, y, sample_weight)
+        labels = targets(X, y)
+        influence = _default_influence(labels) if self.influence is None else self.influence
         self.influence_ = clone(influence).fit(X, y, sample_weight=sample_weight)
         if hasattr(self.influence_, "classes_"):
             self.classes_ = self.influence_.classes_
@@ -189,7 +193,7 @@ class MemorizationSelector(VersionedMixin, MetaEstimatorMixin, BaseEstimator):
         if hasattr(self.influence_, "feature_names_in_"):
             self.feature_names_in_ = self.influence_.feature_names_in_
         self._judge(X, y, sample_weight)
-        self._select(self._groups(y))
+        self._select(self._groups(labels))
         return self
 
     def _judge(self, X, y, sample_weight):
@@ -275,15 +279,15 @@ class MemorizationSelector(VersionedMixin, MetaEstimatorMixin, BaseEstimator):
             "threshold, or use generalizable_fraction > 0."
         )
 
-    def fit_resample(self, X, y):
+    def fit_resample(self, X, y=None):
         """Fit, and return the kept rows.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows.
-        y : array-like of shape (n_samples,)
-            Targets.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features) or Chunks
+            Training rows; all rows of `Chunks` are held at once.
+        y : array-like of shape (n_samples,), default=None
+            Targets; None with `Chunks` alone.
 
         Returns
         -------
@@ -292,7 +296,8 @@ class MemorizationSelector(VersionedMixin, MetaEstimatorMixin, BaseEstimator):
         y_kept : array-like of shape (n_kept,)
             Their targets.
         """
-        self.fit(X, y)
+        X, y, sample_weight = gathered(X, y)
+        self.fit(X, y, sample_weight)
         return _safe_indexing(X, self.sample_indices_), _safe_indexing(y, self.sample_indices_)
 
     def get_support(self, indices=False):

@@ -1,8 +1,12 @@
-"""Eigenbases of the blocks of a curvature."""
+"""Eigenbases of the blocks of a curvature.
+
+Eigenvectors, and rows in the basis, are tensors where the moments are; eigenvalues are arrays.
+"""
 
 import numpy as np
 
 from skinfluence._utils.batching import batches
+from skinfluence._utils.namespace import beside, like, namespace, to_numpy, zeros
 from skinfluence.curvature.kronecker._eigenpairs import eigenpairs
 from skinfluence.curvature.kronecker._factors import (
     FACTOR_BYTES,
@@ -13,10 +17,9 @@ from skinfluence.curvature.kronecker._factors import (
     columns_of,
     factors,
     matrix_of,
-    rows_of,
 )
 from skinfluence.curvature.kronecker._tokens import TokenBasis, TokenMoments
-from skinfluence.rows import DenseRows
+from skinfluence.rows import layer_rows
 
 
 class KroneckerBasis:
@@ -38,7 +41,8 @@ class KroneckerBasis:
         gamma, self.outputs = eigenpairs(moments.outputs, penalty.mean(axis=1))
         self.values = np.clip(gamma, 0, None)[:, None] * np.clip(alpha, 0, None)
         # The diagonal of the penalty in the basis, exact where it is constant.
-        self.ridge = (self.outputs**2).T @ penalty @ self.inputs**2
+        ridge = (self.outputs**2).T @ like(penalty, self.outputs) @ self.inputs**2
+        self.ridge = to_numpy(ridge)
 
     def _as_matrix(self, column):
         return matrix_of(column[None], self.shape, self.has_bias)[0]
@@ -46,36 +50,33 @@ class KroneckerBasis:
     def rotated(self, block):
         """Gradients in the basis, (n_rows, c, d), from a block of rows."""
         if not block.is_layer:
-            return self.rotated_columns(block.toarray())
+            return self.rotated_columns(block.written())
         residual, inputs = self._rotated_factors(block)
         n_samples, s, t, c = residual.shape
         if t == 1:
             rotated = residual[:, :, 0, :, None] * inputs[:, None, None, :]
         else:
             inputs = inputs.reshape(n_samples, 1, t, -1)
-            rotated = np.matmul(residual.transpose(0, 1, 3, 2), inputs)
+            rotated = namespace(residual).matmul(residual.swapaxes(2, 3), inputs)
         return rotated.reshape(n_samples * s, c, -1)
 
     def _rotated_factors(self, block):
-        residual, inputs = factors(block)
+        residual, inputs = (beside(part, self.outputs) for part in factors(block))
         outputs, own = self._in_precision(residual)
         flat = residual if by_samples(residual) else residual.reshape(-1, residual.shape[3])
         return (flat @ outputs).reshape(residual.shape), inputs @ own
 
     def _in_precision(self, array):
         """Eigenvectors of both factors, in the precision of an array."""
-        return [part.astype(array.dtype, copy=False) for part in (self.outputs, self.inputs)]
+        return [like(part, array) for part in (self.outputs, self.inputs)]
 
     def rotated_rows(self, block):
-        """Rows in the basis, (n_rows, c * d), factored where the block is."""
-        if block.is_layer:
-            return rows_of(*self._rotated_factors(block))
-        rotated = self.rotated(block)
-        return DenseRows(rotated.reshape(len(rotated), -1), block.rows_per_sample)
+        """Rows in the basis, (n_rows, c * d), factored as the rows of a layer are."""
+        return layer_rows(*self._rotated_factors(block))
 
     def rotated_columns(self, columns):
         """The same from written out rows."""
-        matrices = matrix_of(columns, self.shape, self.has_bias)
+        matrices = matrix_of(beside(columns, self.outputs), self.shape, self.has_bias)
         return self.outputs.T @ matrices @ self.inputs
 
     def unrotated_columns(self, rotated):
@@ -89,12 +90,12 @@ class KroneckerBasis:
         n_samples, s, t, c = residual.shape
         if t == 1:
             return (residual**2).sum(axis=(1, 2)).T @ inputs**2
-        total = np.zeros(self.shape)
-        for batch in batches(n_samples, 8 * s * total.size, at_most=FACTOR_BYTES):
-            part = residual[batch].transpose(0, 1, 3, 2)
-            rotated = np.matmul(part, inputs.reshape(n_samples, 1, t, -1)[batch])
-            squares = np.square(rotated, out=rotated).reshape(-1, total.size)
-            total += (np.ones(len(squares), squares.dtype) @ squares).reshape(self.shape)
+        total, library = zeros(self.shape, residual), namespace(residual)
+        for batch in batches(n_samples, 8 * s * self.values.size, at_most=FACTOR_BYTES):
+            part = residual[batch].swapaxes(2, 3)
+            rotated = library.matmul(part, inputs.reshape(n_samples, 1, t, -1)[batch])
+            squares = library.square(rotated, out=rotated).reshape(-1, self.values.size)
+            total += (library.ones_like(squares[:, 0]) @ squares).reshape(self.shape)
         return total
 
 
@@ -112,19 +113,15 @@ class DenseBasis:
     def __init__(self, moments, penalty):
         values, self.vectors = eigenpairs(moments.matrix, penalty)
         self.values = np.clip(values, 0, None)
-        self.ridge = (self.vectors**2).T @ penalty
+        self.ridge = to_numpy((self.vectors**2).T @ like(penalty, self.vectors))
 
     def rotated(self, block):
         """Rows in the basis, (n_rows, p)."""
-        return self.rotated_columns(block.toarray())
-
-    def rotated_rows(self, block):
-        """The same as rows."""
-        return DenseRows(self.rotated(block), block.rows_per_sample)
+        return self.rotated_columns(block.written())
 
     def rotated_columns(self, columns):
         """The same from written out rows."""
-        return columns @ self.vectors
+        return beside(columns, self.vectors) @ self.vectors
 
     def unrotated_columns(self, rotated):
         """Columns of the rows from rows in the basis."""
@@ -132,7 +129,8 @@ class DenseBasis:
 
     def second_moment(self, block):
         """Sum over the rows of their squares in the basis, (p,)."""
-        return np.einsum("np,np->p", *2 * [self.rotated(block)])
+        rotated = self.rotated(block)
+        return namespace(rotated).einsum("np,np->p", rotated, rotated)
 
 
 class DiagonalBasis:
@@ -147,16 +145,12 @@ class DiagonalBasis:
     """
 
     def __init__(self, moments, penalty):
-        self.values = moments.values
+        self.values = to_numpy(moments.values)
         self.ridge = penalty
 
     def rotated(self, block):
         """Rows in the basis, (n_rows, p)."""
-        return block.toarray()
-
-    def rotated_rows(self, block):
-        """The rows themselves."""
-        return block
+        return block.written()
 
     def rotated_columns(self, columns):
         """The columns themselves."""

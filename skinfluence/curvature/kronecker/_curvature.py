@@ -1,7 +1,10 @@
 """The curvature of all layers, diagonal in their eigenbases."""
 
+from operator import add
+
 import numpy as np
 
+from skinfluence._utils.namespace import beside, dot, in_double, like, to_numpy, total
 from skinfluence._utils.warnings import warn_user
 from skinfluence.curvature import Curvature
 from skinfluence.curvature._eigenbasis import Eigenbasis
@@ -21,8 +24,8 @@ class RotatedRows(Rows):
     ----------
     bases : list of KroneckerBasis, DenseBasis or DiagonalBasis
         Basis of each block of columns.
-    parts : list of ndarray of shape (n_rows, ...)
-        The blocks in these bases.
+    parts : list of {ndarray, tensor} of shape (n_rows, ...)
+        The blocks in these bases, tensors where the bases are.
     rows_per_sample : int
         Rows of each sample.
     """
@@ -48,7 +51,7 @@ class RotatedRows(Rows):
 
     def toarray(self):
         pairs = zip(self.bases, self.parts, strict=True)
-        columns = [basis.unrotated_columns(part) for basis, part in pairs]
+        columns = [to_numpy(basis.unrotated_columns(part)) for basis, part in pairs]
         return np.hstack(columns, dtype=np.float64)
 
     def inner(self, other, out=None):
@@ -56,23 +59,26 @@ class RotatedRows(Rows):
             return DenseRows(self.toarray(), self.rows_per_sample).inner(other, out)
         out = np.empty((self.shape[0], other.shape[0])) if out is None else out
         for batch, blocks in block_batches(other):
-            terms = [self._dotted(i, block) for i, block in enumerate(blocks)]
-            out[:, other.row_slice(batch)] = sum(terms)
+            terms = (self._dotted(i, block) for i, block in enumerate(blocks))
+            out[:, other.row_slice(batch)] = to_numpy(total(terms))
         return out
 
     def _dotted(self, i, block):
         """Products of the rows with those of a block, (n_rows, n_block_rows)."""
         part, basis = self.parts[i], self.bases[i]
         if block.is_layer and not block.is_shared:
-            return basis.rotated_rows(block).dotted_by(part.reshape(len(part), -1))
-        if i not in self._columns:
-            self._columns[i] = basis.unrotated_columns(part)
-        return block.dotted_by(self._columns[i])
+            block, vectors = basis.rotated_rows(block), part.reshape(len(part), -1)
+        else:
+            if i not in self._columns:
+                self._columns[i] = basis.unrotated_columns(part)
+            vectors = self._columns[i]
+        # Rows that come from a file are arrays.
+        return block.dotted_by(vectors if block.holds_tensors else to_numpy(vectors))
 
 
 def _in_blocks(rows, bases):
     """Whether the blocks of rows match the bases."""
-    return len(rows.blocks) == len(bases)
+    return len(rows.device_blocks) == len(bases)
 
 
 class KroneckerCurvature(Curvature):
@@ -104,12 +110,13 @@ class KroneckerCurvature(Curvature):
         self._warned = False
 
     def _correct(self, rows):
-        totals = [np.zeros_like(basis.values) for basis in self.bases]
+        sums = None
         for _, blocks in block_batches(rows):
-            for total, basis, block in zip(totals, self.bases, blocks, strict=True):
-                total += basis.second_moment(block)
-        for basis, total in zip(self.bases, totals, strict=True):
-            basis.values = total
+            pairs = zip(self.bases, blocks, strict=True)
+            moments = [in_double(basis.second_moment(block)) for basis, block in pairs]
+            sums = moments if sums is None else list(map(add, sums, moments))
+        for basis, values in zip(self.bases, sums, strict=True):
+            basis.values = to_numpy(values)
 
     def _split(self, columns):
         return np.split(columns, self._edges, axis=1)
@@ -139,7 +146,7 @@ class KroneckerCurvature(Curvature):
 
     def _rotated(self, rows):
         if _in_blocks(rows, self.bases):
-            pairs = zip(self.bases, rows.blocks, strict=True)
+            pairs = zip(self.bases, rows.device_blocks, strict=True)
             return [basis.rotated(block) for basis, block in pairs]
         pairs = zip(self.bases, self._split(rows.toarray()), strict=True)
         return [basis.rotated_columns(columns) for basis, columns in pairs]
@@ -150,7 +157,7 @@ class KroneckerCurvature(Curvature):
     def solve(self, rows, damping):
         parts = self._rotated(rows[:])
         for part, inverse in zip(parts, self._inverses(damping), strict=True):
-            part *= inverse.astype(part.dtype, copy=False)
+            part *= like(inverse, part)
         return RotatedRows(self.bases, parts, rows.rows_per_sample)
 
     def whiten(self, rows, damping):
@@ -159,7 +166,7 @@ class KroneckerCurvature(Curvature):
         roots = [np.sqrt(inverse) for inverse in self._inverses(damping)]
         for batch in rows.batches():
             pairs = zip(self._rotated(rows[batch]), roots, strict=True)
-            white = [part * root for part, root in pairs]
+            white = [part * beside(root, part) for part, root in pairs]
             white = RotatedRows(self.bases, white, rows.rows_per_sample)
             out[rows.row_slice(batch)] = white.toarray()
         return out
@@ -171,7 +178,8 @@ class KroneckerCurvature(Curvature):
         for batch in rows.batches():
             for part, inverse in zip(self._rotated(rows[batch]), inverses, strict=True):
                 part = part.reshape(-1, s, inverse.size)
-                out[batch] += (part * inverse.ravel()) @ part.transpose(0, 2, 1)
+                solved = part * beside(inverse.ravel(), part)
+                out[batch] += to_numpy(dot(solved, part.swapaxes(1, 2)))
         return out
 
     def effective_dimension(self, damping):
@@ -182,6 +190,7 @@ class KroneckerCurvature(Curvature):
         totals, floor = self._totals(damping)
 
         def write(rows):
-            return np.hstack([part.reshape(len(part), -1) for part in self._rotated(rows)])
+            parts = map(to_numpy, self._rotated(rows))
+            return np.hstack([part.reshape(len(part), -1) for part in parts])
 
         return Eigenbasis(np.concatenate([total.ravel() for total in totals]), floor, write)

@@ -1,7 +1,8 @@
 """Eigenpairs of the moments of a layer."""
 
 import numpy as np
-from scipy.linalg import eigh
+
+from skinfluence._utils.namespace import eigh, like
 
 
 def eigenpairs(moment, penalty):
@@ -11,14 +12,24 @@ def eigenpairs(moment, penalty):
 
     Parameters
     ----------
-    moment : ndarray of shape (n, n)
+    moment : {ndarray, tensor} of shape (n, n)
         Symmetric, without negative eigenvalues.
     penalty : ndarray of shape (n,)
         Penalty on each coordinate.
+
+    Returns
+    -------
+    values : ndarray of shape (n,)
+        Eigenvalues, ascending.
+    vectors : {ndarray, tensor} of shape (n, n)
+        Eigenvectors, one in each column.
     """
     values, vectors = eigh(moment)
     null = values <= np.finfo(np.float64).eps * len(values) * values[-1]
     if null.any() and np.ptp(penalty):
-        inside = vectors[:, null]
-        vectors[:, null] = inside @ eigh(inside.T @ (penalty[:, None] * inside))[1]
+        # Eigenvalues ascend, so that these come first.
+        n_null = np.count_nonzero(null)
+        inside = vectors[:, :n_null]
+        own = like(penalty, vectors)[:, None] * inside
+        vectors[:, :n_null] = inside @ eigh(inside.T @ own)[1]
     return values, vectors

@@ -1,16 +1,24 @@
 """The factors of layers: their rows taken apart, and their moments."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from operator import add
 
 import numpy as np
 import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
+from skinfluence._utils.namespace import (
+    astype,
+    beside,
+    eigvalsh,
+    in_double,
+    namespace,
+    to_numpy,
+    zeros,
+)
 from skinfluence._utils.progress import track
 from skinfluence.curvature.kronecker._tokens import token_moments
-from skinfluence.rows import KroneckerRows, SharedRows
 
 # Factors of so many bytes, in double precision, are taken apart at once.
 FACTOR_BYTES = 2**25
@@ -26,17 +34,19 @@ def block_batches(rows):
     sample_bytes = 8 * rows[:1].n_stored
     parts = batches(rows.n_samples, sample_bytes, at_most=FACTOR_BYTES)
     for batch in track(parts, "batches of rows"):
-        yield batch, rows[batch].blocks
+        yield batch, rows[batch].device_blocks
 
 
 def factors(block):
     """Output gradients (n, s, t, c) and inputs with a 1 for the bias, (n * t, d)."""
     residual, inputs = block.position_residuals, block.activation
     if block.has_bias:
-        one = np.ones((inputs.shape[0], 1), residual.dtype)
-        stack = sp.hstack if sp.issparse(inputs) else np.hstack
+        one = namespace(residual).ones_like(residual[:, 0, :, :1]).reshape(-1, 1)
+        stack = sp.hstack if sp.issparse(inputs) else partial(namespace(one).concatenate, axis=1)
         inputs = stack([inputs, one])
-    return residual, sp.csr_array(inputs) if sp.issparse(inputs) else inputs.astype(residual.dtype)
+    if sp.issparse(inputs):
+        return residual, sp.csr_array(inputs)
+    return residual, astype(inputs, residual.dtype)
 
 
 def by_samples(residual):
@@ -48,20 +58,14 @@ def by_samples(residual):
     return residual.shape[2] > residual.shape[3]
 
 
-def rows_of(residual, inputs):
-    """Rows of a layer without bias, from factors as `factors` gives them."""
-    if residual.shape[2] == 1:
-        return KroneckerRows(residual[:, :, 0], inputs)
-    return SharedRows(residual, inputs, has_bias=False)
-
-
 def matrix_of(columns, shape, has_bias):
     """Columns ``[W.ravel(), b]`` (m, c * d) as matrices ``[W, b]`` (m, c, d)."""
     c, d = shape
     if not has_bias:
         return columns.reshape(-1, c, d)
     weights = columns[:, : c * (d - 1)].reshape(-1, c, d - 1)
-    return np.concatenate([weights, columns[:, c * (d - 1) :, None]], axis=2)
+    parts = [weights, columns[:, c * (d - 1) :, None]]
+    return namespace(columns).concatenate(parts, axis=2)
 
 
 def columns_of(matrices, has_bias):
@@ -69,7 +73,8 @@ def columns_of(matrices, has_bias):
     m = len(matrices)
     if not has_bias:
         return matrices.reshape(m, -1)
-    return np.hstack([matrices[:, :, :-1].reshape(m, -1), matrices[:, :, -1]])
+    parts = [matrices[:, :, :-1].reshape(m, -1), matrices[:, :, -1]]
+    return namespace(matrices).concatenate(parts, axis=1)
 
 
 @dataclass
@@ -78,9 +83,9 @@ class LayerMoments:
 
     Parameters
     ----------
-    inputs : ndarray of shape (d, d)
+    inputs : {ndarray, tensor} of shape (d, d)
         A, the mean over samples (and positions) of ``[u, 1][u, 1]'``.
-    outputs : ndarray of shape (c, c)
+    outputs : {ndarray, tensor} of shape (c, c)
         E, the mean over samples of the sum of ``r r'``.
     has_bias : bool
         Whether the last input is the 1 of the bias.
@@ -101,7 +106,7 @@ class LayerMoments:
     @cached_property
     def spectra(self):
         """Eigenvalues of A and of E, ascending."""
-        return np.linalg.eigvalsh(self.inputs), np.linalg.eigvalsh(self.outputs)
+        return eigvalsh(self.inputs), eigvalsh(self.outputs)
 
     def __add__(self, other):
         return LayerMoments(
@@ -115,7 +120,7 @@ class DenseMoment:
 
     Parameters
     ----------
-    matrix : ndarray of shape (p, p)
+    matrix : {ndarray, tensor} of shape (p, p)
         The sum of the outer products of the rows.
     """
 
@@ -131,7 +136,7 @@ class DenseMoment:
     @property
     def spectrum(self):
         """Eigenvalues, (p,)."""
-        return np.linalg.eigvalsh(self.matrix)
+        return eigvalsh(self.matrix)
 
     def __add__(self, other):
         return DenseMoment(self.matrix + other.matrix)
@@ -143,7 +148,7 @@ class DiagonalMoment:
 
     Parameters
     ----------
-    values : ndarray of shape (p,)
+    values : {ndarray, tensor} of shape (p,)
         The sum of the squares of the rows.
     """
 
@@ -159,7 +164,7 @@ class DiagonalMoment:
     @property
     def spectrum(self):
         """Eigenvalues, (p,)."""
-        return self.values
+        return to_numpy(self.values)
 
     def __add__(self, other):
         return DiagonalMoment(self.values + other.values)
@@ -200,27 +205,34 @@ def _moments_of(block, weight, shared, unfactored):
     residual, inputs = factors(block)
     n_samples, _, t, _ = residual.shape
     if shared == "reduce":
-        mean = sp.kron(sp.eye_array(n_samples), np.full((1, t), 1 / t), format="csr")
-        inputs, residual, t = mean @ inputs, residual.sum(axis=2, keepdims=True), 1
+        inputs, residual, t = _position_means(inputs, t), residual.sum(axis=2, keepdims=True), 1
     scaled = np.repeat(weight / t, t)
     if sp.issparse(inputs):
         moment = (inputs.T @ (sp.diags_array(scaled) @ inputs)).toarray()
     else:
         # Double precision, whatever the factors have, so that a null space shows as one.
-        root = inputs * np.sqrt(scaled)[:, None]
+        root = inputs * beside(np.sqrt(scaled), inputs)[:, None]
         moment = root.T @ root
     return LayerMoments(moment, _outer_sum(residual), block.has_bias)
+
+
+def _position_means(inputs, t):
+    """Means of the inputs (n * t, d) over the positions of each sample, (n, d)."""
+    n_samples = inputs.shape[0] // t
+    if sp.issparse(inputs):
+        return sp.kron(sp.eye_array(n_samples), np.full((1, t), 1 / t), format="csr") @ inputs
+    return inputs.reshape(n_samples, t, -1).mean(axis=1, dtype=namespace(inputs).float64)
 
 
 def _outer_sum(residual):
     """Sum of ``r r'`` over samples, rows and positions, (c, c), in double precision."""
     n_samples, s, t, c = residual.shape
-    total = np.zeros((c, c))
+    found = zeros((c, c), residual)
     for batch in batches(n_samples, 8 * s * t * c, at_most=CACHED_BYTES):
-        part = residual[batch].astype(np.float64)
+        part = in_double(residual[batch])
         if by_samples(part):
-            total += np.matmul(part.transpose(0, 1, 3, 2), part).sum(axis=(0, 1))
+            found += (part.swapaxes(2, 3) @ part).sum(axis=(0, 1))
         else:
             flat = part.reshape(-1, c)
-            total += flat.T @ flat
-    return total
+            found += flat.T @ flat
+    return found

@@ -3,20 +3,19 @@
 from numbers import Integral
 
 import numpy as np
-from scipy.linalg import eigh
 from sklearn.utils import Bunch
 
 from skinfluence._utils.arrays import with_fixed_signs
+from skinfluence._utils.namespace import beside, dot, eigh, to_numpy
 from skinfluence.curvature._space import Space
 from skinfluence.curvature.kronecker._factors import (
     block_batches,
     columns_of,
     factors,
     matrix_of,
-    rows_of,
 )
 from skinfluence.curvature.kronecker._tokens import TokenSketch
-from skinfluence.rows import BlockRows, DenseRows
+from skinfluence.rows import BlockRows, DenseRows, layer_rows
 from skinfluence.sketching import effective_dimension, influence_min_dim
 
 
@@ -180,7 +179,7 @@ def draw_layer_sketch(layer, sizes, kind, random_state):
     pair = []
     for moment, size in zip((layer.inputs, layer.outputs), sizes, strict=True):
         if kind == "nystrom":
-            leading = eigh(moment)[1][:, ::-1][:, :size]
+            leading = to_numpy(eigh(moment)[1])[:, ::-1][:, :size]
             pair.append(with_fixed_signs(leading).T)
         else:
             pair.append(random_state.standard_normal((size, len(moment))) / np.sqrt(size))
@@ -195,7 +194,7 @@ class UnsketchedBlock:
 
     def project(self, block):
         """The rows themselves."""
-        return block
+        return block.on_host()
 
     def lift(self, columns):
         """The columns themselves."""
@@ -235,7 +234,8 @@ class LayerSketch:
             sketched = self.outputs @ matrices @ self.inputs.T
             return DenseRows(sketched.reshape(len(sketched), -1), block.rows_per_sample)
         residual, inputs = factors(block)
-        return rows_of(residual @ self.outputs.T, inputs @ self.inputs.T)
+        sides = zip((residual, inputs), self._pair, strict=True)
+        return layer_rows(*(dot(side, beside(matrix, side).T) for side, matrix in sides)).on_host()
 
     @property
     def _shape(self):

@@ -11,6 +11,14 @@ from functools import cached_property
 import numpy as np
 
 from skinfluence._utils.arrays import with_fixed_signs
+from skinfluence._utils.namespace import (
+    beside,
+    eigvalsh,
+    in_double,
+    like,
+    namespace,
+    to_numpy,
+)
 from skinfluence.curvature.kronecker._eigenpairs import eigenpairs
 from skinfluence.rows import DenseRows
 
@@ -21,9 +29,9 @@ class TokenMoments:
 
     Parameters
     ----------
-    inputs : ndarray of shape (v,)
+    inputs : {ndarray, tensor} of shape (v,)
         The diagonal of A: how often each token comes, a mean over samples and positions.
-    outputs : ndarray of shape (c, c)
+    outputs : {ndarray, tensor} of shape (c, c)
         E, the mean over samples of the sum of ``r r'``.
     """
 
@@ -41,12 +49,12 @@ class TokenMoments:
     @cached_property
     def spectra(self):
         """Eigenvalues of A and of E, ascending."""
-        return np.sort(self.inputs), np.linalg.eigvalsh(self.outputs)
+        return np.sort(to_numpy(self.inputs)), eigvalsh(self.outputs)
 
     def leading(self, n_tokens, n_outputs):
         """The most frequent tokens, and the leading eigenvectors of E, (n_outputs, c)."""
-        tokens = np.argsort(-self.inputs, kind="stable")[:n_tokens]
-        vectors = np.linalg.eigh(self.outputs)[1][:, ::-1][:, :n_outputs]
+        tokens = np.argsort(-to_numpy(self.inputs), kind="stable")[:n_tokens]
+        vectors = np.linalg.eigh(to_numpy(self.outputs))[1][:, ::-1][:, :n_outputs]
         return tokens, with_fixed_signs(vectors).T
 
     def __add__(self, other):
@@ -58,16 +66,17 @@ def token_moments(block, weight):
 
     Parameters
     ----------
-    block : TokenRows
+    block : TokenRows or TokenTensorRows
         Factor rows.
     weight : ndarray of shape (n_samples,)
         Weights of the samples.
     """
     _, _, t, c = block.residual.shape
     kept = block.tokens >= 0
-    scaled = np.broadcast_to(weight[:, None] / t, kept.shape)
-    inputs = np.bincount(block.tokens[kept], scaled[kept], minlength=block.n_tokens)
-    flat = block.residual.reshape(-1, c).astype(np.float64)
+    scaled = beside(np.repeat(weight[:, None] / t, t, axis=1), block.residual)
+    count = namespace(kept).bincount
+    inputs = count(block.tokens[kept], scaled[kept], minlength=block.n_tokens)
+    flat = in_double(block.residual.reshape(-1, c))
     return TokenMoments(inputs, flat.T @ flat)
 
 
@@ -86,27 +95,26 @@ class TokenBasis:
         self.shape = moments.shape
         penalty = penalty.reshape(self.shape)
         gamma, self.outputs = eigenpairs(moments.outputs, penalty.mean(axis=1))
-        self.values = np.clip(gamma, 0, None)[:, None] * moments.inputs
-        self.ridge = (self.outputs**2).T @ penalty
+        self.values = np.clip(gamma, 0, None)[:, None] * to_numpy(moments.inputs)
+        self.ridge = to_numpy((self.outputs**2).T @ like(penalty, self.outputs))
 
     def rotated(self, block):
         """Gradients in the basis, (n_rows, c, v), from a block of rows."""
-        return self.rotated_rows(block).toarray().reshape(-1, *self.shape)
+        if not block.is_layer:
+            return self.rotated_columns(block.written())
+        return self.rotated_rows(block).written().reshape(-1, *self.shape)
 
     def rotated_rows(self, block):
-        """Rows in the basis, (n_rows, c * v), factored where the block is."""
-        if block.is_layer:
-            return block.mapped(self.outputs)
-        rotated = self.rotated_columns(block.toarray())
-        return DenseRows(rotated.reshape(len(rotated), -1), block.rows_per_sample)
+        """Rows in the basis, (n_rows, c * v), factored as the rows of an embedding are."""
+        return block.mapped(self.outputs)
 
     def rotated_columns(self, columns):
         """The same from written out rows."""
-        return self.outputs.T @ columns.reshape(-1, *self.shape)
+        return self.outputs.T @ beside(columns, self.outputs).reshape(-1, *self.shape)
 
     def unrotated_columns(self, rotated):
         """Columns of the rows from gradients in the basis."""
-        return (self.outputs @ rotated).reshape(len(rotated), -1)
+        return (like(self.outputs, rotated) @ rotated).reshape(len(rotated), -1)
 
     def second_moment(self, block):
         """Sum over the rows of the squares of their entries in the basis, (c, v)."""
@@ -140,7 +148,7 @@ class TokenSketch:
     def project(self, block):
         """Rows of the kept tokens with the residuals ``P_E r``."""
         if block.is_layer:
-            return block.restricted(self.tokens).mapped(self.outputs.T)
+            return block.on_host().restricted(self.tokens).mapped(self.outputs.T)
         sketched = self.outputs @ self._kept(block.toarray())
         return DenseRows(sketched.reshape(len(sketched), -1), block.rows_per_sample)
 

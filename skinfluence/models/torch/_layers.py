@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from skinfluence._utils.namespace import namespace
 from skinfluence.models.torch._bag import Lookup
 from skinfluence.models.torch._parts import Part
-from skinfluence.rows import KroneckerRows, SharedRows, TokenRows
+from skinfluence.rows import layer_rows, token_rows
 
 # Where the samples and the positions of a call may lie: (n, t, ...) or (t, n, ...), maybe with
 # both axes in one. Each function gives (n, t, ...).
@@ -124,16 +125,13 @@ class Layer:
 
         Parameters
         ----------
-        inputs : ndarray of shape (n, t, d) or (n, t)
+        inputs : {ndarray, tensor} of shape (n, t, d) or (n, t)
             Inputs or tokens.
-        residual : ndarray of shape (n, s, t, c)
+        residual : {ndarray, tensor} of shape (n, s, t, c)
             Gradients at the outputs.
         """
-        n_samples, t = inputs.shape[:2]
-        if t > 1:
-            return SharedRows(residual, inputs.reshape(n_samples * t, -1), bool(self.bias))
-        residual = residual[:, :, 0]
-        return KroneckerRows(residual, inputs[:, 0], residual if self.bias else None)
+        n_samples, t, d = inputs.shape
+        return layer_rows(residual, inputs.reshape(n_samples * t, d), bool(self.bias))
 
     def summed(self, inputs, residual):
         """The rows from tensors, written out, where that takes fewer numbers than factors do.
@@ -215,9 +213,11 @@ class EmbeddingLayer(Layer):
         return self._arranged(x, n).reshape(n, -1)
 
     def rows(self, inputs, residual):
-        # The padding token has an embedding that is never trained.
-        tokens = np.where(inputs == self.module.padding_idx, -1, inputs)
-        return TokenRows(residual, tokens, self.module.num_embeddings)
+        if self.module.padding_idx is not None:
+            # The padding token has an embedding that is never trained.
+            is_padding = inputs == self.module.padding_idx
+            inputs = namespace(inputs).where(is_padding, -1, inputs)
+        return token_rows(residual, inputs, self.module.num_embeddings)
 
     def _one_hot(self, tokens, dtype):
         one_hot = F.one_hot(tokens, self.module.num_embeddings).to(dtype)

@@ -11,11 +11,12 @@ from sklearn.utils import gen_batches
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from skinfluence._utils.namespace import empty
 from skinfluence.models.torch._inputs import reader_of
 from skinfluence.models.torch._layers import layers_of
 from skinfluence.models.torch._module import HALF, chosen_parameters, working_copy
 from skinfluence.models.torch._tape import Tape, pulled_back
-from skinfluence.rows import DenseRows
+from skinfluence.rows import written_rows
 
 # The hooks of a tape record calls of the module from all threads, and the switch of attention is
 # one for all of torch, so only one thread may call a module.
@@ -27,6 +28,10 @@ CHUNK = 256
 # Fewer of them where their factors would take more bytes than these: memory of larger tensors is
 # mapped anew for each of them, which takes longer than the computation.
 FACTOR_BYTES = 2**24
+
+# Types of devices whose rows become arrays: on a CPU, arrays are faster than tensors, and MPS has
+# no double precision, in which curvatures are summed and factorised.
+HOSTS = {"cpu", "mps"}
 
 
 class Network:
@@ -94,6 +99,11 @@ class Network:
         """Device of the module."""
         return next(iter(self.selected.values())).device
 
+    @property
+    def keeps_rows(self):
+        """Whether rows stay on the device, as tensors."""
+        return self.device.type not in HOSTS
+
     def tensor(self, array, dtype=None):
         """An array on the module's device, in its dtype by default."""
         # Tensors share memory with arrays, and torch knows none that cannot be written to.
@@ -145,6 +155,8 @@ class Network:
     def rows(self, features, vectors, *, weight=None, summed=False):
         """Blocks of rows ``w_i J_i' v_ij`` for vectors (n, s, k), in the order of `names`.
 
+        They hold tensors where the device keeps rows, and arrays elsewhere.
+
         With ``summed``, rows of shared layers are sums over their positions where these have fewer
         numbers than the factors.
         """
@@ -154,9 +166,12 @@ class Network:
             part = weighted_vectors(vectors, weight, samples)
             found = self.factors(features[samples], part)
             found = self._summed(found) if summed else found
-            arrays = [tuple(map(to_array, tensors)) for tensors in found]
-            whole = _written(arrays, samples, n, whole)
+            kept = [tuple(map(self._kept, tensors)) for tensors in found]
+            whole = _written(kept, samples, n, whole)
         return [self._block(i, *arrays) for i, arrays in enumerate(whole or [])]
+
+    def _kept(self, tensor):
+        return tensor.detach() if self.keeps_rows else to_array(tensor)
 
     def factor_chunks(self, n_samples, s):
         """Slices of samples whose factors are computed at once, s rows of each."""
@@ -189,7 +204,7 @@ class Network:
             return self.layers[i].rows(*arrays)
         (gradients,) = arrays
         n_samples, s, size = gradients.shape
-        return DenseRows(gradients.reshape(n_samples * s, size), s)
+        return written_rows(gradients.reshape(n_samples * s, size), s)
 
     def gradients(self, features, vectors):
         """The same rows as one tensor (n * s, n_columns) on the device."""
@@ -350,11 +365,11 @@ def weighted_vectors(vectors, weight, samples):
 
 
 def _written(blocks, samples, n, whole):
-    """Arrays of all n samples, with the blocks of some of them in their places."""
+    """Blocks of all n samples, with those of some of them in their places."""
     if samples == slice(0, n):
         return blocks
     if whole is None:
-        whole = [[np.empty((n, *a.shape[1:]), a.dtype) for a in arrays] for arrays in blocks]
+        whole = [[empty((n, *a.shape[1:]), a) for a in arrays] for arrays in blocks]
     for arrays, pieces in zip(whole, blocks, strict=True):
         for array, piece in zip(arrays, pieces, strict=True):
             array[samples] = piece

@@ -1,4 +1,4 @@
-"""Rows of a module that can be written out, and sketched, on the module's device."""
+"""Rows of a module, on its device as long as they may be."""
 
 from copy import copy
 from functools import cached_property
@@ -10,9 +10,10 @@ from skinfluence.rows import BlockRows
 
 
 class ModuleRows(BlockRows):
-    """Rows ``w_i J_i' v_ij diag(scale)``: factors on the CPU, or written out on the device.
+    """Rows ``w_i J_i' v_ij diag(scale)``: factors, or written out on the device for sketches.
 
-    Rows are computed on first use, and factors only once.
+    Rows are computed on first use, and factors only once. `device_blocks` hold them as the
+    network keeps them, `blocks` as arrays.
 
     Parameters
     ----------
@@ -39,11 +40,15 @@ class ModuleRows(BlockRows):
         self.is_summed = is_summed
 
     @cached_property
-    def blocks(self):
+    def device_blocks(self):
         """The blocks of columns, factored."""
         settings = {"weight": self.weight, "summed": self.is_summed}
-        rows = BlockRows(self.network.rows(self.features, self.vectors, **settings))
-        return (rows if self.scale is None else rows.rescaled(self.scale)).blocks
+        blocks = self.network.rows(self.features, self.vectors, **settings)
+        return blocks if self.scale is None else _rescaled(blocks, self.scale)
+
+    @property
+    def blocks(self):
+        return [block.on_host() for block in self.device_blocks]
 
     @property
     def n_samples(self):
@@ -76,8 +81,8 @@ class ModuleRows(BlockRows):
         rows = copy(self)
         vars(rows).update(attributes)
         vars(rows).pop("_twin", None)
-        if "blocks" in vars(self):
-            rows.blocks = [change(block) for block in self.blocks]
+        if "device_blocks" in vars(self):
+            rows.device_blocks = [change(block) for block in self.device_blocks]
         return rows
 
     def __getitem__(self, samples):
@@ -110,13 +115,18 @@ class ModuleRows(BlockRows):
         """The same rows, summed over positions once for all who ask."""
         rows = copy(self)
         rows.is_summed = True
-        vars(rows).pop("blocks", None)
+        vars(rows).pop("device_blocks", None)
         return rows
 
     def rescaled(self, scale):
         rows = copy(self)
         vars(rows).pop("_twin", None)
         rows.scale = scale if self.scale is None else scale * self.scale
-        if "blocks" in vars(self):
-            rows.blocks = super().rescaled(scale).blocks
+        if "device_blocks" in vars(self):
+            rows.device_blocks = _rescaled(self.device_blocks, scale)
         return rows
+
+
+def _rescaled(blocks, scale):
+    """Blocks with other columns, as arrays: only curvatures that need arrays ask for them."""
+    return BlockRows(block.on_host() for block in blocks).rescaled(scale).blocks
