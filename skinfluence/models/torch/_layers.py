@@ -153,7 +153,7 @@ class Layer:
     def total(self, inputs, residual):
         """Sum of the rows from tensors (n, t, d) and (n, t, c), (n_columns,)."""
         if residual.shape[1] > residual.shape[2]:
-            # The positions of a convolution lie last in memory: as one matrix, they would be copied.
+            # Positions of convolutions lie last in memory: as one matrix, they would be copied.
             weight = (residual.mT @ inputs).sum(0)
         else:
             weight = residual.flatten(0, 1).T @ inputs.flatten(0, 1)
