@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 import threading
+from functools import partial
 
 import joblib
 import numpy as np
@@ -37,7 +38,7 @@ def nothing_stored():
 
 
 class Posting(ThreadingBackend):
-    """Threads that get their tasks by post: pickled, and weighed."""
+    """Threads that get their tasks by post, pickled and weighed, and so send results back."""
 
     supports_sharedmem = False
     posted = []
@@ -55,7 +56,14 @@ class Posting(ThreadingBackend):
         if b"skinfluence._utils.parallel" in parcel:
             self.posted.append(len(parcel))
         func.items = pickle.loads(parcel)
-        return func
+        return lambda: returned(func())
+
+
+def returned(results):
+    """Results as another process sends them, whose arrays nobody may write to."""
+    buffers = []
+    parcel = pickle.dumps(results, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(parcel, buffers=[bytes(buffer.raw()) for buffer in buffers])
 
 
 joblib.register_parallel_backend("posting", Posting)
@@ -289,6 +297,51 @@ def test_a_cluster_gives_the_same(job, cluster):
     PROCESS_STORE.clear()
     with joblib.parallel_config("dask"):
         assert_allclose(effects_of(job), alone, rtol=1e-10)
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    ray = pytest.importorskip("ray")
+    from ray.util.joblib import register_ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        # One machine, on the loopback address.
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        settings = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        ray.init(num_cpus=2, object_store_memory=2**27, _node_ip_address="127.0.0.1", **settings)
+        register_ray()
+        yield
+        ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("job", JOBS)
+def test_ray_gives_the_same(job, ray_cluster):
+    alone = effects_of(job)
+    PROCESS_STORE.clear()
+    with joblib.parallel_config("ray", n_jobs=2):
+        assert_allclose(effects_of(job), alone, rtol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_workers_of_ray_read_their_own_parts(ray_cluster, tmp_path):
+    X, y = cancer()
+
+    # A function of this place, since workers cannot import the tests.
+    def part(start):
+        (tmp_path / str(os.getpid())).touch()
+        return X[start : start + 100], y[start : start + 100]
+
+    starts = range(100, len(y), 100)
+    chunks = Chunks([(X[:100], y[:100]), *(partial(part, start) for start in starts)])
+    model = frozen(MODEL, X, y)
+    with joblib.parallel_config("ray", n_jobs=2):
+        found = ExactInfluence(model).fit(chunks).self_influence()
+    readers = {path.name for path in tmp_path.iterdir()}
+    assert readers and str(os.getpid()) not in readers
+    assert_allclose(found, ExactInfluence(model).fit(X, y).self_influence(), rtol=1e-10)
 
 
 @pytest.mark.slow

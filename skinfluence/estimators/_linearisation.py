@@ -309,9 +309,9 @@ class Linearisation:
         residual = objective.residual_length()
         if not residual:
             return 0.0
-        gradient = objective.loss_gradient()[None]
-        gradient += objective.penalty * objective.theta + objective.l1_gradient
-        length = self.curvature.leverages(DenseRows(gradient), self.damping)[0, 0, 0]
+        own = objective.penalty * objective.theta + objective.l1_gradient
+        gradient = DenseRows((objective.loss_gradient() + own)[None])
+        length = self.curvature.leverages(gradient, self.damping)[0, 0, 0]
         return float(np.sqrt(max(length, 0.0) / objective.total_weight)) / residual
 
     def self_influence(self):

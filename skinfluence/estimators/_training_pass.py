@@ -1,5 +1,6 @@
 """One pass over the training rows for many queries: training rows outside, queries inside."""
 
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -113,8 +114,7 @@ class TrainingPass:
         """
         search = partial(_leaders, self._products, k, SORT_KEYS[by])
         if self.rows.reads_pieces:
-            first, *others = self._of_tasks(search, self._few_groups(), _start)
-            return first.joined(others)
+            return self._joined(self._of_tasks(search, self._few_groups(), _start))
         found = {}
 
         def search_span(span):
@@ -122,8 +122,16 @@ class TrainingPass:
             found[span.start] = search(parts)
 
         self.schedule.run(search_span, self._spans())
-        first, *others = (found[start] for start in sorted(found))
-        return first.joined(others)
+        return self._joined(found[start] for start in sorted(found))
+
+    @staticmethod
+    def _joined(found):
+        """Indices and values of the leaders of consecutive rows, (n_queries, k)."""
+        first, *others = found
+        leaders = first.copy()
+        for other in others:
+            leaders.take_in(other)
+        return leaders.indices, leaders.values
 
     def _of_tasks(self, function, groups, *arguments):
         """Results of workers that read their own pieces of the training rows."""
@@ -242,13 +250,18 @@ class _Leaders:
         query, place = np.divmod(np.flatnonzero(keys[rows] > last[rows, None]), keys.shape[1])
         return rows[query], place
 
-    def joined(self, others):
-        """Indices and values of the leaders of these rows and of later ones, (n_queries, k)."""
+    def copy(self):
+        """The same leaders in memory of their own, since that of workers may be read-only."""
+        other = copy(self)
+        for name in ("keys", "values", "indices"):
+            setattr(other, name, getattr(self, name).copy())
+        return other
+
+    def take_in(self, other):
+        """Let the leaders of later rows take places."""
         n_queries, k = self.keys.shape
-        for other in others:
-            query = np.repeat(np.arange(n_queries), k)
-            self._take(query, other.keys.ravel(), other.values.ravel(), other.indices.ravel())
-        return self.indices, self.values
+        query = np.repeat(np.arange(n_queries), k)
+        self._take(query, other.keys.ravel(), other.values.ravel(), other.indices.ravel())
 
     def _take(self, query, keys, values, indices):
         """Let numbers of some queries take places among their leaders."""
