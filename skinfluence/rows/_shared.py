@@ -6,6 +6,8 @@ As in ``skinfluence.rows``, with ``t`` positions of a sample to which a layer is
 pixels of a convolution, the steps of a sequence.
 """
 
+from functools import cached_property
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -118,7 +120,7 @@ class SharedRows(Rows):
     def written(self):
         sums = in_double(self._position_sums())
         if self.has_bias:
-            sums = namespace(sums).concatenate([sums, self._bias_columns()], axis=1)
+            sums = namespace(sums).concatenate([sums, self._bias_columns], axis=1)
         return sums if self.scale is None else sums * beside(self.scale, sums)
 
     def on_host(self):
@@ -140,7 +142,9 @@ class SharedRows(Rows):
             out[i] = (self.activation[i * t : (i + 1) * t].T @ flat.T).T.reshape(out[i].shape)
         return out.reshape(n_samples * s, c * d)
 
+    @cached_property
     def _bias_columns(self):
+        """Columns of the bias, (n_rows, c) in double precision."""
         n_samples, s, _, c = self.residual.shape
         sums = self.residual.sum(axis=2, dtype=namespace(self.residual).float64)
         return sums.reshape(n_samples * s, c)
@@ -153,25 +157,22 @@ class SharedRows(Rows):
         return self.dotted_by(np.ascontiguousarray(matrix.T)).T
 
     def dotted_by(self, vectors, out=None):
-        m = len(vectors)
+        (c, d), m = self.layer_shape, len(vectors)
         out = zeros((m, self.shape[0]), vectors) if out is None else out
         own = beside(vectors, self.residual)
         own = own if self.scale is None else own * beside(self.scale, own)
-        weights, bias = self._taken_apart(own)
+        weights = own[:, : c * d]
         by_factors = self._writes_more(m)
         if by_factors:
-            weights = weights.reshape(m, *self.layer_shape).swapaxes(0, 2)
-            weights, bias = weights.reshape(len(weights), -1), bias.T.reshape(-1)
+            weights = weights.reshape(m, c, d).swapaxes(0, 2).reshape(d, c * m)
         for batch in self._slices(m, by_factors):
             part = self[batch]
-            product = (part._through_factors if by_factors else part._written_by)(weights, bias)
+            product = part._through_factors(weights) if by_factors else part._written_by(weights)
+            if self.has_bias:
+                columns = self._bias_columns[self.row_slice(batch)]
+                product = product + dot(own[:, c * d :], columns.T)
             out[:, self.row_slice(batch)] = beside(product, vectors)
         return out
-
-    def _taken_apart(self, columns):
-        """Columns (m, n_columns) of the weights, and of the bias."""
-        n_weights = int(np.prod(self.layer_shape))
-        return columns[:, :n_weights], columns[:, n_weights:]
 
     def _writes_more(self, m):
         """Whether writing the rows out takes more operations than m products by factors."""
@@ -187,13 +188,10 @@ class SharedRows(Rows):
         at_most = float("inf") if self.holds_tensors else CACHE_BYTES
         return batches(self.n_samples, 8 * numbers, at_most=at_most)
 
-    def _through_factors(self, weights, bias):
-        """Products with vectors (d, c * m) and (c * m,), (m, n_rows)."""
+    def _through_factors(self, stacked):
+        """Products with vectors (d, c * m), (m, n_rows)."""
         n_samples, s, t, c = self.residual.shape
-        cube = self._activation_by(weights)
-        if self.has_bias:
-            cube += bias
-        cube = cube.reshape(n_samples, t * c, -1)
+        cube = self._activation_by(stacked).reshape(n_samples, t * c, -1)
         product = dot(self.residual.reshape(n_samples, s, t * c), cube)
         return product.reshape(n_samples * s, -1).T
 
@@ -202,40 +200,34 @@ class SharedRows(Rows):
             return self.activation @ matrix
         return dot(self.activation, matrix)
 
-    def _written_by(self, weights, bias):
-        """Products with vectors (m, c * d) and (m, c), (m, n_rows)."""
-        product = dot(weights, self._position_sums().T)
-        return product + dot(bias, self._bias_columns().T) if self.has_bias else product
+    def _written_by(self, weights):
+        return dot(weights, self._position_sums().T)
 
     def __rmatmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
-        m = len(matrix)
+        (c, d), m = self.layer_shape, len(matrix)
         out, own = zeros((m, self.n_columns), self.residual), beside(matrix, self.residual)
-        weights, bias = self._taken_apart(out)
+        weights = out[:, : c * d]
         by_factors = self._writes_more(m)
         for batch in self._slices(m, by_factors):
             part, factors = self[batch], own[:, self.row_slice(batch)]
             if by_factors:
-                for total, row in zip(out, factors, strict=True):
-                    total += part._combined(row)
-                continue
-            weights += dot(factors, part._position_sums())
-            if self.has_bias:
-                bias += dot(factors, part._bias_columns())
+                for total, row in zip(weights, factors, strict=True):
+                    total += part._combined(row).ravel()
+            else:
+                weights += dot(factors, part._position_sums())
+        if self.has_bias:
+            out[:, c * d :] = dot(own, self._bias_columns)
         out = to_numpy(out)
         return out if self.scale is None else out * self.scale
 
     def _combined(self, row):
-        """Sum of the rows with coefficients (n_rows,), (n_columns,)."""
+        """Sum of the rows with coefficients (n_rows,), (c, d)."""
         n_samples, s, t, c = self.residual.shape
         residual = self.residual.reshape(n_samples, s, t * c)
-        mixed = dot(row.reshape(n_samples, 1, s), residual).reshape(n_samples * t, c)
-        weights = self._transposed_by(mixed).T.reshape(-1)
-        if not self.has_bias:
-            return weights
-        library = namespace(mixed)
-        return library.concatenate([weights, mixed.sum(axis=0, dtype=library.float64)])
+        mixed = dot(row.reshape(n_samples, 1, s), residual)
+        return self._transposed_by(mixed.reshape(n_samples * t, c)).T
 
     def _transposed_by(self, matrix):
         if sp.issparse(self.activation):
