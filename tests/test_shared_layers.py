@@ -94,16 +94,19 @@ class Counting(nn.Linear):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("correction", [False, True])
-def test_a_fit_goes_through_the_training_rows_no_more_often_than_it_must(correction, monkeypatch):
+@pytest.mark.parametrize("correction, damping", [(False, 0.1), (True, 0.1), (True, "auto")])
+def test_a_fit_goes_through_the_training_rows_no_more_often_than_it_must(
+    correction, damping, monkeypatch
+):
     monkeypatch.setattr(Counting, "seen", 0)
     X = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
     y = (X[:, 0] > 0).astype(int)
     model = TorchModel(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), Counting(4, 2)))
-    influence = KFACInfluence(model, damping=0.1, eigenvalue_correction=correction)
+    influence = KFACInfluence(model, damping=damping, eigenvalue_correction=correction)
     influence.fit(X, y)
-    # The check of the rows with the outputs, the gradients, the factors and their correction.
-    passes = 4 if correction else 3
+    # The check of the rows with the outputs, the gradients, the factors, their correction, and
+    # the full curvature for a damping that is found.
+    passes = 3 + correction + (damping == "auto")
     assert passes * len(X) <= Counting.seen <= passes * len(X) + 100
     Counting.seen = 0
     influence.influence(X[:5], y[:5])
