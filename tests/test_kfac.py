@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.sparse as sp
 from numpy.testing import assert_allclose
 from scipy.linalg import block_diag
@@ -96,6 +97,27 @@ def test_a_layer_with_constant_residuals_has_its_fisher(correction, global_rando
     written = rows.toarray()
     solved = curvature.solve(DenseRows(np.eye(15)), 0.1).toarray()
     assert_allclose(np.linalg.inv(solved), written.T @ written + 0.1 * np.eye(15), atol=1e-10)
+
+
+@pytest.mark.parametrize("sketch_size", [None, 6])
+def test_every_factor_is_decomposed_once(sketch_size, monkeypatch):
+    decomposed = []
+
+    def counting(decompose):
+        def count(matrix, *args, **more):
+            decomposed.append(matrix)
+            return decompose(matrix, *args, **more)
+
+        return count
+
+    for library in (scipy.linalg, np.linalg):
+        for name in ("eigh", "eigvalsh"):
+            monkeypatch.setattr(library, name, counting(getattr(library, name)))
+    model, X, y = perceptron("real")
+    influence = fitted(model, X, y, damping=0.1, sketch_size=sketch_size)
+    # Two factors of every layer, and two of its sketch.
+    n_factors = 2 * len(influence.layers_)
+    assert len(decomposed) == (n_factors if sketch_size is None else 2 * n_factors)
 
 
 def test_trace_of_a_softmax_factor_is_exact_where_classes_are_even():

@@ -83,11 +83,6 @@ def eigh(matrix):
     return to_numpy(values), vectors
 
 
-def eigvalsh(matrix):
-    """Eigenvalues of a symmetric matrix, ascending, an array."""
-    return to_numpy(namespace(matrix).linalg.eigvalsh(matrix))
-
-
 def total(terms):
     """The sum of arrays and tensors, where the first of them is."""
     terms = iter(terms)

@@ -7,7 +7,6 @@ import numpy as np
 
 from skinfluence._utils.batching import batches
 from skinfluence._utils.namespace import beside, like, namespace, to_numpy, zeros
-from skinfluence.curvature.kronecker._eigenpairs import eigenpairs
 from skinfluence.curvature.kronecker._factors import (
     FACTOR_BYTES,
     DenseMoment,
@@ -37,8 +36,9 @@ class KroneckerBasis:
         self.has_bias = moments.has_bias
         self.shape = moments.shape
         penalty = self._as_matrix(penalty)
-        alpha, self.inputs = eigenpairs(moments.inputs, penalty.mean(axis=0))
-        gamma, self.outputs = eigenpairs(moments.outputs, penalty.mean(axis=1))
+        of_inputs, of_outputs = moments.eigenpairs
+        alpha, self.inputs = of_inputs.chosen_by(penalty.mean(axis=0))
+        gamma, self.outputs = of_outputs.chosen_by(penalty.mean(axis=1))
         self.values = np.clip(gamma, 0, None)[:, None] * np.clip(alpha, 0, None)
         # The diagonal of the penalty in the basis, exact where it is constant.
         ridge = (self.outputs**2).T @ like(penalty, self.outputs) @ self.inputs**2
@@ -111,7 +111,7 @@ class DenseBasis:
     """
 
     def __init__(self, moments, penalty):
-        values, self.vectors = eigenpairs(moments.matrix, penalty)
+        values, self.vectors = moments.eigenpairs.chosen_by(penalty)
         self.values = np.clip(values, 0, None)
         self.ridge = to_numpy((self.vectors**2).T @ like(penalty, self.vectors))
 

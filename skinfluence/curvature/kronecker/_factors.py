@@ -8,16 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
-from skinfluence._utils.namespace import (
-    astype,
-    beside,
-    eigvalsh,
-    in_double,
-    namespace,
-    to_numpy,
-    zeros,
-)
+from skinfluence._utils.namespace import astype, beside, in_double, namespace, to_numpy, zeros
 from skinfluence._utils.progress import track
+from skinfluence.curvature.kronecker._eigenpairs import Eigenpairs
 from skinfluence.curvature.kronecker._tokens import token_moments
 
 # Factors of so many bytes, in double precision, are taken apart at once.
@@ -104,9 +97,14 @@ class LayerMoments:
         return len(self.outputs), len(self.inputs)
 
     @cached_property
+    def eigenpairs(self):
+        """Eigenpairs of A and of E."""
+        return Eigenpairs.of(self.inputs), Eigenpairs.of(self.outputs)
+
+    @property
     def spectra(self):
         """Eigenvalues of A and of E, ascending."""
-        return eigvalsh(self.inputs), eigvalsh(self.outputs)
+        return [pairs.values for pairs in self.eigenpairs]
 
     def __add__(self, other):
         return LayerMoments(
@@ -133,10 +131,15 @@ class DenseMoment:
         """Number of parameters, (p,)."""
         return self.matrix.shape[:1]
 
+    @cached_property
+    def eigenpairs(self):
+        """Eigenpairs of the matrix."""
+        return Eigenpairs.of(self.matrix)
+
     @property
     def spectrum(self):
         """Eigenvalues, (p,)."""
-        return eigvalsh(self.matrix)
+        return self.eigenpairs.values
 
     def __add__(self, other):
         return DenseMoment(self.matrix + other.matrix)
@@ -228,7 +231,9 @@ def _outer_sum(residual):
     """Sum of ``r r'`` over samples, rows and positions, (c, c), in double precision."""
     n_samples, s, t, c = residual.shape
     found = zeros((c, c), residual)
-    for batch in batches(n_samples, 8 * s * t * c, at_most=CACHED_BYTES):
+    # Of fewer rows than columns, adding the product would take longer than the product.
+    at_most = max(CACHED_BYTES, 8 * 4 * c * c)
+    for batch in batches(n_samples, 8 * s * t * c, at_most=at_most):
         part = in_double(residual[batch])
         if by_samples(part):
             found += (part.swapaxes(2, 3) @ part).sum(axis=(0, 1))

@@ -5,8 +5,7 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import Bunch
 
-from skinfluence._utils.arrays import with_fixed_signs
-from skinfluence._utils.namespace import beside, dot, eigh, to_numpy
+from skinfluence._utils.namespace import beside, dot
 from skinfluence.curvature._space import Space
 from skinfluence.curvature.kronecker._factors import (
     block_batches,
@@ -176,13 +175,12 @@ def draw_layer_sketch(layer, sizes, kind, random_state):
         return UnsketchedBlock(*layer.shape)
     if layer.reads_tokens and kind == "nystrom":
         return TokenSketch(*layer.leading(*sizes), layer.shape)
-    pair = []
-    for moment, size in zip((layer.inputs, layer.outputs), sizes, strict=True):
-        if kind == "nystrom":
-            leading = to_numpy(eigh(moment)[1])[:, ::-1][:, :size]
-            pair.append(with_fixed_signs(leading).T)
-        else:
-            pair.append(random_state.standard_normal((size, len(moment))) / np.sqrt(size))
+    if kind == "nystrom":
+        sides = zip(layer.eigenpairs, sizes, strict=True)
+        pair = [pairs.leading(size) for pairs, size in sides]
+    else:
+        sides = zip(reversed(layer.shape), sizes, strict=True)
+        pair = [random_state.standard_normal((m, n)) / np.sqrt(m) for n, m in sides]
     return LayerSketch(*pair, layer.has_bias)
 
 

@@ -10,16 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from skinfluence._utils.arrays import with_fixed_signs
-from skinfluence._utils.namespace import (
-    beside,
-    eigvalsh,
-    in_double,
-    like,
-    namespace,
-    to_numpy,
-)
-from skinfluence.curvature.kronecker._eigenpairs import eigenpairs
+from skinfluence._utils.namespace import beside, in_double, like, namespace, to_numpy
+from skinfluence.curvature.kronecker._eigenpairs import Eigenpairs
 from skinfluence.rows import DenseRows
 
 
@@ -47,15 +39,19 @@ class TokenMoments:
         return len(self.outputs), len(self.inputs)
 
     @cached_property
+    def eigenpairs(self):
+        """Eigenpairs of E."""
+        return Eigenpairs.of(self.outputs)
+
+    @property
     def spectra(self):
         """Eigenvalues of A and of E, ascending."""
-        return np.sort(to_numpy(self.inputs)), eigvalsh(self.outputs)
+        return [np.sort(to_numpy(self.inputs)), self.eigenpairs.values]
 
     def leading(self, n_tokens, n_outputs):
         """The most frequent tokens, and the leading eigenvectors of E, (n_outputs, c)."""
         tokens = np.argsort(-to_numpy(self.inputs), kind="stable")[:n_tokens]
-        vectors = np.linalg.eigh(to_numpy(self.outputs))[1][:, ::-1][:, :n_outputs]
-        return tokens, with_fixed_signs(vectors).T
+        return tokens, self.eigenpairs.leading(n_outputs)
 
     def __add__(self, other):
         return TokenMoments(self.inputs + other.inputs, self.outputs + other.outputs)
@@ -94,7 +90,7 @@ class TokenBasis:
     def __init__(self, moments, penalty):
         self.shape = moments.shape
         penalty = penalty.reshape(self.shape)
-        gamma, self.outputs = eigenpairs(moments.outputs, penalty.mean(axis=1))
+        gamma, self.outputs = moments.eigenpairs.chosen_by(penalty.mean(axis=1))
         self.values = np.clip(gamma, 0, None)[:, None] * to_numpy(moments.inputs)
         self.ridge = to_numpy((self.outputs**2).T @ like(penalty, self.outputs))
 
