@@ -172,6 +172,23 @@ def test_solvers_agree_in_everything(name, solver, global_random_seed):
     assert other.effective_dimension_ == pytest.approx(direct.effective_dimension_, tolerance)
 
 
+def test_a_row_leaves_the_empirical_fisher_by_its_own_outer_product():
+    X, y = load_iris(return_X_y=True)
+    influence = ExactInfluence(LR(**NEWTON), curvature="empirical_fisher", damping=0.1).fit(X, y)
+    fit = influence.linearisation_
+    objective, targets = fit.objective, fit.targets(X[:5], y[:5])
+    gradients = fit.training_rows.toarray()
+    ridge = len(y) * np.diag(fit.space.penalty + 0.1)
+    before = objective.losses(X[:5], targets)
+    effects = influence.leave_one_out_effect(X[:5], y[:5], refine=False)
+    for row in (0, 60, 120):
+        others = np.delete(gradients, row, axis=0)
+        change = np.linalg.solve(others.T @ others + ridge, gradients[row])
+        outputs = fit.jacobian_rows(fit.read(X[:5])).toarray() @ change
+        moved = objective.outputs(fit.read(X[:5])) + outputs.reshape(5, -1)
+        assert_close(effects[:, row], objective.loss.value(moved, targets) - before, 1e-8)
+
+
 def test_fewer_rows_than_parameters_go_by_inner_products():
     X, y = digits()
     influence = ExactInfluence(lm.Ridge()).fit(X[:30], y[:30].astype(float))

@@ -241,6 +241,33 @@ def test_influence_on_a_functional_is_its_derivative(fits, name, functional, wei
     assert_close(found[ROWS], derivatives(refits, number, len(X)), 1e-4)
 
 
+class FirstScore:
+    """The log-odds of the last class, of the first query."""
+
+    response = "score"
+
+    def value(self, outputs, y, sample_weight=None):
+        return float(outputs[0, -1])
+
+    def gradient(self, outputs, y, sample_weight=None):
+        gradient = np.zeros_like(outputs)
+        gradient[0, -1] = 1.0
+        return gradient
+
+
+@pytest.mark.parametrize("name", ["binary", "softmax"])
+def test_the_score_of_a_query_does_not_depend_on_the_others(fits, name):
+    influence, (X, _), (X_query, y_query), refits = fits(name)
+    alone = influence.influence_on(FirstScore(), X_query[:1], y_query[:1])
+    assert_close(alone, influence.influence_on(FirstScore(), X_query, y_query), 1e-10)
+
+    def number(model):
+        code = np.zeros(1, dtype=int)
+        return FirstScore().value(response_of(model, FirstScore, X_query[:1], code), code)
+
+    assert_close(alone[ROWS], derivatives(refits, number, len(X)), 1e-4)
+
+
 @pytest.mark.parametrize("name", ["binary", "softmax"])
 def test_a_functional_without_each_row_is_that_of_refits(fits, name):
     influence, (X, y), (X_query, y_query), _ = fits(name)

@@ -297,3 +297,12 @@ def test_inner_products_of_sparse_features_and_others_are_centred(rng):
     left, right = centring(sp.csr_matrix(features[:20])), centring(sp.csr_matrix(features[20:]))
     expected = (features[:20] - features.mean(axis=0)) @ (features[20:] - features.mean(axis=0)).T
     assert_allclose(left.gram(right), expected, atol=1e-9 * np.abs(expected).max())
+
+
+def test_sparse_pieces_tell_which_columns_have_no_zeros(rng):
+    X = rng.standard_normal((40, 3)) * (rng.random((40, 3)) < [1.0, 0.5, 1.0])
+    X[:20, 2] = 0.0
+    pieces = [(sp.csr_matrix(X[part]), np.ones(20)) for part in (slice(20), slice(20, 40))]
+    moments = Moments.of(lambda: pieces)
+    assert_array_equal(moments.is_full, [True, False, False])
+    assert_allclose(moments.mean, X.mean(axis=0), atol=1e-12)

@@ -1,9 +1,14 @@
-"""Figures of the page on scaling are those that the benchmark wrote."""
+"""The page on scaling: its figures are those of the benchmark, and rows take what it says."""
 
 import re
+import tracemalloc
 
 import pytest
+from sklearn import config_context
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 
+from skinfluence import ExactInfluence
 from tests.markdown_tables import ROOT, agree, numbers, results, table
 
 PAGE = (ROOT / "docs/guide/scaling.md").read_text(encoding="utf-8")
@@ -32,6 +37,24 @@ def test_slopes_and_what_follows_are_those_of_the_benchmark():
 
 
 def test_the_size_of_a_file_is_that_of_the_benchmark():
-    shown = re.search(r"`joblib.dump` ([\d.]+) times", PAGE)
+    shown = re.search(r"`joblib.dump`\nwrite ([\d.]+) times", PAGE)
     measured = re.search(r"the fit takes ([\d.]+) times", results("scale.md"))
     agree(list(shown.groups()), list(measured.groups()))
+
+
+def test_a_fit_takes_as_many_bytes_for_each_row_as_the_page_says(rng):
+    (held, largest), n = re.findall(r"hold (\d+) bytes[^.]*up to (\d+) while", PAGE)[0], 200_000
+    X = rng.standard_normal((n, 3))
+    y = (X @ rng.standard_normal(3) + rng.logistic(size=n) > 0).astype(int)
+    model = LogisticRegression(solver="newton-cholesky").fit(X, y)
+    influence = ExactInfluence(FrozenEstimator(model))
+    with config_context(working_memory=1):
+        tracemalloc.start()
+        try:
+            influence.fit(X, y)
+            found = [(size - X.nbytes) / n for size in tracemalloc.get_traced_memory()]
+        finally:
+            tracemalloc.stop()
+    # A pass over the rows has its own memory beside, whatever their number.
+    assert found[0] < int(held) + 1
+    assert found[1] < int(largest) + 5

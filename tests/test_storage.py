@@ -110,6 +110,10 @@ def test_rows_of_modules_of_torch(kind, tmp_path, rng):
     expected = KFACInfluence(model, **settings).fit(X, y)
     found = KFACInfluence(model, storage=tmp_path, batch_size=16, **settings).fit(X, y)
     assert_same(found, expected, X, y, tol=1e-10)
+    # Factors stay factors, of layers with positions and of embeddings.
+    block = found.linearisation_.training_rows[:3].blocks[0]
+    assert block.is_layer
+    assert (block.is_shared, block.reads_tokens) == (kind != "tokens", kind == "tokens")
 
 
 def test_rows_in_pieces_are_stored(tmp_path):

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -418,6 +420,7 @@ def test_recurrent_layers_take_a_state_and_a_single_sample(cls, first):
             single, final = self.layer(h[0], alone)
             last, final = (part[0] if cls is nn.LSTM else part for part in (last, final))
             outputs = outputs if first else outputs.transpose(0, 1)
+            assert final.shape == (2, 3)
             rest = single.sum() + final.sum()
             return torch.cat([outputs.flatten(1), last.transpose(0, 1).flatten(1)], 1) + 0 * rest
 
@@ -876,3 +879,25 @@ def test_a_row_is_left_out_with_the_curvature_that_was_asked_for():
         effect = influence.leave_one_out_effect(queries, targets)[:, left_out]
         error[curvature] = np.linalg.norm(effect - expected) / np.linalg.norm(expected)
     assert error["hessian"] < 0.1 and error["ggn"] > 0.3
+
+
+NORMS_IN_A_NEW_PROCESS = """
+import sys, warnings
+import numpy as np
+from torch import nn
+from skinfluence import KFACInfluence
+from skinfluence.models.torch import TorchModel
+
+warnings.simplefilter("ignore")
+X, y = np.random.default_rng(0).standard_normal((20, 4)), np.arange(20) % 2
+module = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+KFACInfluence(TorchModel(module), damping=0.1).fit(X, y).influence(X, y)
+print(*[name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+"""
+
+
+def test_norms_import_no_compiler():
+    # It takes seconds to import, more than most fits take.
+    command = [sys.executable, "-c", NORMS_IN_A_NEW_PROCESS]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []

@@ -8,6 +8,29 @@ from sklearn import get_config
 from skinfluence._utils.parallel import n_workers, run_in_threads
 from skinfluence._utils.progress import reporting
 
+# Numbers of so many bytes are still in the cache of a core when they are read again, and their
+# memory is used again by the next slice, where fresh memory costs as much as a pass.
+NEAR_BYTES = 2**20
+
+
+def near_batches(n_rows, row_bytes, at_least=1):
+    """Slices that cover ``range(n_rows)`` and stay in the cache while they are worked on.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows to cover.
+    row_bytes : int
+        Bytes that one row of the intermediate result needs.
+    at_least : int, default=1
+        Rows of a slice where these are more, as far as the working memory allows.
+
+    Returns
+    -------
+    list of slice
+    """
+    return batches(n_rows, row_bytes, at_most=max(NEAR_BYTES, at_least * row_bytes))
+
 
 def batches(n_rows, row_bytes, batch_size=None, *, at_least=0, at_most=float("inf")):
     """Slices that cover ``range(n_rows)``, each within the working memory.

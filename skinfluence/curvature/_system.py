@@ -32,7 +32,7 @@ class System:
         """Array (m, n_coordinates) that stands for rows."""
         return rows.toarray()
 
-    def leave(self, array, rows_per_sample=1):
+    def leave(self, array, rows_per_sample):
         """Rows for which an array stands."""
         return DenseRows(array, rows_per_sample)
 

@@ -22,6 +22,9 @@ TASKS_OF_WORKER = 4
 # Fewer queries are not worth the rows that single precision writes out.
 FEW = 32
 
+# The first leaders are found among fewer than so many rows for each of them.
+FIRST = 8
+
 # Relative error of scores up to which single precision is taken, and how many training rows, and
 # queries, it is measured on.
 SINGLE_ERROR = 1e-4
@@ -235,6 +238,11 @@ class _Leaders:
 
     def compare(self, values, start):
         """Let numbers (n_queries, n_rows) of the training rows from ``start`` on take places."""
+        n_rows, k = values.shape[1], self.keys.shape[1]
+        if n_rows > FIRST * k and np.isneginf(self.keys).all():
+            # Of the second half few come before the leaders of the first, so little is sorted.
+            self.compare(values[:, : n_rows // 2], start)
+            values, start = values[:, n_rows // 2 :], start + n_rows // 2
         keys = self.key(values)
         query, place = self._candidates(keys)
         self._take(query, keys[query, place], values[query, place], place + start)

@@ -5,7 +5,7 @@ from copy import copy
 import numpy as np
 from scipy.sparse import issparse
 
-from skinfluence._utils.batching import batches
+from skinfluence._utils.batching import batches, near_batches
 from skinfluence._utils.left_out import LeftOut
 from skinfluence._utils.warnings import warn_user
 from skinfluence.models.losses import SoftmaxLoss
@@ -207,10 +207,10 @@ class LinearObjective(Objective):
         return self.loss.of_remaining(np.setdiff1d(np.arange(len(self.classes)), classes))
 
     def pullback(self, features, vectors):
-        rows = KroneckerRows(
-            vectors[:, :, self.feature_outputs], features, vectors[:, :, self.intercept_outputs]
+        of_features, of_intercepts = (
+            _chosen(vectors, outputs) for outputs in (self.feature_outputs, self.intercept_outputs)
         )
-        return select(rows, self.active)
+        return select(KroneckerRows(of_features, features, of_intercepts), self.active)
 
     def gradient_and_size(self):
         if not self.loss.quadratic:
@@ -231,30 +231,29 @@ class LinearObjective(Objective):
 
     def squared_residuals(self):
         """``sum_i w_i r_i' h_i^{-1} r_i`` over the training rows, a float."""
-        outputs = self.training_outputs
-        squares = self.loss.squared_residual(outputs, self.targets)
-        # Outputs are known up to the rounding of what is added up to them.
-        second = np.maximum(self.loss.hessian_diagonal(outputs, self.targets), 0)
-        squares += (second * (OUTPUT_ROUNDING * self._sizes_of_terms()) ** 2).sum(axis=1)
-        return float(self.weight @ squares)
+        loss, own, total = self.loss, self.original, 0.0
+        for part in near_batches(self.n_samples, 8 * own.features.shape[1]):
+            outputs, targets = self.training_outputs[part], self.targets[part]
+            squares = loss.squared_residual(outputs, targets)
+            # Outputs are known up to the rounding of what is added up to them.
+            second = np.maximum(loss.hessian_diagonal(outputs, targets), 0)
+            rounding = OUTPUT_ROUNDING * own.sizes_of_terms(part)
+            total += self.weight[part] @ (squares + (second * rounding**2).sum(axis=1))
+        return float(total)
 
-    def _sizes_of_terms(self):
-        """Sums of the sizes of what is added up to the outputs in the model's coordinates."""
-        own = self.original
-        parts = batches(own.n_samples, 8 * own.features.shape[1])
-        weights, intercepts = abs(own.weights), abs(own.intercepts)
-        return np.concatenate(
-            [own.shifted_outputs(abs(own.features[part]), weights, intercepts) for part in parts]
-        )
+    def sizes_of_terms(self, samples):
+        """Sums of the sizes of what is added up to the outputs of a slice of the rows."""
+        features, weights = abs(self.features[samples]), abs(self.weights)
+        return self.shifted_outputs(features, weights, abs(self.intercepts))
 
     def hessian(self, curvature):
         if curvature == "empirical_fisher" or self.active is not None:
             return super().hessian(curvature)
         second = self.loss.hessian(self.training_outputs, self.targets)
         weight = self.weight / self.total_weight
+        second *= weight.reshape(-1, *[1] * (second.ndim - 1))
         if self.loss.separable:
-            return self._independent_hessians(second * weight[:, None])
-        second = second * weight[:, None, None]
+            return self._independent_hessians(second)
         inner = second[:, self.feature_outputs][:, :, self.feature_outputs]
         cross = second[:, self.feature_outputs][:, :, self.intercept_outputs]
         outer = second[:, self.intercept_outputs][:, :, self.intercept_outputs]
@@ -300,11 +299,18 @@ class LinearObjective(Objective):
         return np.hstack([parameters, coordinates[:, c * d :] @ self.expand.T])
 
 
+def _chosen(vectors, outputs):
+    """Vectors (n, s, k) of some of the outputs, themselves where these are all of them."""
+    if np.array_equal(outputs, np.arange(vectors.shape[2])):
+        return vectors
+    return vectors[:, :, outputs]
+
+
 def _product(features, matrix):
     """``features @ matrix``, without a copy of all features in double precision."""
     if getattr(features, "dtype", None) != np.float32 or issparse(features):
         return np.asarray(features @ matrix)
-    parts = batches(features.shape[0], 8 * features.shape[1])
+    parts = near_batches(features.shape[0], 8 * features.shape[1])
     return np.concatenate([features[part] @ matrix for part in parts])
 
 

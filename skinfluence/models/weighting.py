@@ -47,21 +47,33 @@ class Weighting(StoredOnce):
 
     def __post_init__(self):
         if self.codes is None:
-            self.codes = np.zeros(len(self.sample_weight), dtype=int)
-        self._set_groups(self.codes[:, None], self._count_classes())
+            self.codes = np.zeros(len(self.sample_weight), dtype=np.int8)
+        self._set_groups(self._count_classes())
 
     def _count_classes(self):
         if isinstance(self.class_weight, np.ndarray):
             return self.class_weight.shape[-1]
         return self.n_classes or int(self.codes.max()) + 1
 
-    def _set_groups(self, codes, n_classes):
+    def _set_groups(self, n_classes):
         """Group of every row in every problem, from its class there."""
-        member = codes[:, :, None] == np.arange(n_classes)
-        self._problems = member.shape[1:]
-        self._member = member.reshape(len(codes), math.prod(self._problems))
-        self.groups = n_classes * np.arange(codes.shape[1]) + codes
-        self.n_groups = self._member.shape[1]
+        self._problems = self._columns_of_codes.shape[1], n_classes
+        self.n_groups = math.prod(self._problems)
+        # One byte for each row is enough for most, and -1 stands for none.
+        smallest = np.min_scalar_type(-1 - self.n_groups)
+        self.codes = self.codes.astype(smallest, copy=False)
+        first = n_classes * np.arange(self._problems[0], dtype=smallest)
+        self.groups = first + self._columns_of_codes
+
+    @property
+    def _columns_of_codes(self):
+        return self.codes.reshape(len(self.codes), math.prod(self.codes.shape[1:]))
+
+    @property
+    def _member(self):
+        """Whether each row belongs to each group, (n_samples, n_groups)."""
+        member = self._columns_of_codes[:, :, None] == np.arange(self._problems[1])
+        return member.reshape(len(self.codes), self.n_groups)
 
     # Whether all outputs share one weight of each row.
     is_shared = True
@@ -76,18 +88,26 @@ class Weighting(StoredOnce):
     @property
     def weight(self):
         """Weights of the rows in the fitted objective, (n_samples,)."""
-        return (self.sample_weight[:, None] * self.group_weight[self.groups])[:, 0]
+        group_weight = self.group_weight
+        if (group_weight == 1).all():
+            return self.sample_weight
+        return self.sample_weight * group_weight[self.groups[:, 0]]
 
     @property
     def group_weight(self):
         """Class weights in the fitted objective, (n_groups,)."""
-        if self.sizes_of_all is not None:
-            return self._class_weights(*self.sizes_of_all)
-        return self.class_weight_of(np.ones((1, len(self.sample_weight)), dtype=bool))[0][0]
+        return self._class_weights(
+            *(self.sizes if self.sizes_of_all is None else self.sizes_of_all)
+        )
 
     @property
     def sizes(self):
-        """Sizes and numbers of rows of the groups, (2, n_groups), which add up over pieces."""
+        """Sizes and numbers of rows of the groups, (2, n_groups), which add up over pieces.
+
+        0 where no class weight follows from them.
+        """
+        if not self.is_balanced:
+            return np.zeros((2, self.n_groups))
         return np.stack([self._totals.sum(axis=0), self._member.sum(axis=0)])
 
     def of_piece(self, sizes):
@@ -148,7 +168,7 @@ class Weighting(StoredOnce):
         other = copy(self)
         other.codes = self.codes.copy()
         other.codes[rows] = codes
-        other._set_groups(other.codes.reshape(len(other.codes), -1), self._problems[-1])
+        other._set_groups(self._problems[1])
         return other
 
     # Weights without some rows, or with others.
@@ -178,8 +198,10 @@ class Weighting(StoredOnce):
         """Class weights (n_subsets, n_groups) and penalty factors; see `of_subsets`."""
         weight = kept * self.sample_weight if sample_weight is None else sample_weight
         factor = self._penalty_factor(weight.sum(axis=1), kept.sum(axis=1))
-        size = 1.0 * kept if self._balances_counts else weight
-        return self._class_weights(size @ self._member, kept @ self._member), factor
+        if not self.is_balanced:
+            return self._class_weights(*np.zeros((2, len(kept), self.n_groups))), factor
+        size, member = 1.0 * kept if self._balances_counts else weight, self._member
+        return self._class_weights(size @ member, kept @ member), factor
 
     def without_each(self):
         """Class weights and penalty factors when one row is dropped, for every row.
@@ -192,7 +214,8 @@ class Weighting(StoredOnce):
             Factors of the penalty without row i.
         """
         totals = _sums_without_each(self._totals)
-        class_weight = self._class_weights(totals, self._member.sum(axis=0) - self._member)
+        member = self._member
+        class_weight = self._class_weights(totals, member.sum(axis=0) - member)
         weights = _sums_without_each(self.sample_weight)
         counts = np.full_like(weights, len(weights) - 1)
         return class_weight, self._penalty_factor(weights, counts)
@@ -273,7 +296,7 @@ class OutputWeighting(Weighting):
         return positive.argmax(axis=1) if (positive.sum(axis=1) == 1).all() else None
 
     def __post_init__(self):
-        self._set_groups(self.codes, 2)
+        self._set_groups(2)
         kept = np.ones((1, len(self.codes)))
         self._fitted = self._absolute(kept @ self._totals, kept @ self._member)[0]
 

@@ -8,7 +8,7 @@ So dense features are shifted batch by batch before a product. Sparse ones keep 
 import numpy as np
 import scipy.sparse as sp
 
-from skinfluence._utils.batching import batches
+from skinfluence._utils.batching import near_batches
 from skinfluence._utils.stored_once import StoredOnce
 
 
@@ -79,7 +79,7 @@ class CentredFeatures(StoredOnce):
         return out
 
     def _batches(self):
-        return batches(len(self), 8 * self.shape[1])
+        return near_batches(len(self), 8 * self.shape[1])
 
     def gram(self, other):
         """Inner products with other centred features, (n_samples, n_others)."""

@@ -3,8 +3,8 @@
 import numpy as np
 import scipy.sparse as sp
 
-from skinfluence._utils.batching import batches
-from skinfluence.rows._base import DenseRows, Rows, into
+from skinfluence._utils.batching import batches, near_batches
+from skinfluence.rows._base import MIN_ROWS, DenseRows, Rows, into
 from skinfluence.rows._composed import side_by_side
 
 
@@ -137,7 +137,7 @@ class KroneckerRows(Rows):
         # Row i is sum_k residual_ik (activation_i @ matrix_k): one product for all outputs.
         stacked = matrix[: c * d].reshape(c, d, m).transpose(1, 0, 2).reshape(d, c * m)
         out = np.empty((self.n_samples, self.rows_per_sample, m))
-        for batch in batches(self.n_samples, self._batch_bytes(m)):
+        for batch in near_batches(self.n_samples, self._batch_bytes(m), MIN_ROWS):
             projected = _dot(self.activation[batch], stacked)
             projected = projected.reshape(len(projected), c, m)
             out[batch] = self._mix(projected, batch)
@@ -163,7 +163,7 @@ class KroneckerRows(Rows):
         (c, d), m = self.layer_shape, len(matrix)
         cube = matrix.reshape(m, self.n_samples, self.rows_per_sample)
         out, dtype = np.zeros((m, self.n_columns)), np.result_type(matrix, self.residual)
-        for batch in batches(self.n_samples, self._batch_bytes(m)):
+        for batch in near_batches(self.n_samples, self._batch_bytes(m), MIN_ROWS):
             part = cube[:, batch]
             if not self.is_jacobian:
                 part = np.matmul(part.transpose(1, 0, 2), self._residual_of(batch))
@@ -299,7 +299,9 @@ def outer_moment(activation, inner, cross, outer):
     d = activation.shape[1]
     total = np.zeros((c * d + f, c * d + f))
     blocks = total[: c * d, : c * d].reshape(c, d, c, d)
-    for batch in batches(n_samples, 8 * (c + 1) * d):
+    # A matrix (d, d) is little beside the product of twice as many rows as columns.
+    few = n_samples if _is_sparse(activation) else 2 * d
+    for batch in near_batches(n_samples, 8 * d, at_least=few):
         u = activation[batch] if _is_sparse(activation) else _dense(activation[batch])
         for k in range(c):
             for j in range(k, c):
@@ -385,7 +387,7 @@ def _squared_norms(activation):
     if sp.issparse(activation):
         return np.asarray(activation.multiply(activation).sum(axis=1)).ravel()
     norms = np.empty(len(activation))
-    for batch in batches(len(activation), 8 * activation.shape[1]):
+    for batch in near_batches(len(activation), 8 * activation.shape[1]):
         part = _dense(activation[batch])
         norms[batch] = np.einsum("nd,nd->n", part, part)
     return norms

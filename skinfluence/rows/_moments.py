@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.sparse as sp
 
-from skinfluence._utils.batching import batches
+from skinfluence._utils.batching import near_batches
 
 # Distance of a mean from 0, in standard deviations, up to which products lose fewer than three of
 # sixteen digits.
@@ -99,7 +99,7 @@ class Moments:
             self._add_sparse(features[:], weight)
             return
         self._n_entries += len(weight)
-        for batch in batches(len(weight), 16 * features.shape[1]):
+        for batch in near_batches(len(weight), 8 * features.shape[1]):
             part = np.asarray(features[batch], dtype=np.float64) - self.origin
             self._first += weight[batch] @ part
             self._second += weight[batch] @ np.square(part, out=part)

@@ -6,6 +6,8 @@ As in ``skinfluence.rows``, with ``t`` positions of a sample to which a layer is
 pixels of a convolution, the steps of a sequence.
 """
 
+from functools import cached_property
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -118,7 +120,7 @@ class SharedRows(Rows):
     def written(self):
         sums = in_double(self._position_sums())
         if self.has_bias:
-            sums = namespace(sums).concatenate([sums, self._bias_columns()], axis=1)
+            sums = namespace(sums).concatenate([sums, self._bias_columns], axis=1)
         return sums if self.scale is None else sums * beside(self.scale, sums)
 
     def on_host(self):
@@ -140,7 +142,9 @@ class SharedRows(Rows):
             out[i] = (self.activation[i * t : (i + 1) * t].T @ flat.T).T.reshape(out[i].shape)
         return out.reshape(n_samples * s, c * d)
 
+    @cached_property
     def _bias_columns(self):
+        """Columns of the bias, (n_rows, c) in double precision."""
         n_samples, s, _, c = self.residual.shape
         sums = self.residual.sum(axis=2, dtype=namespace(self.residual).float64)
         return sums.reshape(n_samples * s, c)
@@ -165,7 +169,8 @@ class SharedRows(Rows):
             part = self[batch]
             product = part._through_factors(weights) if by_factors else part._written_by(weights)
             if self.has_bias:
-                product = product + dot(own[:, c * d :], part._bias_columns().T)
+                columns = self._bias_columns[self.row_slice(batch)]
+                product = product + dot(own[:, c * d :], columns.T)
             out[:, self.row_slice(batch)] = beside(product, vectors)
         return out
 
@@ -212,8 +217,8 @@ class SharedRows(Rows):
                     total += part._combined(row).ravel()
             else:
                 weights += dot(factors, part._position_sums())
-            if self.has_bias:
-                out[:, c * d :] += dot(factors, part._bias_columns())
+        if self.has_bias:
+            out[:, c * d :] = dot(own, self._bias_columns)
         out = to_numpy(out)
         return out if self.scale is None else out * self.scale
 

@@ -11,7 +11,8 @@ import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches
 from skinfluence._utils.namespace import to_numpy
-from skinfluence.rows._base import Rows, into
+from skinfluence.rows._base import Rows
+from skinfluence.rows._shared import SharedRows
 
 
 class TokenRows(Rows):
@@ -149,21 +150,20 @@ class TokenRows(Rows):
     def __matmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
-        out = np.empty((self.shape[0], matrix.shape[1]))
-        for batch, rows in self.sparse_batches():
-            out[self.row_slice(batch)] = rows @ matrix
-        return out
+        return self._as_shared @ matrix
 
     def __rmatmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
             return NotImplemented
-        total = np.zeros((self.n_columns, len(matrix)))
-        for batch, rows in self.sparse_batches():
-            total += rows.T @ matrix[:, self.row_slice(batch)].T
-        return total.T
+        return matrix @ self._as_shared
 
     def dotted_by(self, vectors, out=None):
-        return into(out, (self @ np.ascontiguousarray(vectors.T)).T)
+        return self._as_shared.dotted_by(vectors, out)
+
+    @property
+    def _as_shared(self):
+        """The same rows as those of a layer: products look tokens up, and sort none."""
+        return SharedRows(self.residual, self.activation, has_bias=False, scale=self.scale)
 
     def inner(self, other, out=None):
         if not isinstance(other, TokenRows):

@@ -60,7 +60,7 @@ class ComplementSystem(System):
         known[...] = (rows @ self.sketch).toarray()
         return out
 
-    def leave(self, array, rows_per_sample=1):
+    def leave(self, array, rows_per_sample):
         outer, _, inner = self._parts(array)
         return CombinedRows(DenseRows(outer, rows_per_sample), inner, BasisRows(self.sketch))
 

@@ -29,10 +29,14 @@ class OneVsRest(ClassificationLoss):
         return np.abs(y) * self.of_margin(np.sign(y) * z)
 
     def residual(self, z, y):
-        return y * self.loss_derivative(np.sign(y) * z)
+        derivative = self.loss_derivative(np.sign(y) * z)
+        derivative *= y
+        return derivative
 
     def hessian(self, z, y):
-        return np.abs(y) * self.second_derivative(np.sign(y) * z)
+        second = self.second_derivative(np.sign(y) * z)
+        second *= np.abs(y)
+        return second
 
     def of_remaining(self, kept):
         if len(kept) < 2:
@@ -100,8 +104,12 @@ class LogisticLoss(OneVsRest):
         return np.divide(-1, share, out=share)
 
     def second_derivative(self, m):
-        share = np.exp(-np.abs(m))
-        return share / (1 + share) ** 2
+        # In the same memory: fresh memory costs as much as the exponential.
+        share = np.abs(m)
+        np.exp(np.negative(share, out=share), out=share)
+        total = 1 + share
+        total *= total
+        return np.divide(share, total, out=share)
 
     def log_weights(self, outputs):
         return log_expit(outputs), expit(-outputs)

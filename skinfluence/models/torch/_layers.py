@@ -152,9 +152,13 @@ class Layer:
 
     def total(self, inputs, residual):
         """Sum of the rows from tensors (n, t, d) and (n, t, c), (n_columns,)."""
-        residual = residual.flatten(0, 1)
-        weight = (residual.T @ inputs.flatten(0, 1)).flatten()
-        return torch.cat([weight, residual.sum(0)]) if self.bias else weight
+        if residual.shape[1] > residual.shape[2]:
+            # Positions of convolutions lie last in memory: as one matrix, they would be copied.
+            weight = (residual.mT @ inputs).sum(0)
+        else:
+            weight = residual.flatten(0, 1).T @ inputs.flatten(0, 1)
+        total = [weight.flatten(), residual.sum((0, 1))]
+        return torch.cat(total) if self.bias else total[0]
 
 
 @dataclass

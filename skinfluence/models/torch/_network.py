@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 from sklearn.utils import gen_batches
-from torch.func import functional_call, vjp, vmap
+from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from skinfluence._utils.namespace import empty
@@ -245,22 +245,25 @@ class Network:
         return [(gradients[name].flatten(2),) for name in self.others]
 
     def by_vmap(self, names, x, vectors):
-        """Gradients (n, s, *shape) of parameters by torch.func."""
-        chosen = {name: self.selected[name].detach() for name in names}
+        """Gradients (n, s, *shape) of parameters, of which every sample has its own copy."""
+        # Not by torch.func.vjp, which would first import a compiler: that takes seconds.
+        chosen = {
+            name: value.detach().expand(len(x), *value.shape).requires_grad_()
+            for name, value in self.selected.items()
+            if name in names
+        }
 
-        def of_sample(arguments, cotangents):
+        def of_sample(parameters, arguments):
             args, kwargs = arguments
             named = {name: value[None] for name, value in kwargs.items()}
             batch = tuple(value[None] for value in args), named
-
-            def forward(parameters):
-                return self._forward(batch, 1, parameters)[0]
-
-            outputs, pull = vjp(forward, chosen)
-            return vmap(lambda v: pull(v)[0])(cotangents.to(outputs.dtype))
+            return self._forward(batch, 1, parameters)[0]
 
         # Reading may need the positions of the samples, which vmap hides.
-        return vmap(of_sample)(self.reader.unpack(x, self.dtype), vectors)
+        outputs = vmap(of_sample)(chosen, self.reader.unpack(x, self.dtype))
+        pulled = [pulled_back(outputs, list(chosen.values()), v) for v in vectors.unbind(1)]
+        columns = zip(*pulled, strict=True)
+        return {name: torch.stack(c, dim=1) for name, c in zip(chosen, columns, strict=True)}
 
     def by_loop(self, names, x, vectors):
         """The same by a loop of autograd, slow but right for every layer."""
