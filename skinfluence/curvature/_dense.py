@@ -156,8 +156,8 @@ class _CholeskyFactor:
     """``H^{-1} = D L^{-T} L^{-1} D`` for ``D H D = L L'``."""
 
     def __init__(self, lower, scale):
-        # L' is in the order of LAPACK, so that its inverse takes the same memory. Products are twice
-        # as fast as substitutions, and what they lose is of the size of the rounding of H.
+        # L' is in the order of LAPACK, so that its inverse takes the same memory. Products are
+        # twice as fast as substitutions, and what they lose is of the size of the rounding of H.
         self.inverse, _ = dtrtri(lower.T, lower=0, overwrite_c=1)
         self.scale = scale
         # A coordinate without curvature has the scale 0.
