@@ -8,6 +8,7 @@ MUTATE_ARGS ?= --seed 0 --number 40
 VENV := .venv
 VENV_OLDEST := .venv-oldest
 VENV_BENCHMARKS := .venv-benchmarks
+VENV_PEERS := .venv-peers
 VENV_DIST := .venv-dist
 VENV_CLEAN := .venv-clean
 
@@ -19,9 +20,11 @@ TORCH := torch==2.13.0
 # run them in an interpreter that has them.
 BENCHMARKS ?= exact leave_one_out tuning lds paper1 paper2 search_speed theorem4 network_refits networks network_cost \
 	network_kinds language_model refinement simplifications sketch_theory sketch_calibration sketch_speed selection functionals \
-	damping suggestions past_one_machine scale hundred_million
+	damping suggestions past_one_machine scale hundred_million peers
 WITH_PEERS := lds networks network_cost network_kinds
 PEERS := dattri==0.3.0 kronfluence==1.0.1 pyinfluence traker cleanlab
+# For the table of all of them: pyDVL needs NumPy 1, so they have an environment of their own.
+ALL_PEERS := dattri==0.3.0 'pydvl[influence]==0.10.0' pyinfluence==0.5.0 kronfluence==1.0.1 traker==0.3.2 captum==0.9.0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs test test-slow test-oldest benchmarks mutate dist lint format clean
@@ -45,9 +48,10 @@ test-slow: $(VENV)/.test  ## Run the tests marked slow, which `make test` leaves
 test-oldest: $(VENV_OLDEST)/.test  ## Run the test suite on the oldest supported versions (Python 3.11)
 	$(VENV_OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
 
-benchmarks: $(VENV_BENCHMARKS)/.installed  ## Write all tables of benchmarks/results again: hours of one core
+benchmarks: $(VENV_BENCHMARKS)/.installed $(VENV_PEERS)/.installed  ## Write all tables of benchmarks/results again: hours of one core
 	@for name in $(BENCHMARKS); do \
 		case " $(WITH_PEERS) " in *" $$name "*) peers="--peers $(VENV_BENCHMARKS)/bin/python";; *) peers=;; esac; \
+		[ $$name != peers ] || peers="--peers $(VENV_PEERS)/bin/python"; \
 		echo "python -m benchmarks.$$name $$peers"; \
 		OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
 			$(VENV_BENCHMARKS)/bin/python -m benchmarks.$$name $$peers || exit 1; \
@@ -75,7 +79,7 @@ format: $(VENV)/.test  ## Bring the sources into the common format
 	$(VENV)/bin/ruff format .
 
 clean:  ## Remove the virtual environments and what the tools left behind
-	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_BENCHMARKS) $(VENV_DIST) $(VENV_CLEAN) build dist demo docs/_build docs/generated docs/auto_examples docs/results *.egg-info .pytest_cache .ruff_cache .cache/mutate
+	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_BENCHMARKS) $(VENV_PEERS) $(VENV_DIST) $(VENV_CLEAN) build dist demo docs/_build docs/generated docs/auto_examples docs/results *.egg-info .pytest_cache .ruff_cache .cache/mutate
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -84,6 +88,9 @@ $(VENV)/bin/python:
 
 $(VENV_BENCHMARKS)/bin/python:
 	$(PYTHON) -m venv $(VENV_BENCHMARKS)
+
+$(VENV_PEERS)/bin/python:
+	$(PYTHON) -m venv $(VENV_PEERS)
 
 $(VENV_DIST)/bin/python:
 	$(PYTHON) -m venv $(VENV_DIST)
@@ -115,6 +122,11 @@ $(VENV_OLDEST)/.test: setup.cfg constraints-oldest.txt | $(VENV_OLDEST)/bin/pyth
 $(VENV_BENCHMARKS)/.installed: setup.cfg Makefile | $(VENV_BENCHMARKS)/bin/python
 	$(VENV_BENCHMARKS)/bin/python -m pip install --quiet $(TORCH)
 	$(VENV_BENCHMARKS)/bin/python -m pip install --quiet --editable '.[all,test]' $(PEERS)
+	touch $@
+
+$(VENV_PEERS)/.installed: Makefile | $(VENV_PEERS)/bin/python
+	$(VENV_PEERS)/bin/python -m pip install --quiet $(TORCH)
+	$(VENV_PEERS)/bin/python -m pip install --quiet $(TORCH) $(ALL_PEERS)
 	touch $@
 
 $(VENV_DIST)/.installed: | $(VENV_DIST)/bin/python

@@ -189,6 +189,24 @@ def sizes_that_predict_refits():
             yield numbers(cell), numbers(found[name])
 
 
+# Packages without an exact Hessian.
+NEAREST = ["kronfluence, EK-FAC", "TRAK"]
+
+
+def beside_other_packages():
+    measured = table(results("peers.md"), "workload", "method")
+    for shown in table(EVIDENCE, "package", "W1"):
+        method = shown["package"].strip("`")
+        for workload in list(shown)[1:]:
+            found = row(measured, workload=workload, method=method)
+            if not found["peak MiB"]:
+                yield numbers(shown[workload]), numbers(found["CPU s fit"])
+                continue
+            seconds = float(found["CPU s fit"]) + float(found["CPU s results"])
+            figures = [f"{seconds:.2f}", *numbers(found["peak MiB"]), found["Spearman, W4: share"]]
+            yield numbers(shown[workload]), figures if method in NEAREST else figures[:2]
+
+
 TABLES = [
     effects_of_leaving_out,
     scores_of_refits,
@@ -199,6 +217,7 @@ TABLES = [
     cleaning,
     sampling,
     sizes_that_predict_refits,
+    beside_other_packages,
 ]
 
 
