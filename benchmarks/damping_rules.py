@@ -14,7 +14,7 @@
 import numpy as np
 from sklearn.base import clone
 
-from skinfluence.estimators._damping import network_damping
+from skinfluence.estimators._damping import full_curvature, network_damping
 from skinfluence.rows import DenseRows
 
 RULES = ["tenth", "evidence", "halves", "halves, any length", "gradient", "time", "auto"]
@@ -45,7 +45,7 @@ def dampings(fit, X, y):
         quadratic,
         any_length,
         np.linalg.norm(gradient) / size,
-        network_damping(objective, kind),
+        network_damping(objective, kind, full_curvature(objective, "ggn")),
         fit.damping_,
     ]
     return dict(zip(RULES, found, strict=True))

@@ -61,12 +61,8 @@ def test_rows_that_are_kept_hold_sums_where_these_have_fewer_numbers():
 
 
 def test_a_layer_with_few_positions_keeps_its_factors():
-    torch.manual_seed(0)
-    line = nn.Linear(9, 8)
-    module = nn.Sequential(nn.Unflatten(1, (2, 9)), line, nn.Flatten(), nn.Linear(16, 2))
-    X, y = np.random.default_rng(0).standard_normal((5, 18)), np.array([0, 1, 0, 1, 1])
-    model = TorchModel(module).fit(X, y)
-    rows = objective(model, X, y, np.ones(5)).training_gradient_rows().summed()
+    model, X, y = few_positions(5)
+    rows = objective(model.estimator, X, y, np.ones(5)).training_gradient_rows().summed()
     assert [type(block) for block in rows.blocks] == [SharedRows, KroneckerRows]
 
 
@@ -98,16 +94,19 @@ class Counting(nn.Linear):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("correction", [False, True])
-def test_a_fit_goes_through_the_training_rows_no_more_often_than_it_must(correction, monkeypatch):
+@pytest.mark.parametrize("correction, damping", [(False, 0.1), (True, 0.1), (True, "auto")])
+def test_a_fit_goes_through_the_training_rows_no_more_often_than_it_must(
+    correction, damping, monkeypatch
+):
     monkeypatch.setattr(Counting, "seen", 0)
     X = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
     y = (X[:, 0] > 0).astype(int)
     model = TorchModel(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), Counting(4, 2)))
-    influence = KFACInfluence(model, damping=0.1, eigenvalue_correction=correction)
+    influence = KFACInfluence(model, damping=damping, eigenvalue_correction=correction)
     influence.fit(X, y)
-    # The check of the rows with the outputs, the gradients, the factors and their correction.
-    passes = 4 if correction else 3
+    # The check of the rows with the outputs, the gradients, the factors, their correction, and
+    # the full curvature for a damping that is found.
+    passes = 3 + correction + (damping == "auto")
     assert passes * len(X) <= Counting.seen <= passes * len(X) + 100
     Counting.seen = 0
     influence.influence(X[:5], y[:5])
@@ -174,11 +173,22 @@ def test_the_factors_of_all_rows_are_never_held(influence, monkeypatch):
     assert peak < 0.6 * all_factors
 
 
-def test_scores_are_the_same_in_any_batches():
-    model, X, y = convolutions(30)
-    influence = KFACInfluence(model, damping=1e-2)
+def few_positions(n):
+    """A layer with more weights than numbers in the factors of a sample."""
+    torch.manual_seed(0)
+    line = nn.Linear(9, 8)
+    module = nn.Sequential(nn.Unflatten(1, (2, 9)), line, nn.Flatten(), nn.Linear(16, 2))
+    X = np.random.default_rng(0).standard_normal((n, 18))
+    return FrozenEstimator(TorchModel(module).fit(X, np.arange(n) % 2)), X, np.arange(n) % 2
+
+
+@pytest.mark.parametrize("load, memory", [(convolutions, 0.1), (few_positions, 1e-3)])
+@pytest.mark.parametrize("correction", [True, False])
+def test_scores_are_the_same_in_any_batches(correction, load, memory):
+    model, X, y = load(30)
+    influence = KFACInfluence(model, damping=1e-2, eigenvalue_correction=correction)
     expected = influence.fit(X, y).influence(X[:5], y[:5])
-    with config_context(working_memory=0.1):
+    with config_context(working_memory=memory):
         found = influence.fit(X, y).influence(X[:5], y[:5])
     assert_close(found, expected, 1e-5)
     assert_array_equal(np.argmax(np.abs(found), axis=1), np.argmax(np.abs(expected), axis=1))

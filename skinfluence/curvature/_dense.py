@@ -9,7 +9,7 @@ from copy import copy
 import numpy as np
 from scipy.linalg import LinAlgError, eigh, qr
 from scipy.linalg.blas import dtrmm
-from scipy.linalg.lapack import dpocon, dtrtri
+from scipy.linalg.lapack import dlange, dpocon, dtrtri
 
 from skinfluence._utils.arrays import with_fixed_signs
 from skinfluence._utils.warnings import warn_user
@@ -156,19 +156,19 @@ class _CholeskyFactor:
     """``H^{-1} = D L^{-T} L^{-1} D`` for ``D H D = L L'``."""
 
     def __init__(self, lower, scale):
-        # In the order of LAPACK. Products are twice as fast as substitutions, and what they lose
-        # is of the size of the rounding of H.
-        self.inverse, _ = dtrtri(np.asfortranarray(lower), lower=1, overwrite_c=1)
+        # L' is in the order of LAPACK, so that its inverse takes the same memory. Products are
+        # twice as fast as substitutions, and what they lose is of the size of the rounding of H.
+        self.inverse, _ = dtrtri(lower.T, lower=0, overwrite_c=1)
         self.scale = scale
         # A coordinate without curvature has the scale 0.
         self.rank = int(np.count_nonzero(scale))
 
     def whiten(self, array):
         scaled = (array * self.scale).T
-        return dtrmm(1.0, self.inverse, scaled, lower=1, overwrite_b=1).T
+        return dtrmm(1.0, self.inverse, scaled, trans_a=1, overwrite_b=1).T
 
     def unwhiten(self, white):
-        solved = dtrmm(1.0, self.inverse, white.T, lower=1, trans_a=1).T
+        solved = dtrmm(1.0, self.inverse, white.T).T
         solved *= self.scale
         return solved
 
@@ -219,7 +219,8 @@ def factor_of(block, ridge, describe=numbered):
     describe : callable
         Names coordinates in messages.
     """
-    matrix = block + np.diag(ridge)
+    matrix = block.copy()
+    matrix[np.diag_indices_from(matrix)] += ridge
     scaled, scale = _unit_diagonal(matrix)
     curved = scale > 0
     if matrix[~curved].any():
@@ -233,8 +234,8 @@ def factor_of(block, ridge, describe=numbered):
         return _spectral_factor(matrix, scaled, scale, describe)
     if not curved.all():
         _warn_of_collinearity(np.diag(1.0 * ~curved), describe, "as if they were left out")
-    norm = np.abs(scaled).sum(axis=0).max(initial=0.0)
-    rcond, _ = dpocon(lower, norm, uplo="L")
+    # Transposes are in the order of LAPACK, and are not copied.
+    rcond, _ = dpocon(lower.T, dlange("1", scaled.T), uplo="U")
     if rcond <= _rounding(len(scaled)):
         return _spectral_factor(matrix, scaled, scale, describe)
     if curved.any() and np.finfo(np.float64).eps / rcond > TELLING_ERROR:
@@ -250,7 +251,8 @@ def _unit_diagonal(matrix):
     diagonal = np.diag(matrix)
     curved = diagonal > 0
     scale = np.divide(1.0, np.sqrt(np.abs(diagonal)), out=np.zeros_like(diagonal), where=curved)
-    scaled = scale[:, None] * matrix * scale
+    scaled = matrix * scale
+    scaled *= scale[:, None]
     # A coordinate without curvature gets one that its scale of 0 hides.
     scaled[~curved, ~curved] = 1.0
     return scaled, scale

@@ -28,7 +28,7 @@ from skinfluence._utils.validation import (
 )
 from skinfluence.data import Chunks, check_alone
 from skinfluence.estimators._convergence import check_remaining_step, check_stationarity
-from skinfluence.estimators._damping import network_damping
+from skinfluence.estimators._damping import full_curvature, network_damping
 from skinfluence.estimators._fitted import FittedInfluence
 from skinfluence.estimators._linearisation import Linearisation
 from skinfluence.estimators._storage import stored_rows
@@ -110,6 +110,10 @@ class BaseInfluence(FittedInfluence, ABC):
         """Build the objective over the parameters under study."""
         return fitted_model.objective
 
+    def _full_curvature(self, objective, kind):
+        """The matrix that the damping of a network is found from."""
+        return full_curvature(objective, kind)
+
     def _match_damping(self, objective, curvature, space, damping):
         """Damping of the curvature that was made, from the damping of F itself."""
         return damping
@@ -183,7 +187,8 @@ class BaseInfluence(FittedInfluence, ABC):
             return float(self.damping)
         if not objective.needs_damping:
             return 0.0
-        return network_damping(objective, self.curvature)
+        full = self._full_curvature(objective, "ggn")
+        return network_damping(objective, self.curvature, full)
 
 
 def _check_parameters(objective, model):

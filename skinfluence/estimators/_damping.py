@@ -40,7 +40,7 @@ MULTIPLES = 10.0 ** np.arange(-3, 0.6, 0.25)
 N_ITERATIONS = 10
 
 
-def network_damping(objective, kind):
+def network_damping(objective, kind, full):
     """Damping at which a quadratic answers like a network that was trained for as long.
 
     Parameters
@@ -49,6 +49,8 @@ def network_damping(objective, kind):
         Objective of the network.
     kind : {"hessian", "ggn", "empirical_fisher"}
         Which curvature will be damped.
+    full : FullByRows or FullByProducts
+        The Gauss-Newton matrix, as `full_curvature` gives it.
 
     Returns
     -------
@@ -59,7 +61,6 @@ def network_damping(objective, kind):
     gradient = objective.weight[None] @ objective.training_gradient_rows().summed()
     gradient = (gradient[0] + objective.l1_gradient) / objective.total_weight
     gradient += objective.l2_penalty * objective.theta
-    full = _full_curvature(objective, "ggn")
     values, weights = spectral_measure(full.multiply, objective.theta, N_STEPS)
     damping = _inverse_time(values, weights, np.linalg.norm(gradient))
     if not damping:
@@ -95,7 +96,7 @@ def _inverse_time(values, weights, left):
     return np.exp(low if excess(low) >= 0 else brentq(excess, low, high))
 
 
-def matched_damping(objective, kind, curvature, space, damping):
+def matched_damping(objective, curvature, space, damping, full):
     """Damping at which an approximate curvature answers most like the full one.
 
     Both solve for the same random sums of training gradients, and the answers are compared as
@@ -107,14 +108,14 @@ def matched_damping(objective, kind, curvature, space, damping):
     ----------
     objective : Objective
         Objective of the network.
-    kind : {"ggn", "empirical_fisher"}
-        Which curvature is approximated.
     curvature : Curvature
         The approximation.
     space : Space
         Its coordinates.
     damping : float
         Damping of the full curvature.
+    full : FullByRows or FullByProducts
+        The curvature that is approximated, as `full_curvature` gives it.
 
     Returns
     -------
@@ -126,7 +127,6 @@ def matched_damping(objective, kind, curvature, space, damping):
     n_rows = objective.features.shape[0]
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(N_PROBES, n_rows))
     sums = (signs * objective.weight) @ objective.training_gradient_rows().summed()
-    full = _full_curvature(objective, kind)
     blocks = objective.training_gradient_rows()[:1].device_blocks
     edges = np.cumsum([block.n_columns for block in blocks])[:-1]
 
@@ -155,10 +155,21 @@ def _single(vectors):
     return vectors.astype(np.float32)
 
 
-def _full_curvature(objective, kind):
+def full_curvature(objective, kind):
     """F with the model's own penalty, its products and correlations in its metric.
 
     Of a large training set some rows stand for all, the same ones each time.
+
+    Parameters
+    ----------
+    objective : Objective
+        Objective of the network.
+    kind : {"ggn", "empirical_fisher"}
+        Which curvature.
+
+    Returns
+    -------
+    FullByRows or FullByProducts
     """
     n_rows, penalty = objective.features.shape[0], objective.l2_penalty
     max_rows = min(MAX_ROWS, max(1, MAX_OUTPUTS // objective.n_outputs))
@@ -168,12 +179,12 @@ def _full_curvature(objective, kind):
         weight[chosen] = objective.weight[chosen]
         objective = objective.restricted(weight)
     if kind == "ggn" and objective.has_many_outputs:
-        return _ByProducts(objective.curvature_product(kind), penalty)
-    return _ByRows(objective.factor_rows(kind).summed(), penalty)
+        return FullByProducts(objective.curvature_product(kind), penalty)
+    return FullByRows(objective.factor_rows(kind).summed(), penalty)
 
 
 @dataclass
-class _ByRows:
+class FullByRows:
     """F from its factor rows."""
 
     rows: Rows
@@ -195,7 +206,7 @@ class _ByRows:
 
 
 @dataclass
-class _ByProducts:
+class FullByProducts:
     """F by its products with vectors alone."""
 
     product: Callable

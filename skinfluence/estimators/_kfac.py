@@ -267,14 +267,22 @@ class KFACInfluence(BaseInfluence):
     def _match_damping(self, objective, curvature, space, damping):
         # Refined scores are those of the full curvature, and need its damping.
         if self.damping == "auto" and objective.needs_damping and self.refine == 0:
-            damping = matched_damping(objective, self.curvature, curvature, space, damping)
+            full = self._full_curvature(objective, self.curvature)
+            damping = matched_damping(objective, curvature, space, damping, full)
             shapes = [report.sketch_shape for report in self.layers_]
             self.layers_ = self._describe(objective, damping)
             for report, shape in zip(self.layers_, shapes, strict=True):
                 report.sketch_shape = shape
-        # The factors of unsketched layers are not needed any more.
+        # The full curvature, and the factors of unsketched layers, are not needed any more.
+        vars(self).pop("_full", None)
         del self._layers
         return damping
+
+    def _full_curvature(self, objective, kind):
+        # Kept from the damping of F to the one that matches it: a pass over the training rows.
+        kept, full = vars(self).pop("_full", (None, None))
+        self._full = kind, full if kept == kind else super()._full_curvature(objective, kind)
+        return self._full[1]
 
     def _describe(self, objective, damping):
         names = getattr(objective, "layers", ["coef"])
