@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from functools import partial
 
 import joblib
@@ -260,10 +261,60 @@ def mark(tmp_path):
     return str(folder)
 
 
+class Noted(GaussianNB):
+    """A model whose fits take some time, and tell which process has made them."""
+
+    def __init__(self, folder=None, seconds=0.0):
+        super().__init__()
+        self.folder = folder
+        self.seconds = seconds
+
+    def fit(self, X, y, sample_weight=None):
+        open(os.path.join(self.folder, str(os.getpid())), "w").close()
+        time.sleep(self.seconds)
+        return super().fit(X, y, sample_weight)
+
+
+def test_a_short_loop_starts_no_processes(tmp_path):
+    X, y, Xq, yq = split(*cancer(), n_queries=5, n_train=100)
+    found = losses(Noted(tmp_path), X, y, Xq, yq, n_jobs=2)
+    assert os.listdir(tmp_path) == [str(os.getpid())]
+    assert_array_equal(found, losses(GaussianNB(), X, y, Xq, yq))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "start, seconds", [(0.2, 0.1), (0.1, 0.2)], ids=["many tasks", "a long task"]
+)
+def test_a_long_loop_starts_processes(start, seconds, tmp_path, monkeypatch):
+    monkeypatch.setattr("skinfluence._utils.processes.START", start)
+    X, y, Xq, yq = split(*cancer(), n_queries=5, n_train=100)
+    found = losses(Noted(tmp_path, seconds), X, y, Xq, yq, n_jobs=2, n_subsets=12)
+    # The first refit is made here, and the others elsewhere.
+    assert str(os.getpid()) in os.listdir(tmp_path) and len(os.listdir(tmp_path)) > 1
+    assert_array_equal(found, losses(GaussianNB(), X, y, Xq, yq, n_subsets=12))
+
+
+@pytest.fixture
+def started_at_once(monkeypatch):
+    """Processes are started whatever they save."""
+    monkeypatch.setattr("skinfluence._utils.processes.START", 0.0)
+
+
+@pytest.mark.slow
+def test_results_of_processes_come_in_order(started_at_once):
+    alone = effects_of("trainings"), effects_of("splits")
+    with joblib.parallel_config("loky", n_jobs=2):
+        for found, expected in zip(
+            (effects_of("trainings"), effects_of("splits")), alone, strict=True
+        ):
+            assert_allclose(found, expected, rtol=1e-10)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n_bytes", [2**20 - 128, 2**20 + 128], ids=["below 1 MB", "above 1 MB"])
 @pytest.mark.parametrize("model", [GaussianNB(), MODEL], ids=["clones", "closed form"])
-def test_other_processes_give_the_same(model, n_bytes, mapped):
+def test_other_processes_give_the_same(model, n_bytes, mapped, started_at_once):
     rows, X = mapped(n_bytes)
     y, Xq = labels(X), X[:5] + 0.1
     alone = losses(model, X, y, Xq, labels(Xq))
@@ -273,7 +324,7 @@ def test_other_processes_give_the_same(model, n_bytes, mapped):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_is_an_error(mark):
+def test_a_process_that_is_killed_is_an_error(mark, started_at_once):
     X, y, Xq, yq = split(*cancer(), n_queries=5, n_train=100)
     with joblib.parallel_config("loky", n_jobs=2), pytest.raises(RuntimeError, match="worker"):
         losses(DiesOnce(mark), X, y, Xq, yq)

@@ -617,7 +617,8 @@ def test_a_process_that_is_killed_keeps_what_has_ended(tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing", "sequential"])
-def test_backends_change_nothing(backend):
+def test_backends_change_nothing(backend, monkeypatch):
+    monkeypatch.setattr("skinfluence._utils.processes.START", 0.0)
     one = refit(Ridge(), n_subsets=6).losses
     loss_cache.PROCESS_STORE.clear()
     slow = TransformedTargetRegressor(Ridge())

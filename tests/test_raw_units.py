@@ -7,6 +7,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import (
@@ -29,7 +30,7 @@ from skinfluence import (
 from skinfluence.exceptions import NumericalWarning
 from skinfluence.models import objective
 from skinfluence.refitting.newton_cg import DiagonalPreconditioner, Refit
-from tests.helpers import assert_close
+from tests.helpers import NEWTON, assert_close, wine
 
 # scikit-learn's own solvers warn of the condition of raw units.
 pytestmark = pytest.mark.filterwarnings("ignore::scipy.linalg.LinAlgWarning")
@@ -357,3 +358,18 @@ def test_memorization_that_loses_eigenvectors_is_reported(rng):
     X = X * unit
     with pytest.warns(NumericalWarning, match="eigenvectors are lost in rounding"):
         MemorizationSelector(influence, keep="generalizable", threshold="q0.9").fit(X, y)
+
+
+@pytest.mark.parametrize("value", [0.1, 1.0, 1000.0, -1000.1, 1e12])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_a_constant_column_changes_nothing_and_warns_of_nothing(value, class_weight):
+    X, y = wine()
+    model = LogisticRegression(class_weight=class_weight, **NEWTON)
+    expected = ExactInfluence(model).fit(X, y).influence(X, y)
+    # A model that gives the column no weight.
+    constant = np.column_stack([X, np.full(len(y), value)])
+    fitted = clone(model).fit(X, y)
+    fitted.coef_ = np.column_stack([fitted.coef_, np.zeros(len(fitted.coef_))])
+    fitted.n_features_in_ += 1
+    found = ExactInfluence(FrozenEstimator(fitted)).fit(constant, y).influence(constant, y)
+    assert_close(found, expected, 1e-7)

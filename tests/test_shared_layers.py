@@ -61,12 +61,8 @@ def test_rows_that_are_kept_hold_sums_where_these_have_fewer_numbers():
 
 
 def test_a_layer_with_few_positions_keeps_its_factors():
-    torch.manual_seed(0)
-    line = nn.Linear(9, 8)
-    module = nn.Sequential(nn.Unflatten(1, (2, 9)), line, nn.Flatten(), nn.Linear(16, 2))
-    X, y = np.random.default_rng(0).standard_normal((5, 18)), np.array([0, 1, 0, 1, 1])
-    model = TorchModel(module).fit(X, y)
-    rows = objective(model, X, y, np.ones(5)).training_gradient_rows().summed()
+    model, X, y = few_positions(5)
+    rows = objective(model.estimator, X, y, np.ones(5)).training_gradient_rows().summed()
     assert [type(block) for block in rows.blocks] == [SharedRows, KroneckerRows]
 
 
@@ -177,11 +173,22 @@ def test_the_factors_of_all_rows_are_never_held(influence, monkeypatch):
     assert peak < 0.6 * all_factors
 
 
-def test_scores_are_the_same_in_any_batches():
-    model, X, y = convolutions(30)
-    influence = KFACInfluence(model, damping=1e-2)
+def few_positions(n):
+    """A layer with more weights than numbers in the factors of a sample."""
+    torch.manual_seed(0)
+    line = nn.Linear(9, 8)
+    module = nn.Sequential(nn.Unflatten(1, (2, 9)), line, nn.Flatten(), nn.Linear(16, 2))
+    X = np.random.default_rng(0).standard_normal((n, 18))
+    return FrozenEstimator(TorchModel(module).fit(X, np.arange(n) % 2)), X, np.arange(n) % 2
+
+
+@pytest.mark.parametrize("load, memory", [(convolutions, 0.1), (few_positions, 1e-3)])
+@pytest.mark.parametrize("correction", [True, False])
+def test_scores_are_the_same_in_any_batches(correction, load, memory):
+    model, X, y = load(30)
+    influence = KFACInfluence(model, damping=1e-2, eigenvalue_correction=correction)
     expected = influence.fit(X, y).influence(X[:5], y[:5])
-    with config_context(working_memory=0.1):
+    with config_context(working_memory=memory):
         found = influence.fit(X, y).influence(X[:5], y[:5])
     assert_close(found, expected, 1e-5)
     assert_array_equal(np.argmax(np.abs(found), axis=1), np.argmax(np.abs(expected), axis=1))

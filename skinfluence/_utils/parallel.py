@@ -2,12 +2,14 @@
 
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from functools import partial
 
 from joblib import cpu_count
-from joblib.parallel import get_active_backend
+from joblib.parallel import BACKENDS, get_active_backend
 from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import ThreadpoolController
 
+from skinfluence._utils.processes import begun_here
 from skinfluence._utils.progress import track
 
 # How often tasks are given to the workers that are left.
@@ -27,7 +29,8 @@ def results(function, tasks, what, *, n_jobs=None, in_order=True, **settings):
         What is done, in the plural, for the report.
     n_jobs : int, default=None
         Number of tasks that run at once. Inside ``joblib.parallel_config``, its backend runs
-        them, on other machines too.
+        them, on other machines too. Processes of joblib's own (loky) are started only where that
+        saves time, by that of the first tasks.
     in_order : bool, default=True
         Whether results come in the order of the tasks, or in which they end.
     **settings
@@ -45,12 +48,17 @@ def results(function, tasks, what, *, n_jobs=None, in_order=True, **settings):
     """
     settings |= {"n_jobs": n_jobs, "return_as": f"generator{'' if in_order else '_unordered'}"}
     hints = {name: settings[name] for name in ("prefer", "require") if name in settings}
+    n_at_once = n_workers(n_jobs, **hints)
     with _shared_cores(_n_threads(n_jobs, **hints)) as limited:
-        found = _until_all_are_done(limited(function), tasks, settings)
+        run = partial(_until_all_are_done, limited(function), settings)
+        if n_at_once > 1 and type(get_active_backend(**hints)[0]) is BACKENDS["loky"]:
+            found = begun_here(function, tasks, run, n_at_once, in_order=in_order)
+        else:
+            found = run(tasks)
         yield from track(found, what, len(tasks))
 
 
-def _until_all_are_done(function, tasks, settings):
+def _until_all_are_done(function, settings, tasks):
     """Results as they come; tasks whose data a lost worker has held are given out again."""
     left = dict(enumerate(tasks))
     for _ in range(N_TRIES):

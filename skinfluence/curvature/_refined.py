@@ -98,8 +98,8 @@ class RefinedCurvature(Curvature):
     def _relative_bound(self, iteration, damping):
         """Largest bound relative to its inner product among the ten largest ones, (m,)."""
         certificate, leave = self.certificate, iteration.system.leave
-        products = np.abs(leave(iteration.solution).inner(certificate.rows))
-        preconditioned = leave(iteration.preconditioned)
+        products = np.abs(leave(iteration.solution, 1).inner(certificate.rows))
+        preconditioned = leave(iteration.preconditioned, 1)
         bounds = certificate.bounds_from(preconditioned, iteration.energy, damping)
         k = min(N_LARGEST, products.shape[1])
         largest = np.argpartition(-products, k - 1, axis=1)[:, :k]

@@ -124,7 +124,8 @@ class Centring:
         self.constant = (spread > 0) & (spread <= noise)
         # Columns that never change.
         self.is_flat = spread <= noise
-        self.centre = np.where(self.is_flat, mean, _rounded(mean, spread))
+        self.centre = mean.copy()
+        self.centre[~self.is_flat] = _rounded(mean[~self.is_flat], spread[~self.is_flat])
         self._full = np.zeros(len(mean), dtype=bool)
         if moments.are_sparse:
             self._full = moments.is_full
