@@ -379,39 +379,3 @@ class DenseRows(Rows):
     def concatenated(self, others):
         arrays = [rows.array for rows in (self, *others)]
         return DenseRows(np.concatenate(arrays), self.rows_per_sample)
-
-
-class WrappedRows(Rows):
-    """Rows that pass everything on to other rows, except what a subclass changes.
-
-    Parameters
-    ----------
-    rows : Rows
-        The wrapped rows.
-    """
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    @property
-    def n_samples(self):
-        return self.rows.n_samples
-
-    @property
-    def n_columns(self):
-        return self.rows.n_columns
-
-    @property
-    def rows_per_sample(self):
-        return self.rows.rows_per_sample
-
-    @property
-    def is_sparse(self):
-        return self.rows.is_sparse
-
-    @property
-    def n_stored(self):
-        return self.rows.n_stored
-
-    def toarray(self):
-        return self.rows.toarray()

@@ -5,7 +5,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from skinfluence._utils.batching import batches
-from skinfluence.rows._base import DenseRows, Rows, WrappedRows, into
+from skinfluence.rows._base import DenseRows, Rows, into
 
 
 def side_by_side(blocks):
@@ -123,6 +123,42 @@ class BlockRows(Rows):
 
     def summed(self):
         return BlockRows(block.summed() for block in self.blocks)
+
+
+class WrappedRows(Rows):
+    """Rows that pass everything on to other rows, except what a subclass changes.
+
+    Parameters
+    ----------
+    rows : Rows
+        The wrapped rows.
+    """
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    @property
+    def n_samples(self):
+        return self.rows.n_samples
+
+    @property
+    def n_columns(self):
+        return self.rows.n_columns
+
+    @property
+    def rows_per_sample(self):
+        return self.rows.rows_per_sample
+
+    @property
+    def is_sparse(self):
+        return self.rows.is_sparse
+
+    @property
+    def n_stored(self):
+        return self.rows.n_stored
+
+    def toarray(self):
+        return self.rows.toarray()
 
 
 class SelectedRows(WrappedRows):

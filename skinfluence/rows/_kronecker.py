@@ -4,7 +4,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches, near_batches
-from skinfluence.rows._base import MIN_ROWS, DenseRows, Rows, into
+from skinfluence.rows._base import CACHE_BYTES, MIN_ROWS, DenseRows, Rows, into
 from skinfluence.rows._composed import side_by_side
 
 
@@ -197,7 +197,8 @@ class KroneckerRows(Rows):
         cube = np.empty((m, self.n_samples, self.rows_per_sample))
         # Single precision where all of the factors have it.
         dtype = np.result_type(vectors, self.residual)
-        for batch in batches(self.n_samples, self._batch_bytes(m)):
+        # Of a few samples at a time, the product would spend its time on reading the vectors.
+        for batch in batches(self.n_samples, self._batch_bytes(m), at_least=CACHE_BYTES):
             part = _dot(self.activation[batch], outer.T, dtype).reshape(-1, m, c)
             if not self.is_jacobian:
                 part = part @ self._residual_of(batch).transpose(0, 2, 1)

@@ -25,7 +25,8 @@ def block_batches(rows):
     if not len(rows):
         return
     sample_bytes = 8 * rows[:1].n_stored
-    parts = batches(rows.n_samples, sample_bytes, at_most=FACTOR_BYTES)
+    # The products of a few samples would spend their time on reading the other factor.
+    parts = batches(rows.n_samples, sample_bytes, at_least=2**23, at_most=FACTOR_BYTES)
     for batch in track(parts, "batches of rows"):
         yield batch, rows[batch].device_blocks
 
