@@ -26,7 +26,7 @@ def block_batches(rows):
         return
     sample_bytes = 8 * rows[:1].n_stored
     # The products of a few samples would spend their time on reading the other factor.
-    parts = batches(rows.n_samples, sample_bytes, at_least=2**23, at_most=FACTOR_BYTES)
+    parts = batches(rows.n_samples, sample_bytes, at_least=2**21, at_most=FACTOR_BYTES)
     for batch in track(parts, "batches of rows"):
         yield batch, rows[batch].device_blocks
 
