@@ -1,6 +1,6 @@
 """What two workers are worth: threads, processes and a dask cluster on the loopback address.
 
-    python -m benchmarks.past_one_machine
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.past_one_machine
 
 writes ``benchmarks/results/past_one_machine.md``. Needs dask and distributed.
 """
