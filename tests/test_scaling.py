@@ -36,6 +36,15 @@ def test_slopes_and_what_follows_are_those_of_the_benchmark():
     agree(list(shown.groups()), numbers(largest["MiB of arrays"]))
 
 
+def test_what_two_workers_are_worth_is_that_of_the_benchmark():
+    page = (ROOT / "docs/guide/cluster.md").read_text(encoding="utf-8")
+    measured = table(results("past_one_machine.md"), "loop", "backend")
+    shown = table(page, "loop", "backend")
+    assert len(shown) > 3
+    for each in shown:
+        assert each in [{name: row[name] for name in each} for row in measured]
+
+
 def test_the_size_of_a_file_is_that_of_the_benchmark():
     shown = re.search(r"`joblib.dump`\nwrite ([\d.]+) times", PAGE)
     measured = re.search(r"the fit takes ([\d.]+) times", results("scale.md"))
