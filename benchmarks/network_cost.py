@@ -10,12 +10,13 @@ other packages have as their damping. Shown are
 - the mean rank correlation with the influence by the exact Gauss-Newton matrix, on 20 queries.
 
 "Sampled" stands for one random row of each sample, where the default of K-FAC takes the exact
-expectation over the labels; kronfluence draws a label for each sample. Its batches have 256 rows
-here; on the MLP it was not run. "Damping found" adds a damping to the weight decay.
+expectation over the labels; kronfluence draws a label for each sample. Its batches have 256 rows,
+and 32 in the scores of the MLP; those of dattri have 100. "Damping found" adds a damping to the weight
+decay.
 
 Each method runs in a process of its own, and only the scores of the CNN are compared with the
 exact ones. Other packages run in an interpreter that has them, after
-``pip install torch==2.13.0 kronfluence==1.0.1``:
+``pip install torch==2.13.0 kronfluence==1.0.1 dattri==0.3.0``:
 
     python -m benchmarks.network_cost --peers PATH/bin/python
 
@@ -114,7 +115,8 @@ METHODS = {
     },
 }
 
-PEERS = {"CNN": ["kronfluence K-FAC", "kronfluence EK-FAC"], "MLP": []}
+BOTH = ["kronfluence K-FAC", "kronfluence EK-FAC"]
+PEERS = {"CNN": [*BOTH, "dattri EK-FAC"], "MLP": BOTH}
 
 
 def run_method(network, method, folder):
@@ -182,7 +184,7 @@ def run_apart(network, method, folder, peers):
     print(network, method, flush=True)
     command = [sys.executable, "-m", "benchmarks.network_cost"]
     if method in PEERS[network]:
-        command = [peers, str(Path(__file__).with_name("network_cost_peers.py"))]
+        command = [peers, "-m", "benchmarks.network_cost_peers"]
     command += ["--network", network, "--method", method, "--folder", str(folder)]
     subprocess.run(command, check=False, env=os.environ | ONE_THREAD)
 

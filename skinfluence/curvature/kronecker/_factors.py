@@ -13,8 +13,10 @@ from skinfluence._utils.progress import track
 from skinfluence.curvature.kronecker._eigenpairs import Eigenpairs
 from skinfluence.curvature.kronecker._tokens import token_moments
 
-# Factors of so many bytes, in double precision, are taken apart at once.
+# Factors of so many bytes, in double precision, are taken apart at once; and of so many even where
+# the working memory is smaller, since products of fewer would spend their time on the other factor.
 FACTOR_BYTES = 2**25
+MANY_BYTES = 2**23
 
 # Slices of so many bytes stay in the cache between their conversion and their products.
 CACHED_BYTES = 2**20
@@ -25,8 +27,7 @@ def block_batches(rows):
     if not len(rows):
         return
     sample_bytes = 8 * rows[:1].n_stored
-    # The products of a few samples would spend their time on reading the other factor.
-    parts = batches(rows.n_samples, sample_bytes, at_least=2**21, at_most=FACTOR_BYTES)
+    parts = batches(rows.n_samples, sample_bytes, at_least=MANY_BYTES, at_most=FACTOR_BYTES)
     for batch in track(parts, "batches of rows"):
         yield batch, rows[batch].device_blocks
 
