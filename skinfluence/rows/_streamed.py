@@ -11,6 +11,10 @@ from skinfluence.rows._base import Rows
 # Factors of so many bytes are made at once: those of more samples would not be made any faster.
 STREAM_BYTES = 2**26
 
+# Factors of so many bytes are made at once even where the working memory is smaller: those of fewer
+# samples would take as long.
+MADE_BYTES = 2**23
+
 
 class MadeInParts:
     """Products of rows that are made whenever a product needs them, one part at a time.
@@ -101,7 +105,8 @@ class StreamedRows(MadeInParts, Rows):
 
     def batches(self, batch_size=None, *, cached=False):
         del cached
-        return batches(self.n_samples, self.sample_bytes, batch_size, at_most=STREAM_BYTES)
+        limits = {"at_least": MADE_BYTES, "at_most": STREAM_BYTES}
+        return batches(self.n_samples, self.sample_bytes, batch_size, **limits)
 
     def _fitting(self):
         """The largest slices that fit into the working memory."""
