@@ -11,10 +11,6 @@ from skinfluence.rows._base import Rows
 # Factors of so many bytes are made at once: those of more samples would not be made any faster.
 STREAM_BYTES = 2**26
 
-# Factors of so many bytes are made at once even where the working memory is smaller: those of fewer
-# samples would take as long.
-MADE_BYTES = 2**23
-
 
 class MadeInParts:
     """Products of rows that are made whenever a product needs them, one part at a time.
@@ -105,8 +101,7 @@ class StreamedRows(MadeInParts, Rows):
 
     def batches(self, batch_size=None, *, cached=False):
         del cached
-        limits = {"at_least": MADE_BYTES, "at_most": STREAM_BYTES}
-        return batches(self.n_samples, self.sample_bytes, batch_size, **limits)
+        return batches(self.n_samples, self.sample_bytes, batch_size, at_most=STREAM_BYTES)
 
     def _fitting(self):
         """The largest slices that fit into the working memory."""
