@@ -11,8 +11,8 @@ other packages have as their damping. Shown are
 
 "Sampled" stands for one random row of each sample, where the default of K-FAC takes the exact
 expectation over the labels; kronfluence draws a label for each sample. Its batches have 256 rows,
-and 32 in the scores of the MLP; those of dattri have 100. "Damping found" adds a damping to the weight
-decay.
+and 32 in the scores of the MLP; those of dattri have 100. "Damping found" adds a damping to the
+weight decay.
 
 Each method runs in a process of its own, and only the scores of the CNN are compared with the
 exact ones. Other packages run in an interpreter that has them, after

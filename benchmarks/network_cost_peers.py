@@ -1,6 +1,7 @@
 """The networks of `benchmarks.network_cost`, and the other packages there.
 
-Runs by ``-m`` in an interpreter that has the packages, without skinfluence. Scores of these packages are positive for helpful rows; they are stored with the opposite sign, that of
+Runs by ``-m`` in an interpreter that has the packages, without skinfluence. Scores of these
+packages are positive for helpful rows; they are stored with the opposite sign, that of
 skinfluence.
 """
 

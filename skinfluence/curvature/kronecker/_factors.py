@@ -13,8 +13,8 @@ from skinfluence._utils.progress import track
 from skinfluence.curvature.kronecker._eigenpairs import Eigenpairs
 from skinfluence.curvature.kronecker._tokens import token_moments
 
-# Factors of so many bytes, in double precision, are taken apart at once; and of so many even where
-# the working memory is smaller, since products of fewer would spend their time on the other factor.
+# Bytes of factors, in double precision, that are taken apart at once: at most, and at least even
+# where the working memory is smaller, as products of fewer would be spent on the other factor.
 FACTOR_BYTES = 2**25
 MANY_BYTES = 2**23
 

@@ -1,10 +1,12 @@
 """The copy of a user's module that influence works with."""
 
 import copy
+from contextlib import contextmanager
 from fnmatch import fnmatch
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from skinfluence.models.torch._attention import split_attention
 from skinfluence.models.torch._bag import split_bags
@@ -126,3 +128,15 @@ def _check_finite(named):
     bad = [name for name, value in named.items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"Parameters with NaN or infinite values: {', '.join(bad)}.")
+
+
+@contextmanager
+def differentiable_attention():
+    """Leave out fused attention, which has neither second derivatives nor rules for vmap."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

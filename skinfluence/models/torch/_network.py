@@ -2,19 +2,22 @@
 
 import copy
 import threading
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
 from sklearn.utils import gen_batches
 from torch.func import functional_call, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from skinfluence._utils.namespace import empty
 from skinfluence.models.torch._inputs import reader_of
 from skinfluence.models.torch._layers import layers_of
-from skinfluence.models.torch._module import HALF, chosen_parameters, working_copy
+from skinfluence.models.torch._module import (
+    HALF,
+    chosen_parameters,
+    differentiable_attention,
+    working_copy,
+)
 from skinfluence.models.torch._tape import Tape, pulled_back
 from skinfluence.rows import written_rows
 
@@ -122,7 +125,7 @@ class Network:
 
     def _forward(self, arguments, n_samples, parameters=None):
         """Outputs (n_samples, k) for positional and keyword arguments of the module."""
-        with LOCK, _differentiable_attention():
+        with LOCK, differentiable_attention():
             if parameters is None:
                 args, kwargs = arguments
                 outputs = self.module(*args, **kwargs)
@@ -347,18 +350,6 @@ def _known_layers(module, selected):
     used = [(layer.weight, layer.outputs.start) for layer in layers]
     tied = {weight for weight, start in used if used.count((weight, start)) > 1}
     return [layer for layer in layers if layer.weight not in tied]
-
-
-@contextmanager
-def _differentiable_attention():
-    """Leave out fused attention, which has neither second derivatives nor rules for vmap."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def weighted_vectors(vectors, weight, samples):
