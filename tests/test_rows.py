@@ -306,3 +306,19 @@ def test_sparse_pieces_tell_which_columns_have_no_zeros(rng):
     moments = Moments.of(lambda: pieces)
     assert_array_equal(moments.is_full, [True, False, False])
     assert_allclose(moments.mean, X.mean(axis=0), atol=1e-12)
+
+
+def test_products_make_as_many_rows_at_once_as_the_vectors_take(rng):
+    array, made = rng.standard_normal((40, 6)), []
+
+    def make(samples):
+        made.append(len(array[samples]))
+        return DenseRows(array[samples])
+
+    rows = StreamedRows(make, 40, 1, 6, sample_bytes=48)
+    vectors = rng.standard_normal((10, 6))
+    with config_context(working_memory=1e-4):
+        found = rows.gram_product(vectors)
+    assert_allclose(found, vectors @ array.T @ array, rtol=1e-12)
+    # The working memory takes two rows.
+    assert made == [10] * 4

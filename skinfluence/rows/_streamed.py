@@ -133,6 +133,12 @@ class StreamedRows(MadeInParts, Rows):
             self[batch].inner(other, out=out[self.row_slice(batch)])
         return out
 
+    def gram_product(self, vectors):
+        # Rows of as many bytes as the vectors, which are in memory, may be there too.
+        limits = {"at_least": vectors.nbytes, "at_most": STREAM_BYTES}
+        slices = batches(self.n_samples, self.sample_bytes, **limits)
+        return self.total(methodcaller("gram_product", vectors), slices)
+
     def _remade(self, make, sample_bytes=None):
         shape = self.n_samples, self.rows_per_sample, self.n_columns
         return StreamedRows(make, *shape, sample_bytes or self.sample_bytes)
