@@ -52,6 +52,21 @@ def test_the_mean_of_two_dense_curvatures_is_their_matrices_mean(rng):
     assert one.averaged(by_rows, 0.25) is None
 
 
+def test_a_large_factor_serves_few_rows_and_many(rng):
+    # Few rows are substituted; for many, a factor of more than a thousand columns is inverted.
+    X, y = rng.standard_normal((60, 1200)), rng.integers(0, 2, 60)
+    model = LogisticRegression(C=0.01, solver="newton-cholesky")
+    influence = ExactInfluence(model, solver="direct", damping=0.01).fit(X, y)
+    curvature, damping = influence.linearisation_.curvature, 0.01
+    H = curvature.blocks[0] + np.diag(curvature.penalty + damping)
+    for n_rows in (1, 3, 500, 2):
+        vectors = rng.standard_normal((n_rows, len(H)))
+        solved = curvature.solve(DenseRows(vectors), damping).toarray()
+        assert_close(solved, np.linalg.solve(H, vectors.T).T, 1e-10)
+        white = curvature.whiten(DenseRows(vectors), damping)
+        assert_close(white @ white.T, vectors @ solved.T, 1e-10)
+
+
 def test_equal_eigenvalues_are_one_eigenspace():
     values = np.array([1e-20, 1.0, 1.0 + 1e-12, 1.0 + 1e-6, 5.0, 5.0])
     assert_array_equal(eigenspaces(values), [0, 1, 3, 4])

@@ -322,3 +322,16 @@ def test_products_make_as_many_rows_at_once_as_the_vectors_take(rng):
     assert_allclose(found, vectors @ array.T @ array, rtol=1e-12)
     # The working memory takes two rows.
     assert made == [10] * 4
+
+
+@pytest.mark.parametrize("factor", [1.0, -2.5, None])
+def test_intercepts_that_are_multiples_of_residuals_are_no_product_of_their_own(factor, rng):
+    pair = []
+    for own in (1.0, 3.0):
+        residual, activation = rng.standard_normal((N, S, C)), rng.standard_normal((N, D))
+        multiple = rng.standard_normal((N, S, C)) if factor is None else factor * own * residual
+        pair.append(KroneckerRows(residual, activation, multiple))
+    left, right = pair
+    assert left.bias_factor == factor
+    assert right.bias_factor == (None if factor is None else pytest.approx(3 * factor, rel=1e-15))
+    assert_allclose(left.inner(right), left.toarray() @ right.toarray().T, rtol=1e-11, atol=1e-12)

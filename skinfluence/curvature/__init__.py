@@ -15,7 +15,7 @@ from skinfluence.curvature._choice import (
     make_curvature,
 )
 from skinfluence.curvature._conjugate_gradients import conjugate_gradients
-from skinfluence.curvature._dense import DenseCurvature, SpectralCurvature
+from skinfluence.curvature._dense import DenseCurvature
 from skinfluence.curvature._distance import contrast_norms
 from skinfluence.curvature._eigenbasis import eigenspaces
 from skinfluence.curvature._gram import GramCurvature
@@ -23,6 +23,7 @@ from skinfluence.curvature._matrix_free import MatrixFreeCurvature
 from skinfluence.curvature._nystrom import NystromCurvature
 from skinfluence.curvature._refined import RefinedCurvature
 from skinfluence.curvature._space import Space
+from skinfluence.curvature._spectral import SpectralCurvature
 from skinfluence.curvature._spectral_measure import spectral_measure
 
 __all__ = [

@@ -83,9 +83,9 @@ class Curvature(ABC):
         """
         return System(product, partial(self.precondition, damping=damping))
 
-    def plain(self, damping):
-        """The same curvature, factorised, without what only messages need: to send to workers."""
-        del damping
+    def plain(self, damping, n_rows):
+        """The same, factorised for so many rows, without what only messages need: for workers."""
+        del damping, n_rows
         return self
 
     def exact_part(self, rows):
@@ -135,7 +135,8 @@ class Curvature(ABC):
 def leverages_by_whitening(curvature, rows, damping):
     """``v_ij' H^{-1} v_ik`` within every sample i, for a curvature that has a square root."""
     none = np.empty((0, rows.rows_per_sample, rows.rows_per_sample))
-    found = rows.each(partial(_leverages, curvature.plain(damping), damping))
+    plain = curvature.plain(damping, rows.shape[0])
+    found = rows.each(partial(_leverages, plain, damping))
     return np.concatenate([none, *found])
 
 

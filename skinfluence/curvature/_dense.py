@@ -8,7 +8,7 @@ from copy import copy
 
 import numpy as np
 from scipy.linalg import LinAlgError, eigh, qr
-from scipy.linalg.blas import dtrmm
+from scipy.linalg.blas import dtrmm, dtrsm
 from scipy.linalg.lapack import dlange, dpocon, dtrtri
 
 from skinfluence._utils.arrays import with_fixed_signs
@@ -20,6 +20,9 @@ from skinfluence.rows import DenseRows
 
 # Above this relative error, what near collinearity leaves of double precision is worth a word.
 TELLING_ERROR = 1e-6
+
+# A factor of so many columns is inverted in no time.
+SMALL = 1000
 
 
 class DenseCurvature(Curvature):
@@ -69,9 +72,11 @@ class DenseCurvature(Curvature):
             self._factors = (damping, factors)
         return factors
 
-    def plain(self, damping):
+    def plain(self, damping, n_rows):
+        for factor in self._factorised(damping):
+            factor.expect(n_rows)
         bare = copy(self)
-        bare._factors, bare.describe = (damping, self._factorised(damping)), numbered
+        bare.describe = numbered
         return bare
 
     def solve(self, rows, damping):
@@ -153,24 +158,43 @@ class DenseCurvature(Curvature):
 
 
 class _CholeskyFactor:
-    """``H^{-1} = D L^{-T} L^{-1} D`` for ``D H D = L L'``."""
+    """``H^{-1} = D L^{-T} L^{-1} D`` for ``D H D = L L'``.
+
+    Products with the inverse are twice as fast as substitutions, and what they lose is of the size
+    of the rounding of H. A large factor is inverted once enough rows have come to pay for it.
+    """
 
     def __init__(self, lower, scale):
-        # L' is in the order of LAPACK, so that its inverse takes the same memory. Products are
-        # twice as fast as substitutions, and what they lose is of the size of the rounding of H.
-        self.inverse, _ = dtrtri(lower.T, lower=0, overwrite_c=1)
+        # L' in the order of LAPACK, or its inverse: a pair, so that no thread sees half a change.
+        self._known = lower.T, False
+        self._n_rows = 0
         self.scale = scale
         # A coordinate without curvature has the scale 0.
         self.rank = int(np.count_nonzero(scale))
+        self.expect(0)
+
+    def expect(self, n_rows):
+        """Prepare for so many rows more."""
+        self._n_rows += n_rows
+        (upper, is_inverse), size = self._known, len(self.scale)
+        if not is_inverse and (size <= SMALL or 3 * self._n_rows > size):
+            # In memory of its own, since another thread may read the factor.
+            self._known = dtrtri(upper, lower=0)[0], True
 
     def whiten(self, array):
-        scaled = (array * self.scale).T
-        return dtrmm(1.0, self.inverse, scaled, trans_a=1, overwrite_b=1).T
+        self.expect(len(array))
+        return self._times((array * self.scale).T, trans_a=1, overwrite_b=1)
 
     def unwhiten(self, white):
-        solved = dtrmm(1.0, self.inverse, white.T).T
+        self.expect(len(white))
+        solved = self._times(white.T)
         solved *= self.scale
         return solved
+
+    def _times(self, columns, **settings):
+        """The transpose of ``L^{-T}`` times columns, or with ``trans_a`` of ``L^{-1}``."""
+        matrix, is_inverse = self._known
+        return (dtrmm if is_inverse else dtrsm)(1.0, matrix, columns, **settings).T
 
 
 class _SpectralFactor:
@@ -182,6 +206,9 @@ class _SpectralFactor:
         basis = _graded_basis(scale[:, None] * null)
         self.root = root - basis @ (basis.T @ root)
         self.rank = len(values)
+
+    def expect(self, n_rows):
+        """The root serves any number of rows."""
 
     def whiten(self, array):
         return array @ self.root
@@ -297,7 +324,7 @@ def _warn_of_collinearity(null_vectors, describe, consequence):
     )
 
 
-def _check_positive(values, damping):
+def check_positive(values, damping):
     """Size up to which eigenvalues count as 0, where none of them is negative."""
     tolerance = len(values) * np.finfo(np.float64).eps
     smallest, largest = values.min(initial=0), np.abs(values).max(initial=0)
@@ -317,71 +344,4 @@ def check_definite(values, damping):
             f"The curvature is zero at damping={damping:g}: the model is saturated or the "
             "features are all zero. Expected a positive curvature; use damping > 0."
         )
-    return _check_positive(values, damping)
-
-
-class SpectralCurvature(Curvature):
-    """F as one dense matrix, by an eigendecomposition that serves every damping.
-
-    Directions whose eigenvalue is 0 up to rounding are left out: the pseudo-inverse, exact for
-    gradients in the range of F.
-
-    Parameters
-    ----------
-    moment : ndarray of shape (n_coordinates, n_coordinates)
-        F.
-    penalty : ndarray of shape (n_coordinates,) or (n_coordinates, n_coordinates)
-        Penalty on every coordinate, or a matrix of penalties.
-    """
-
-    def __init__(self, moment, penalty):
-        # The driver whose eigenvectors are orthogonal to machine precision.
-        if penalty.ndim == 1:
-            self.values, vectors = eigh(moment + np.diag(penalty), driver="evd")
-            of_penalty = penalty @ vectors**2
-        else:
-            self.values, vectors = eigh(moment + penalty, driver="evd")
-            of_penalty = np.einsum("ij,ij->j", vectors, penalty @ vectors)
-        self.vectors = with_fixed_signs(vectors)
-        # What F, not the penalty, has in each direction.
-        self._of_data = np.clip(self.values - of_penalty, 0, None)
-
-    def _kept(self, damping):
-        """Eigenvalues of H that are not 0, and which they are."""
-        values = self.values + damping
-        kept = values > _check_positive(values, damping)
-        return values[kept], kept
-
-    def solve(self, rows, damping):
-        values, kept = self._kept(damping)
-        basis = self.vectors[:, kept]
-        inside = rows @ basis
-        return DenseRows((inside / values) @ basis.T, rows.rows_per_sample)
-
-    def whiten(self, rows, damping):
-        values, kept = self._kept(damping)
-        # A direction that is left out keeps its column, so that their number is fixed.
-        root = np.zeros_like(self.vectors)
-        root[:, kept] = self.vectors[:, kept] / np.sqrt(values)
-        return rows @ root
-
-    def leverages(self, rows, damping):
-        return leverages_by_whitening(self, rows, damping)
-
-    def effective_dimension(self, damping):
-        values, kept = self._kept(damping)
-        return float(np.sum(self._of_data[kept] / values))
-
-    def eigenbasis(self, damping, query=None):
-        values = self.values + damping
-        floor = check_definite(values, damping)
-        return Eigenbasis(values, floor, lambda rows: rows @ self.vectors)
-
-    def symmetric_root(self, rows, damping):
-        """Array ``rows H^{-1/2}`` in the coordinates of the rows themselves."""
-        return self.whiten(rows, damping) @ self.vectors.T
-
-    def product(self, vectors, damping):
-        """Products of H with vectors (m, n_coordinates)."""
-        inside = vectors @ self.vectors
-        return (inside * (self.values + damping)) @ self.vectors.T
+    return check_positive(values, damping)

@@ -8,11 +8,12 @@ Conventions
 - Rows of one sample follow one another: row ``i * s + j`` is the ``j``-th row of sample ``i``.
 """
 
+from skinfluence.rows._activations import weighted_gram
 from skinfluence.rows._base import DenseRows, Rows
 from skinfluence.rows._chunked import ChunkedFeatures, ChunkedRows
 from skinfluence.rows._composed import BlockRows, CombinedRows, SelectedRows, WrappedRows
 from skinfluence.rows._features import CentredFeatures, Centring
-from skinfluence.rows._kronecker import KroneckerRows, outer_moment, weighted_gram
+from skinfluence.rows._kronecker import KroneckerRows, outer_moment
 from skinfluence.rows._loops import each, total
 from skinfluence.rows._moments import Moments
 from skinfluence.rows._shared import SharedRows, layer_rows

@@ -4,6 +4,16 @@ import numpy as np
 import scipy.sparse as sp
 
 from skinfluence._utils.batching import batches, near_batches
+from skinfluence.rows._activations import (
+    activation_gram,
+    activation_norms,
+    activation_product,
+    dense_activation,
+    is_sparse_activation,
+    product_with_activation,
+    stacked,
+    weighted_gram,
+)
 from skinfluence.rows._base import CACHE_BYTES, MIN_ROWS, DenseRows, Rows, into
 from skinfluence.rows._composed import side_by_side
 
@@ -50,7 +60,7 @@ class KroneckerRows(Rows):
 
     @property
     def is_sparse(self):
-        return _is_sparse(self.activation)
+        return is_sparse_activation(self.activation)
 
     @property
     def layer_shape(self):
@@ -71,6 +81,19 @@ class KroneckerRows(Rows):
     def has_bias(self):
         """Whether there are intercept columns."""
         return self.n_intercepts > 0
+
+    @property
+    def bias_factor(self):
+        """The number b where the intercept columns are b times the residuals, else None."""
+        own, residual = self.intercept_columns, self.residual
+        if own is residual:
+            return 1.0
+        if own.shape != residual.shape or not residual.any():
+            return None
+        largest = np.unravel_index(np.abs(residual).argmax(), residual.shape)
+        factor = float(own[largest]) / float(residual[largest])
+        rounding = 4 * np.finfo(np.float64).eps * np.abs(own)
+        return factor if (np.abs(own - factor * residual) <= rounding).all() else None
 
     @property
     def is_layer(self):
@@ -122,7 +145,7 @@ class KroneckerRows(Rows):
         yield sp.hstack([*blocks, _flat(self.intercept_columns)], format="csr")
 
     def toarray(self):
-        activation, (c, d) = _dense(self.activation), self.layer_shape
+        activation, (c, d) = dense_activation(self.activation), self.layer_shape
         out = np.empty((self.n_samples, self.rows_per_sample, self.n_columns))
         for k in range(c):
             outer = self.residual[:, :, k, None], activation[:, None, :]
@@ -138,7 +161,7 @@ class KroneckerRows(Rows):
         stacked = matrix[: c * d].reshape(c, d, m).transpose(1, 0, 2).reshape(d, c * m)
         out = np.empty((self.n_samples, self.rows_per_sample, m))
         for batch in near_batches(self.n_samples, self._batch_bytes(m), MIN_ROWS):
-            projected = _dot(self.activation[batch], stacked)
+            projected = activation_product(self.activation[batch], stacked)
             projected = projected.reshape(len(projected), c, m)
             out[batch] = self._mix(projected, batch)
             out[batch] += self.intercept_columns[batch] @ matrix[c * d :]
@@ -155,7 +178,7 @@ class KroneckerRows(Rows):
     def _batch_bytes(self, m):
         """Bytes of one sample in a product with m vectors."""
         c, d = self.layer_shape
-        return 8 * (c * m + (0 if _is_sparse(self.activation) else d))
+        return 8 * (c * m + (0 if is_sparse_activation(self.activation) else d))
 
     def __rmatmul__(self, matrix):
         if not isinstance(matrix, np.ndarray):
@@ -169,7 +192,9 @@ class KroneckerRows(Rows):
                 part = np.matmul(part.transpose(1, 0, 2), self._residual_of(batch))
                 part = part.transpose(1, 0, 2)
             mixed = part.transpose(0, 2, 1).reshape(m * c, -1)
-            out[:, : c * d] += _dot_left(mixed, self.activation[batch], dtype).reshape(m, c * d)
+            out[:, : c * d] += product_with_activation(
+                mixed, self.activation[batch], dtype
+            ).reshape(m, c * d)
         out[:, c * d :] = matrix @ np.ascontiguousarray(_flat(self.intercept_columns))
         return out
 
@@ -179,19 +204,25 @@ class KroneckerRows(Rows):
         # Double precision, whatever the factors have, so that Gram matrices are definite.
         left, right = (_flat(r.residual).astype(np.float64, copy=False) for r in (self, other))
         result = left @ right.T
-        gram = _gram(self.activation, other.activation)
+        gram = activation_gram(self.activation, other.activation)
+        factors = self.bias_factor, other.bias_factor
+        has_own = self.has_bias and None in factors
+        if self.has_bias and not has_own:
+            # (r (x) [u, b])'(r' (x) [u', b']) = (r.r')(u.u' + b b').
+            gram = gram + factors[0] * factors[1]
         # (r (x) u)'(r' (x) u') = (r.r')(u.u').
         cube = result.reshape(
             self.n_samples, self.rows_per_sample, other.n_samples, other.rows_per_sample
         )
         cube *= gram[:, None, :, None]
-        result += _flat(self.intercept_columns) @ _flat(other.intercept_columns).T
+        if has_own:
+            result += _flat(self.intercept_columns) @ _flat(other.intercept_columns).T
         return into(out, result)
 
     def dotted_by(self, vectors, out=None):
         (c, d), m = self.layer_shape, len(vectors)
         # Activations times the vectors, (n, m, c), against rows written out, (n, s, c, d).
-        if not _is_sparse(self.activation) and m > self.rows_per_sample * d:
+        if not is_sparse_activation(self.activation) and m > self.rows_per_sample * d:
             return super().dotted_by(vectors, out)
         outer = vectors[:, : c * d].reshape(m * c, d)
         cube = np.empty((m, self.n_samples, self.rows_per_sample))
@@ -199,7 +230,7 @@ class KroneckerRows(Rows):
         dtype = np.result_type(vectors, self.residual)
         # Of a few samples at a time, the product would spend its time on reading the vectors.
         for batch in batches(self.n_samples, self._batch_bytes(m), at_least=CACHE_BYTES):
-            part = _dot(self.activation[batch], outer.T, dtype).reshape(-1, m, c)
+            part = activation_product(self.activation[batch], outer.T, dtype).reshape(-1, m, c)
             if not self.is_jacobian:
                 part = part @ self._residual_of(batch).transpose(0, 2, 1)
             cube[:, batch] = part.transpose(1, 0, 2)
@@ -224,13 +255,15 @@ class KroneckerRows(Rows):
             total[: c * d] = np.asarray(self.activation.power(2).T @ squares).T.ravel()
         else:
             for batch in batches(self.n_samples, 8 * d):
-                total[: c * d] += (squares[batch].T @ _dense(self.activation[batch]) ** 2).ravel()
+                total[: c * d] += (
+                    squares[batch].T @ dense_activation(self.activation[batch]) ** 2
+                ).ravel()
         total[c * d :] = np.einsum("nsf,nsf->f", self.intercept_columns, self.intercept_columns)
         return total
 
     def squared_norms(self):
         norms = np.einsum("nsc,nsc->ns", self.residual, self.residual)
-        norms *= _squared_norms(self.activation)[:, None]
+        norms *= activation_norms(self.activation)[:, None]
         return (
             norms + np.einsum("nsf,nsf->ns", self.intercept_columns, self.intercept_columns)
         ).ravel()
@@ -301,15 +334,19 @@ def outer_moment(activation, inner, cross, outer):
     total = np.zeros((c * d + f, c * d + f))
     blocks = total[: c * d, : c * d].reshape(c, d, c, d)
     # A matrix (d, d) is little beside the product of twice as many rows as columns.
-    few = n_samples if _is_sparse(activation) else 2 * d
+    few = n_samples if is_sparse_activation(activation) else 2 * d
     for batch in near_batches(n_samples, 8 * d, at_least=few):
-        u = activation[batch] if _is_sparse(activation) else _dense(activation[batch])
+        u = (
+            activation[batch]
+            if is_sparse_activation(activation)
+            else dense_activation(activation[batch])
+        )
         for k in range(c):
             for j in range(k, c):
                 blocks[k, :, j, :] += weighted_gram(u, inner[batch, k, j])
         edge = cross[batch].reshape(u.shape[0], c * f)
         total[: c * d, c * d :] += (
-            _dot_left(np.ascontiguousarray(edge.T), u)
+            product_with_activation(np.ascontiguousarray(edge.T), u)
             .reshape(c, f, d)
             .transpose(0, 2, 1)
             .reshape(c * d, f)
@@ -322,19 +359,6 @@ def outer_moment(activation, inner, cross, outer):
     return total
 
 
-def weighted_gram(u, weight):
-    """``u' diag(weight) u`` as an array (d, d), for weights of either sign."""
-    if hasattr(u, "weighted_gram"):
-        return u.weighted_gram(weight)
-    if sp.issparse(u):
-        return np.asarray((u.T @ u.multiply(weight[:, None]).tocsr()).todense())
-    if weight.min(initial=0) >= 0:
-        # A product of a matrix with its own transpose costs half: BLAS calls syrk.
-        scaled = u * np.sqrt(weight)[:, None]
-        return scaled.T @ scaled
-    return u.T @ (u * weight[:, None])
-
-
 def _spread(activation, column):
     """CSR rows ``column[i, j] * activation[i]`` for every sample i and its row j."""
     n_samples, s = column.shape
@@ -342,56 +366,6 @@ def _spread(activation, column):
     place = np.arange(n_samples * s)
     shape = (n_samples * s, n_samples)
     return sp.csr_matrix((column.ravel(), (place, sample)), shape=shape) @ activation
-
-
-def stacked(activations):
-    """Inputs of further samples below those of others, in their own precision."""
-    if sp.issparse(activations[0]):
-        return sp.vstack(activations, format="csr")
-    return np.concatenate([np.asarray(activation) for activation in activations])
-
-
-def _is_sparse(activation):
-    return sp.issparse(activation) or getattr(activation, "is_sparse", False)
-
-
-def _dense(activation, dtype=np.float64):
-    if sp.issparse(activation):
-        activation = activation.toarray()
-    return np.asarray(activation, dtype=dtype)
-
-
-def _dot(activation, matrix, dtype=np.float64):
-    if _is_sparse(activation):
-        return np.asarray(activation @ matrix)
-    return _dense(activation, dtype) @ matrix
-
-
-def _dot_left(matrix, activation, dtype=np.float64):
-    if _is_sparse(activation):
-        return np.asarray(matrix @ activation)
-    return matrix @ _dense(activation, dtype)
-
-
-def _gram(left, right):
-    if hasattr(left, "gram") and hasattr(right, "gram"):
-        return left.gram(right)
-    product = left @ right.T if sp.issparse(left) or sp.issparse(right) else None
-    if product is None:
-        return _dense(left) @ _dense(right).T
-    return product.toarray() if sp.issparse(product) else np.asarray(product)
-
-
-def _squared_norms(activation):
-    if hasattr(activation, "squared_norms"):
-        return activation.squared_norms()
-    if sp.issparse(activation):
-        return np.asarray(activation.multiply(activation).sum(axis=1)).ravel()
-    norms = np.empty(len(activation))
-    for batch in near_batches(len(activation), 8 * activation.shape[1]):
-        part = _dense(activation[batch])
-        norms[batch] = np.einsum("nd,nd->n", part, part)
-    return norms
 
 
 def _flat(cube):

@@ -23,8 +23,9 @@ from skinfluence._utils.namespace import (
     to_numpy,
     zeros,
 )
+from skinfluence.rows._activations import stacked
 from skinfluence.rows._base import CACHE_BYTES, Rows
-from skinfluence.rows._kronecker import KroneckerRows, stacked
+from skinfluence.rows._kronecker import KroneckerRows
 
 
 class SharedRows(Rows):

@@ -8,8 +8,8 @@ import numpy as np
 
 from skinfluence._utils.left_out import LeftOut
 from skinfluence._utils.warnings import warn_user
-from skinfluence.curvature._dense import SpectralCurvature
 from skinfluence.curvature._space import Space
+from skinfluence.curvature._spectral import SpectralCurvature
 from skinfluence.curvature.sketched._added_ridge import debiased_ridge
 from skinfluence.curvature.sketched._complement import (
     ComplementCurvature,
